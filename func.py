@@ -1,0 +1,149 @@
+"""myFunc for YOLOv5: letterbox, inference, decoding of Rockchip's three heads, boxes drawn. Replace it with your own.
+
+A func for the pool takes (context, frame), calls context.inference once, and returns what the caller of the pool shall get.
+"""
+import colorsys
+
+import cv2
+import numpy as np
+
+# ---------------------------------------------------------------------------------------------------------------------------
+OBJ_THRESH = 0.25  # least score (objectness * class) of a box
+NMS_THRESH = 0.45  # of two boxes of one class that overlap with a higher IoU the weaker one goes
+IMG_SIZE = 640     # width and height of the model's input in pixels
+ANCHORS = {        # stride: three anchors' width, height in pixels of the model's input
+    8: ((10, 13), (16, 30), (33, 23)),
+    16: ((30, 61), (62, 45), (59, 119)),
+    32: ((116, 90), (156, 198), (373, 326)),
+}
+CLASSES = (        # COCO's
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant",
+    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
+    "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat",
+    "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl",
+    "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+class ModelError(RuntimeError):
+    """The model is not one that this func reads, or its inference failed. The message is a sentence for the person at the board."""
+
+
+def letterbox(IMG, size):
+    """Fit a frame into a square without distorting it, grey around it.
+
+    IMG: (h, w, 3) uint8 BGR. Returns the square (size, size, 3) uint8 RGB, and (left, top, x_scale, y_scale): pixel (x, y) of
+    the frame stands at (x * x_scale + left, y * y_scale + top) of the square.
+    """
+    h, w = IMG.shape[:2]
+    scale = size / max(h, w)
+    new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
+    left, top = (size - new_w) // 2, (size - new_h) // 2
+    square = np.full((size, size, 3), 114, np.uint8)
+    # The small image is converted, not the frame; the grey stays grey.
+    cv2.cvtColor(cv2.resize(IMG, (new_w, new_h)), cv2.COLOR_BGR2RGB, dst=square[top:top + new_h, left:left + new_w])
+    return square, (left, top, new_w / w, new_h / h)
+
+
+def infer(rknn_lite, square):
+    """The model's outputs for a letterboxed image (size, size, 3) uint8 RGB. Raises ModelError where inference fails."""
+    outputs = rknn_lite.inference(inputs=[square[np.newaxis]])  # the 2.x wheel takes 4 dimensions only
+    if outputs is None:
+        reason = getattr(rknn_lite, "error", None) or "the runtime's own message stands above"
+        raise ModelError(f"inference of an input of shape {square[np.newaxis].shape} failed: {reason}")
+    return outputs
+
+
+def decode(outputs):
+    """Boxes from YOLOv5's heads, before NMS.
+
+    outputs: three float32 arrays (1, 3 * (5 + classes), size / s, size / s) at strides s = 8, 16, 32 in any order, after the sigmoid.
+    Channels per anchor are x, y, w, h, objectness, classes; x = (2 sx - 0.5 + column) s, w = (2 sw)^2 anchor (Ultralytics YOLOv5 6.0).
+    Returns boxes (n, 4) float32 xyxy in pixels of the square, classes (n,) int64, scores (n,) float32.
+    Raises ModelError for outputs of other shapes.
+    """
+    channels = 3 * (5 + len(CLASSES))
+    expected = sorted((1, channels, IMG_SIZE // stride, IMG_SIZE // stride) for stride in ANCHORS)
+    found = [np.shape(output) for output in outputs]
+    if sorted(found) != expected:
+        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but func.py reads YOLOv5 with "
+                         f"{len(CLASSES)} classes at {IMG_SIZE} pixels: {', '.join(map(str, reversed(expected)))}")
+    survivors = [_survivors(head[0]) for head in outputs]
+    return tuple(np.concatenate(parts) for parts in zip(*survivors))
+
+
+def _survivors(head):
+    channels, rows, columns = head.shape
+    stride = IMG_SIZE // columns
+    head = head.reshape(3, channels // 3, rows, columns)
+    # The objectness plane alone rules out nearly all anchors; only those left are gathered and computed.
+    anchor, row, column = np.nonzero(head[:, 4] >= OBJ_THRESH)
+    cells = head[anchor, :, row, column]  # (n, 5 + classes)
+    classes = cells[:, 5:].argmax(1)
+    scores = cells[:, 4] * cells[np.arange(len(cells)), 5 + classes]
+    good = scores >= OBJ_THRESH
+    cells, classes, scores = cells[good], classes[good], scores[good]
+    centre = (cells[:, :2] * 2 - 0.5 + np.stack([column[good], row[good]], 1)) * stride
+    half = (cells[:, 2:4] * 2) ** 2 * np.array(ANCHORS[stride], np.float32)[anchor[good]] / 2
+    return np.concatenate([centre - half, centre + half], 1).astype(np.float32), classes, scores
+
+
+def nms(boxes, classes, scores):
+    """Non-maximum suppression, class by class: the boxes, classes and scores that stay, best first. Boxes (n, 4) xyxy."""
+    if len(boxes) == 0:
+        return boxes, classes, scores
+    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    keep = cv2.dnn.NMSBoxesBatched(xywh, scores, classes, OBJ_THRESH, NMS_THRESH)
+    keep = np.asarray(keep, np.int64).ravel()
+    keep = keep[np.argsort(-scores[keep], kind="stable")]
+    return boxes[keep], classes[keep], scores[keep]
+
+
+def unletterbox(boxes, placed, IMG):
+    """Boxes (n, 4) xyxy from pixels of letterbox()'s square to pixels of the frame IMG, cut to it."""
+    left, top, x_scale, y_scale = placed
+    h, w = IMG.shape[:2]
+    boxes = (boxes - np.float32([left, top, left, top])) / np.float32([x_scale, y_scale, x_scale, y_scale])
+    return boxes.clip(0, np.float32([w, h, w, h]))
+
+
+def detect(rknn_lite, IMG):
+    """Find the objects of a frame.
+
+    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR. Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64,
+    scores (n,) float32, best first. Raises ModelError where the model cannot be run or read.
+    """
+    square, placed = letterbox(IMG, IMG_SIZE)
+    boxes, classes, scores = nms(*decode(infer(rknn_lite, square)))
+    return unletterbox(boxes, placed, IMG), classes, scores
+
+
+def colour(number):
+    """The colour of a class, BGR: hues a golden angle apart, so that neighbours in the list differ."""
+    return tuple(int(255 * c) for c in reversed(colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.85, 1.0)))
+
+
+def draw(IMG, boxes, classes, scores):
+    """Draw detections (as detect() returns them) on the frame IMG (h, w, 3) uint8 BGR, in place; returns it."""
+    h, w = IMG.shape[:2]
+    thickness = max(1, round(min(h, w) / 360))
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, max(0.3, min(h, w) / 1200)
+    # The weakest first, so that the best box and label lie on top.
+    for (x1, y1, x2, y2), number, score in zip(boxes[::-1].astype(int).tolist(), classes[::-1].tolist(), scores[::-1].tolist()):
+        paint = colour(number)
+        cv2.rectangle(IMG, (x1, y1), (min(x2, w - 1), min(y2, h - 1)), paint, thickness)
+        text = f"{CLASSES[number]} {score:.2f}"
+        (text_w, text_h), below = cv2.getTextSize(text, font, size, 1)
+        x = max(0, min(x1, w - text_w))
+        y = max(y1 - below, text_h + 1)  # above the box, or inside it at the frame's upper edge
+        cv2.rectangle(IMG, (x, y - text_h - 1), (x + text_w, y + below), paint, -1)
+        cv2.putText(IMG, text, (x, y), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return IMG
+
+
+def myFunc(rknn_lite, IMG):
+    """What the pool does with every frame: returns the frame itself, detections drawn on it."""
+    return draw(IMG, *detect(rknn_lite, IMG))

@@ -1,0 +1,191 @@
+"""Runs a video or camera through the NPU: reads frames, feeds the pool, shows or saves what comes out, reports FPS.
+
+    python main.py                                # the settings below
+    python main.py street.mp4 --threads 9 --save out.mp4
+"""
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what goes wrong is said below, in a sentence
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+import cv2  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from func import ModelError, myFunc  # noqa: E402
+from rknnpool import rknnPoolExecutor  # noqa: E402
+
+# ---------------------------------------------------------------------------------------------------------------------------
+modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
+cap = "models/demo.mp4"                  # a file, a camera's number, or a URL
+TPEs = None                              # contexts, and threads; None: two per NPU core
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Sorry(Exception):
+    """Bad input: the message is one sentence for stderr, the exit code 2."""
+
+
+def load_func(path):
+    """myFunc of the Python file at `path`. Raises Sorry where there is none."""
+    if not os.path.isfile(path):
+        raise Sorry(f"--func {path}: no such file.")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    if spec is None:
+        raise Sorry(f"--func {path}: not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise Sorry(f"--func {path}: line {error.lineno} is not Python: {error.msg}.") from None
+    except ImportError as error:
+        raise Sorry(f"--func {path}: {error}.") from None
+    if not callable(getattr(module, "myFunc", None)):
+        raise Sorry(f"--func {path}: defines no function myFunc(rknn_lite, IMG).")
+    return module.myFunc
+
+
+def open_source(source):
+    """The cv2.VideoCapture of a file, camera number or URL. Raises Sorry where it does not open."""
+    if str(source).isdigit():
+        capture = cv2.VideoCapture(int(source))
+        if not capture.isOpened():
+            raise Sorry(f"{source}: there is no camera of that number, or it is in use.")
+        return capture
+    if "://" not in str(source):
+        if os.path.isdir(source):
+            raise Sorry(f"{source}: is a directory, not a video.")
+        if not os.path.exists(source):
+            raise Sorry(f"{source}: no such file.")
+    capture = cv2.VideoCapture(str(source))
+    if not capture.isOpened():
+        raise Sorry(f"{source}: not a video that OpenCV can read.")
+    return capture
+
+
+def frames_of(capture):
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return
+        yield frame
+
+
+def can_show():
+    """Whether a window can be opened. Tried in a process of its own, for Qt ends the process where it cannot."""
+    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        return False
+    attempt = [sys.executable, "-c", "import cv2; cv2.namedWindow('try'); cv2.destroyAllWindows()"]
+    return subprocess.run(attempt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+class Saver:
+    """Writes frames to a video file, opened with the first one's size."""
+
+    def __init__(self, path, fps):
+        self.path, self.fps, self.writer = path, fps, None
+        if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
+            raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
+        try:
+            open(path, "ab").close()
+        except OSError as error:
+            raise Sorry(f"--save {path}: cannot be written ({error.strerror}).") from None
+
+    def write(self, frame):
+        if not hasattr(frame, "shape"):
+            raise Sorry(f"--save {self.path}: myFunc returned a {type(frame).__name__}, and only frames can be saved.")
+        if self.writer is None:
+            self.size = frame.shape[1::-1]
+            code = "MJPG" if self.path.lower().endswith(".avi") else "mp4v"
+            self.writer = cv2.VideoWriter(self.path, cv2.VideoWriter_fourcc(*code), self.fps, self.size)
+            if not self.writer.isOpened():
+                raise Sorry(f"--save {self.path}: OpenCV cannot write a video of {self.size[0]}x{self.size[1]} pixels there.")
+        if frame.shape[1::-1] != self.size:
+            frame = cv2.resize(frame, self.size)
+        self.writer.write(frame)
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.release()
+
+
+def show(name, frame):
+    """Show a frame; returns False once the person at the window has had enough (q, Esc, or the window closed)."""
+    cv2.imshow(name, frame)
+    return cv2.waitKey(1) & 0xff not in (ord("q"), 27) and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
+
+
+def run(args):
+    """Run one source to its end. Returns the exit code; raises Sorry for bad input, after what was done is saved and counted."""
+    if args.threads is not None and args.threads < 1:
+        raise Sorry(f"--threads {args.threads}: at least one is needed.")
+    func = load_func(args.func) if args.func else myFunc
+    capture = open_source(args.source)
+    saver = Saver(args.save, capture.get(cv2.CAP_PROP_FPS) or 30) if args.save else None
+    window = not args.headless and can_show()
+    if not (window or args.headless):
+        print("No display: running without a window.", file=sys.stderr)
+    try:
+        pool = rknnPoolExecutor(args.model, args.threads, func)
+    except RuntimeError as error:  # its message is a sentence
+        raise Sorry(f"{error}.") from None
+
+    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    count, code = 0, 0
+    began = lap = time.perf_counter()
+    with tqdm(total=total if total > 0 else None, unit=" frames", disable=None) as bar:
+        try:
+            with pool:
+                for frame in pool.map(frames_of(capture)):
+                    count += 1
+                    bar.update()
+                    if saver:
+                        saver.write(frame)
+                    if count % 30 == 0:
+                        now = time.perf_counter()
+                        bar.write(f"FPS over the last 30 frames: {30 / (now - lap):.1f}")
+                        lap = now
+                    if window and not show(str(args.source), frame):
+                        break
+        except KeyboardInterrupt:
+            code = 130
+        except ModelError as error:
+            raise Sorry(f"{args.model}: {error}.") from None
+        finally:
+            seconds = time.perf_counter() - began
+            capture.release()
+            if saver:
+                saver.close()
+            bar.close()
+            if count:
+                print(f"{args.source}: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
+    if count == 0 and code == 0:
+        raise Sorry(f"{args.source}: no frame could be read.")
+    return code
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?", default=cap, help=f"file, camera number or URL (default: {cap})")
+    parser.add_argument("--model", default=modelPath, help=f"the .rknn (default: {modelPath})")
+    parser.add_argument("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
+    parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
+    parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv)")
+    parser.add_argument("--headless", action="store_true", help="open no window")
+    cv2.setNumThreads(1)  # the pool's threads are the parallelism
+    try:
+        sys.exit(run(parser.parse_args()))
+    except Sorry as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:  # before the first frame
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""RKNNLite's methods on ONNX Runtime, for machines without a Rockchip NPU.
+
+    from rknnlite_cpu import RKNNLite      # instead of: from rknnlite.api import RKNNLite
+
+load_rknn("models/x.rknn") opens models/x.onnx. Results and return codes are the wheel's: what fails returns -1 (or None from
+`inference`) and raises nothing; the reason then stands in `error`.
+"""
+import os
+import sys
+import threading
+
+import cv2
+
+
+class RKNNLite:
+    """One context: a model on one CPU thread."""
+
+    NPU_CORE_AUTO = 0
+    NPU_CORE_0 = 1
+    NPU_CORE_1 = 2
+    NPU_CORE_2 = 4
+    NPU_CORE_0_1 = 3
+    NPU_CORE_0_1_2 = 7
+    NPU_CORE_ALL = 0xffff
+
+    _said = False
+    _saying = threading.Lock()
+
+    def __init__(self, verbose=False, verbose_file=None):
+        self.error = None  # the reason of the last -1 or None, a sentence
+        self._path = self._session = None
+
+    def load_rknn(self, path, key_path=None):
+        """Take the model at `path`, or for x.rknn the x.onnx beside it. Returns 0, or -1 where there is no such file."""
+        stem, extension = os.path.splitext(path)
+        onnx = stem + ".onnx" if extension == ".rknn" else path
+        if not os.path.isfile(onnx):
+            there = " (the .rknn is there, but only an NPU can run it)" if os.path.isfile(path) else ""
+            return self._fail(f"{onnx}: no such file{there}")
+        self._path = onnx
+        return 0
+
+    def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
+        """Open the model; a `core_mask` changes nothing. Returns 0, or -1 where ONNX Runtime is missing or cannot read the file."""
+        if self._path is None:
+            return self._fail("load_rknn comes before init_runtime")
+        try:
+            import onnxruntime
+        except ImportError:
+            return self._fail("no Rockchip NPU was found, and onnxruntime, which stands in for one, is not installed (pip install onnxruntime)")
+        options = onnxruntime.SessionOptions()
+        # One thread a context, for the pool runs several: on 2 cores 3 contexts of one thread gave 44 frames a second, of two 25.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception types are not public
+            return self._fail(f"{self._path} is not an ONNX model that can be run: {' '.join(str(error).split())}")
+        with RKNNLite._saying:
+            if not RKNNLite._said:
+                RKNNLite._said = True
+                print(f"No Rockchip NPU found: {self._path} runs on the CPU with ONNX Runtime {onnxruntime.__version__}.", file=sys.stderr)
+        return 0
+
+    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False, reuse_outputs=False):
+        """Run the model on inputs[0], (1, H, W, 3) uint8 RGB.
+
+        The model is fed as its .rknn would be: with (1, 3, H, W) float32 in 0..1. Returns a list of float32 arrays in the model's
+        order, or None for an input of other shape.
+        """
+        if self._session is None:
+            self._fail("init_runtime comes before inference")
+            return None
+        image = inputs[0]
+        shape = tuple(self._session.get_inputs()[0].shape)
+        if image.ndim != 4 or (1, image.shape[3]) + image.shape[1:3] != shape:
+            wanted = (1,) + shape[2:] + shape[1:2]
+            self._fail(f"{self._path} takes an input of shape {wanted}, not {image.shape}")
+            return None
+        blob = cv2.dnn.blobFromImage(image[0], 1 / 255)
+        return self._session.run(None, {self._session.get_inputs()[0].name: blob})
+
+    def release(self):
+        self._session = None
+
+    def _fail(self, reason):
+        self.error = reason
+        return -1

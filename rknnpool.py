@@ -1,0 +1,250 @@
+"""rknnPoolExecutor: RKNNLite contexts, bound to the NPU's cores in turn, behind a thread pool.
+
+    with rknnPoolExecutor("models/yolov5n_emoji.rknn", TPEs=6, func=myFunc) as pool:
+        for result in pool.map(frames):     # in the order of the frames
+            ...
+"""
+import collections
+import queue
+import threading
+import weakref
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+COMPATIBLE = "/proc/device-tree/compatible"
+NPU_CORES = {"rk3588": 3, "rk3588s": 3, "rk3582": 3, "rk3576": 2, "rk3566": 1, "rk3568": 1, "rk3562": 1}
+
+
+def soc():
+    """Name of the Rockchip SoC with an NPU that this machine has ("rk3588"), from the device tree, or None."""
+    try:
+        with open(COMPATIBLE, "rb") as file:
+            names = file.read().decode("ascii", "replace").split("\0")
+    except OSError:
+        return None
+    for name in names:
+        vendor, _, chip = name.partition(",")
+        if vendor == "rockchip" and chip in NPU_CORES:
+            return chip
+    return None
+
+
+if soc():
+    try:
+        from rknnlite.api import RKNNLite
+    except ImportError:
+        from rknnlite_cpu import RKNNLite
+else:
+    from rknnlite_cpu import RKNNLite
+
+
+class rknnPoolExecutor:
+    """Runs func(context, frame) on a pool of RKNNLite contexts.
+
+    rknnModel: path of the model.
+    TPEs: number of contexts, and of threads; None means two per NPU core, so that one frame's pre- and post-processing overlaps
+        another's inference.
+    func: callable (context, frame) -> result; None means func.py's myFunc. A context is in one call at a time.
+    coreMask: binds every context to these cores (RKNNLite.NPU_CORE_0_1_2: each frame on all three); None binds the contexts to single
+        cores in turn. SoCs with one core refuse masks, so there none is passed, whatever is given here.
+    runtime: class with RKNNLite's interface.
+
+    Raises ValueError for TPEs below 1, and RuntimeError with the reason where a context does not open; those before it are closed then.
+    """
+
+    def __init__(self, rknnModel, TPEs=None, func=None, *, coreMask=None, runtime=RKNNLite):
+        cores = NPU_CORES.get(soc(), 1)
+        if TPEs is None:
+            TPEs = 2 * cores
+        if TPEs < 1:
+            raise ValueError(f"TPEs is {TPEs}: a pool has at least one context")
+        if func is None:
+            from func import myFunc as func  # only here, so that a pool with a func of its own needs no func.py
+        self.TPEs = TPEs
+        self._func = func
+        self._contexts = []                    # (context, its core)
+        self._idle = []                        # those that no thread uses, the longest idle first
+        self._choosing = threading.Lock()      # over _idle and the cores' counts
+        self._put = collections.deque()        # futures of put(), for get()
+        self._pending = set()                  # futures not yet done, for release()
+        self._maps = weakref.WeakSet()         # running map()s, for release()
+        self._releasing = threading.Lock()
+        self._released = False
+        if cores == 1:
+            cores = [_Core(None)]
+        elif coreMask is None:
+            cores = [_Core(1 << number) for number in range(cores)]
+        else:
+            cores = [_Core(coreMask)]
+        try:
+            for number in range(TPEs):
+                self._open(runtime, rknnModel, cores[number % len(cores)])
+        except BaseException:
+            self._close_contexts()
+            raise
+        self._executor = ThreadPoolExecutor(TPEs, thread_name_prefix="rknnpool")
+
+    def _open(self, runtime, model, core):
+        context = runtime()
+        self._contexts.append((context, core))
+        step = "load_rknn"
+        returned = context.load_rknn(model)
+        if returned == 0:
+            step = "init_runtime"
+            returned = context.init_runtime() if core.mask is None else context.init_runtime(core_mask=core.mask)
+        if returned != 0:
+            reason = getattr(context, "error", None) or f"{step} returned {returned}, its own message stands above"
+            raise RuntimeError(f"context {len(self._contexts)} of {self.TPEs} could not open {model}: {reason}")
+        self._idle.append((context, core))
+
+    def _run(self, frame):
+        with self._choosing:
+            # As many contexts as threads: there is always an idle one. The longest idle alone would not do: it may be bound to a
+            # core at work while another core waits.
+            chosen = min(self._idle, key=lambda idle: (idle[1].in_work, idle[1].runs))
+            self._idle.remove(chosen)
+            context, core = chosen
+            core.in_work += 1
+            core.runs += 1
+        try:
+            return self._func(context, frame)
+        finally:
+            with self._choosing:
+                core.in_work -= 1
+                self._idle.append(chosen)
+
+    def submit(self, frame):
+        """Hand in one frame, from any thread: a concurrent.futures.Future of func's result. Raises RuntimeError after release()."""
+        future = self._executor.submit(self._run, frame)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+        return future
+
+    def map(self, frames, live=False):
+        """Iterate over the results for `frames` (any iterable), in their order, each as soon as it and those before it are ready.
+
+        A thread of its own reads `frames`, so that decoding overlaps inference. At most 2 * TPEs frames are in flight, that is read
+        and their results not yet taken: then it waits. With live=True at most TPEs are, and a frame read beyond them is dropped.
+        An exception from `frames` or from func is raised by the next() whose turn that frame has; after one from func the iterator goes
+        on with the next frame. Leaving the loop early (or close()) stops the reading.
+        """
+        results = _OrderedResults(self, frames, live)
+        self._maps.add(results)
+        return results
+
+    def put(self, frame):
+        """Hand in one frame whose result get() returns in its turn. Nothing bounds how many wait: call get() as often as put()."""
+        self._put.append(self.submit(frame))
+
+    def get(self):
+        """(result, True) of the oldest frame that was put, waiting for it; (None, False) where none is pending."""
+        try:
+            future = self._put.popleft()
+        except IndexError:
+            return None, False
+        return future.result(), True
+
+    def release(self):
+        """Stop: frames not yet begun are cancelled, those in work finished, then every context is closed. May be called again."""
+        with self._releasing:
+            if self._released:
+                return
+            self._released = True
+            for results in list(self._maps):
+                results.stop()
+            for future in list(self._pending):
+                future.cancel()
+            self._executor.shutdown(wait=True)
+            for results in list(self._maps):
+                results.close()
+            self._close_contexts()
+
+    def _close_contexts(self):
+        while self._contexts:
+            self._contexts.pop()[0].release()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
+
+class _Core:
+    """What the pool knows of one NPU core (or of all, where every context is bound to all)."""
+
+    def __init__(self, mask):
+        self.mask = mask  # for init_runtime; None: pass none
+        self.in_work = 0  # frames being worked on by this core's contexts
+        self.runs = 0     # frames given to them so far
+
+
+class _OrderedResults:
+    """Iterator over map()'s results. An iterator and not a generator, for a generator ends with the first exception."""
+
+    def __init__(self, pool, frames, live):
+        self._futures = queue.SimpleQueue()  # in the order of the frames, then None
+        self._places = threading.Semaphore(pool.TPEs if live else 2 * pool.TPEs)
+        self._stopped = threading.Event()
+        self._done = False
+        # The thread must not hold a reference to self: leaving the loop would then not end it.
+        self._feeder = threading.Thread(target=_feed, name="rknnpool-feeder", daemon=True,
+                                        args=(pool.submit, frames, live, self._futures, self._places, self._stopped))
+        self._feeder.start()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        future = None if self._done else self._futures.get()
+        if future is None:
+            self._done = True
+            self._futures.put(None)  # as below
+            raise StopIteration
+        try:
+            return future.result()
+        finally:
+            self._places.release()
+
+    def stop(self):
+        """Tell the feeder to read no further frame."""
+        self._stopped.set()
+        self._places.release()
+
+    def close(self):
+        """Stop, wait for the feeder's present frame to be read, and cancel what no context has begun."""
+        self._done = True
+        self.stop()
+        if self._feeder is not threading.current_thread():
+            self._feeder.join()
+        while True:
+            try:
+                future = self._futures.get_nowait()
+            except queue.Empty:
+                break
+            if future is not None:
+                future.cancel()
+        self._futures.put(None)  # for a next() that waits in another thread
+
+    __del__ = close
+
+
+def _feed(submit, frames, live, futures, places, stopped):
+    try:
+        frames = iter(frames)
+        while True:
+            if not live:
+                places.acquire()
+            if stopped.is_set():
+                break
+            try:
+                frame = next(frames)
+            except StopIteration:
+                break
+            if not live or places.acquire(blocking=False):
+                futures.put(submit(frame))
+    except BaseException as error:  # for whoever iterates over the results, at this frame's place
+        failed = Future()
+        failed.set_exception(CancelledError() if stopped.is_set() else error)
+        futures.put(failed)
+    finally:
+        futures.put(None)

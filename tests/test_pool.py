@@ -1,0 +1,264 @@
+"""What rknnpool.py promises, against a runtime class that counts (conftest.py)."""
+import asyncio
+import itertools
+import random
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+
+import pytest
+
+from rknnpool import rknnPoolExecutor
+
+
+def infer(context, frame):
+    return context.inference([frame])[0]
+
+
+@pytest.fixture
+def nothing_left():
+    """Fails the test where a thread outlives it."""
+    before = set(threading.enumerate())
+    yield
+    left = [thread.name for thread in threading.enumerate() if thread not in before]
+    assert not left
+
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def test_results_keep_the_order_of_frames(runtime):
+    later_done = threading.Event()
+
+    def func(context, frame):
+        if frame == 0:
+            assert later_done.wait(10), "frame 1 waits for frame 0"
+        if frame == 1:
+            later_done.set()
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 2, func, runtime=runtime) as pool:
+        assert list(pool.map(range(50))) == list(range(50))
+
+
+def test_every_frame_of_map_comes_out_in_order_whatever_each_one_takes(runtime):
+    def func(context, frame):
+        time.sleep(random.random() / 1000)  # the work, not a synchronisation
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 6, func, runtime=runtime) as pool:
+        assert list(pool.map(iter(range(500)))) == list(range(500))
+
+
+def test_every_frame_that_was_put_can_be_got(runtime):
+    pool = rknnPoolExecutor(rknnModel="model", TPEs=3, func=infer, runtime=runtime)
+    for frame in range(20):
+        pool.put(frame)
+    assert [pool.get() for _ in range(20)] == [(frame, True) for frame in range(20)]
+    assert pool.get() == (None, False)
+    pool.release()
+
+
+def test_a_context_is_used_by_one_thread_at_a_time(runtime):
+    with rknnPoolExecutor("model", 4, infer, runtime=runtime) as pool, ThreadPoolExecutor(8) as callers:
+        futures = list(callers.map(pool.submit, range(2000)))
+        assert [future.result() for future in futures] == list(range(2000))
+    assert runtime.shared == 0
+    assert len(runtime.contexts) == 4
+
+
+@pytest.mark.parametrize("name, masks", [("rk3588", [1, 2, 4]), ("rk3588s", [1, 2, 4]), ("rk3582", [1, 2, 4]), ("rk3576", [1, 2]), ("rk3566", [None]), ("rk3562", [None])])
+def test_contexts_are_bound_to_the_cores_of_the_soc_in_turn(runtime, soc, name, masks):
+    soc(name)
+    rknnPoolExecutor("model", 7, infer, runtime=runtime).release()
+    assert [context.mask for context in runtime.contexts] == list(itertools.islice(itertools.cycle(masks), 7))
+
+
+def test_without_a_soc_no_mask_is_passed(runtime):
+    rknnPoolExecutor("model", 3, infer, runtime=runtime).release()
+    assert [context.mask for context in runtime.contexts] == [None] * 3
+
+
+def test_two_contexts_per_core_are_the_default(runtime, soc):
+    soc("rk3588")
+    rknnPoolExecutor("model", func=infer, runtime=runtime).release()
+    assert [context.mask for context in runtime.contexts] == [1, 2, 4, 1, 2, 4]
+
+
+def test_core_mask_puts_every_context_on_those_cores(runtime, soc):
+    soc("rk3588")
+    rknnPoolExecutor("model", 3, infer, coreMask=runtime.NPU_CORE_0_1_2, runtime=runtime).release()
+    assert [context.mask for context in runtime.contexts] == [7, 7, 7]
+
+
+def test_core_mask_is_left_out_where_the_soc_has_one_core(runtime, soc):
+    soc("rk3568")
+    rknnPoolExecutor("model", 2, infer, coreMask=runtime.NPU_CORE_0_1_2, runtime=runtime).release()
+    assert [context.mask for context in runtime.contexts] == [None, None]
+
+
+@pytest.mark.parametrize("name, cores", [("rk3588", 3), ("rk3576", 2)])
+@pytest.mark.parametrize("per_core", [2, 3])
+def test_runs_are_spread_evenly_over_the_cores(runtime, soc, name, cores, per_core):
+    soc(name)
+    runtime.seconds = 0.01
+    with rknnPoolExecutor("model", cores * per_core, infer, runtime=runtime) as pool:
+        assert len(list(pool.map(range(20 * cores)))) == 20 * cores
+    runs = [core.runs for core in runtime.cores.values()]
+    assert len(runs) == cores
+    assert max(runs) - min(runs) <= 1, runs
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_result_does_not_wait_for_later_frames(runtime, live):
+    taken = threading.Semaphore(1)
+
+    def camera():
+        for frame in range(10):
+            assert taken.acquire(timeout=10), "the pool holds a result back until more frames come"
+            yield frame
+
+    with rknnPoolExecutor("model", 3, infer, runtime=runtime) as pool:
+        for expected, result in enumerate(pool.map(camera(), live=live)):
+            assert result == expected
+            taken.release()
+    assert expected == 9
+
+
+def test_a_slow_consumer_bounds_what_is_read_ahead(runtime):
+    read, too_many = [], threading.Event()
+
+    def frames():
+        for frame in range(1000):
+            read.append(frame)
+            if len(read) > 2 * 3 + 5:
+                too_many.set()
+            yield frame
+
+    with rknnPoolExecutor("model", 3, infer, runtime=runtime) as pool:
+        results = pool.map(frames())
+        assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+        assert not too_many.wait(0.3)  # the chance to read on
+
+
+def test_live_drops_what_cannot_be_served_and_never_waits(runtime):
+    all_read = threading.Event()
+
+    def camera():
+        yield from range(100)
+        all_read.set()
+
+    def func(context, frame):
+        assert all_read.wait(10), "the camera was made to wait"
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 3, func, runtime=runtime) as pool:
+        assert list(pool.map(camera(), live=True)) == [0, 1, 2]
+
+
+def test_an_exception_of_func_comes_at_its_frame_and_the_rest_goes_on(runtime):
+    def func(context, frame):
+        if frame % 10 == 3:
+            raise KeyError(frame)
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 3, func, runtime=runtime) as pool:
+        results, seen = pool.map(range(40)), []
+        while len(seen) < 40:
+            try:
+                seen.append(next(results))
+            except KeyError as error:
+                seen.append(-error.args[0])
+        assert seen == [-frame if frame % 10 == 3 else frame for frame in range(40)]
+        assert list(results) == []
+
+
+def test_an_exception_of_frames_comes_after_the_frames_before_it(runtime):
+    def frames():
+        yield from range(7)
+        raise OSError("unplugged")
+
+    seen = []
+    with rknnPoolExecutor("model", 3, infer, runtime=runtime) as pool:
+        with pytest.raises(OSError, match="unplugged"):
+            for result in pool.map(frames()):
+                seen.append(result)
+    assert seen == list(range(7))
+
+
+def test_leaving_the_loop_stops_the_reading_and_leaves_the_pool_working(runtime):
+    frames = iter(range(10 ** 9))
+    with rknnPoolExecutor("model", 3, infer, runtime=runtime) as pool:
+        for result in pool.map(frames):
+            if result == 20:
+                break
+        at = next(frames)
+        assert 20 < at <= 20 + 2 * 3 + 1
+        assert next(frames) == at + 1  # nobody else reads
+        assert pool.submit("again").result(10) == "again"
+
+
+def test_a_context_that_fails_to_open_closes_those_before_it(runtime):
+    runtime.fail_at = 3
+    with pytest.raises(RuntimeError, match="context 3 of 4 could not open some.rknn: init_runtime returned -1"):
+        rknnPoolExecutor("some.rknn", 4, infer, runtime=runtime)
+    assert [context.released for context in runtime.contexts] == [1, 1, 1]
+
+
+def test_a_pool_has_at_least_one_context(runtime):
+    with pytest.raises(ValueError, match="TPEs is 0"):
+        rknnPoolExecutor("model", 0, infer, runtime=runtime)
+
+
+def test_release_while_busy_finishes_what_is_in_work_and_cancels_the_rest(runtime):
+    started, go_on = threading.Barrier(3), threading.Event()
+
+    def func(context, frame):
+        if frame < 2:
+            started.wait(10)
+            go_on.wait(10)
+        return infer(context, frame)
+
+    pool = rknnPoolExecutor("model", 2, func, runtime=runtime)
+    futures = [pool.submit(frame) for frame in range(10)]
+    started.wait(10)
+    releasing = threading.Thread(target=pool.release)
+    releasing.start()
+    assert isinstance(futures[9].exception(10) if not futures[9].cancelled() else CancelledError(), CancelledError)
+    go_on.set()
+    releasing.join(10)
+    pool.release()
+    assert [future.result() for future in futures[:2]] == [0, 1]
+    assert all(future.cancelled() for future in futures[2:])
+    assert [context.released for context in runtime.contexts] == [1, 1]
+    with pytest.raises(RuntimeError):
+        pool.submit(11)
+
+
+def test_release_in_the_middle_of_map_from_another_thread_ends_it(runtime):
+    pool = rknnPoolExecutor("model", 2, infer, runtime=runtime)
+    results = pool.map(itertools.count())
+    next(results)
+    releasing = threading.Thread(target=pool.release)
+    releasing.start()
+    with pytest.raises((StopIteration, CancelledError)):
+        while True:
+            next(results)
+    releasing.join(10)
+    assert [context.released for context in runtime.contexts] == [1, 1]
+
+
+def test_a_with_block_that_raises_closes_every_context(runtime):
+    with pytest.raises(KeyboardInterrupt):
+        with rknnPoolExecutor("model", 3, infer, runtime=runtime) as pool:
+            for _ in pool.map(itertools.count()):
+                raise KeyboardInterrupt
+    assert [context.released for context in runtime.contexts] == [1, 1, 1]
+
+
+def test_submit_serves_asyncio(runtime):
+    async def both(pool):
+        return await asyncio.gather(*(asyncio.wrap_future(pool.submit(frame)) for frame in range(30)))
+
+    with rknnPoolExecutor("model", 3, infer, runtime=runtime) as pool:
+        assert asyncio.run(both(pool)) == list(range(30))
