@@ -1,0 +1,96 @@
+"""YOLOv5n with ReLU, written from the published architecture (Ultralytics YOLOv5 6.0, width 0.25, depth 0.33), in PyTorch.
+
+ReLU instead of SiLU because it stays on the NPU in int8 (../../README.md has the figures).
+"""
+import torch
+from torch import nn
+
+CLASSES = 80
+STRIDES = (8, 16, 32)
+# width, height in pixels of a 640 x 640 image; YOLOv5's own for COCO
+ANCHORS = (((10, 13), (16, 30), (33, 23)), ((30, 61), (62, 45), (59, 119)), ((116, 90), (156, 198), (373, 326)))
+
+
+class Conv(nn.Sequential):
+    def __init__(self, inputs, outputs, kernel=1, stride=1, padding=None):
+        super().__init__(
+            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding, bias=False),
+            nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03),
+            nn.ReLU(inplace=True))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels, shortcut):
+        super().__init__()
+        self.layers = nn.Sequential(Conv(channels, channels, 1), Conv(channels, channels, 3))
+        self.shortcut = shortcut
+
+    def forward(self, x):
+        return x + self.layers(x) if self.shortcut else self.layers(x)
+
+
+class C3(nn.Module):
+    def __init__(self, inputs, outputs, depth=1, shortcut=True):
+        super().__init__()
+        half = outputs // 2
+        self.deep = nn.Sequential(Conv(inputs, half), *(Bottleneck(half, shortcut) for _ in range(depth)))
+        self.side = Conv(inputs, half)
+        self.merge = Conv(outputs, outputs)
+
+    def forward(self, x):
+        return self.merge(torch.cat([self.deep(x), self.side(x)], 1))
+
+
+class SPPF(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.reduce = Conv(inputs, inputs // 2)
+        self.pool = nn.MaxPool2d(5, 1, 2)
+        self.merge = Conv(inputs * 2, outputs)
+
+    def forward(self, x):
+        x = self.reduce(x)
+        once = self.pool(x)
+        twice = self.pool(once)
+        return self.merge(torch.cat([x, once, twice, self.pool(twice)], 1))
+
+
+class YOLOv5(nn.Module):
+    """images (B, 3, H, W) in 0..1 -> three heads (B, 3 * (5 + CLASSES), H / s, W / s), s = 8, 16, 32, before the sigmoid."""
+
+    def __init__(self):
+        super().__init__()
+        self.p3 = nn.Sequential(Conv(3, 16, 6, 2, 2), Conv(16, 32, 3, 2), C3(32, 32), Conv(32, 64, 3, 2), C3(64, 64, 2))
+        self.p4 = nn.Sequential(Conv(64, 128, 3, 2), C3(128, 128, 3))
+        self.p5 = nn.Sequential(Conv(128, 256, 3, 2), C3(256, 256), SPPF(256, 256))
+        self.lateral5, self.lateral4 = Conv(256, 128), Conv(128, 64)
+        self.up4, self.up3 = C3(256, 128, shortcut=False), C3(128, 64, shortcut=False)
+        self.down3, self.down4 = Conv(64, 64, 3, 2), Conv(128, 128, 3, 2)
+        self.out4, self.out5 = C3(128, 128, shortcut=False), C3(256, 256, shortcut=False)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.heads = nn.ModuleList(nn.Conv2d(c, 3 * (5 + CLASSES), 1) for c in (64, 128, 256))
+        for head, stride in zip(self.heads, STRIDES):  # so that training starts from few and uncertain boxes
+            bias = head.bias.detach().view(3, 5 + CLASSES)
+            bias[:, 4] += torch.tensor(8 / (640 / stride) ** 2).log()
+            bias[:, 5:] += torch.tensor(0.6 / (CLASSES - 1)).log()
+
+    def forward(self, images):
+        c3 = self.p3(images)
+        c4 = self.p4(c3)
+        lateral5 = self.lateral5(self.p5(c4))
+        lateral4 = self.lateral4(self.up4(torch.cat([self.upsample(lateral5), c4], 1)))
+        n3 = self.up3(torch.cat([self.upsample(lateral4), c3], 1))
+        n4 = self.out4(torch.cat([self.down3(n3), lateral4], 1))
+        n5 = self.out5(torch.cat([self.down4(n4), lateral5], 1))
+        return [head(x) for head, x in zip(self.heads, (n3, n4, n5))]
+
+
+class Exported(nn.Module):
+    """The network as Rockchip's exports have it: the sigmoid inside, heads otherwise raw."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return [head.sigmoid() for head in self.network(images)]

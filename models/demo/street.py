@@ -1,0 +1,164 @@
+"""Draws models/demo.mp4, a street of glyphs, and its ground truth models/demo.json.
+
+    python models/demo/street.py          # needs ffmpeg with libx264 (Debian's package ffmpeg)
+
+demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...]}: for each frame and object the
+COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the share of its own pixels that can be seen.
+"""
+import argparse
+import json
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from scene import GLYPHS, blend, clip, glyph, place, visible_boxes
+
+# ---------------------------------------------------------------------------------------------------------------------------
+width, height, fps, seconds = 1280, 720, 60, 10
+crf = 23              # libx264's quality
+shop_speed = -36      # pixels a second at which the camera's walk moves the shops; what stands nearer moves faster
+pavement_speed = -60
+# ---------------------------------------------------------------------------------------------------------------------------
+
+CLASS_OF = {character: number for number, glyphs in GLYPHS.items() for character in glyphs}
+SHOPS = (  # sign, wall, awning (BGR), goods in the window, left to right
+    ("BOOKS", (168, 142, 120), (70, 60, 190), "📕⏰📗🕰"),
+    ("FRUIT", (150, 190, 214), (90, 150, 60), "🍌🍎🥕🍊"),
+    ("TOYS", (196, 168, 150), (60, 150, 240), "🧸🪁🛹⚽"),
+    ("CAFE", (132, 160, 196), (110, 80, 60), "☕🍩🎂🥪"),
+    ("RADIO", (178, 178, 160), (170, 100, 60), "📺💻📱⌨"),
+    ("HOME", (150, 150, 190), (120, 140, 40), "🏺🪑🪴🛋"),
+)
+SHOP = 330  # pixels
+
+
+class Actor:
+    """A glyph that crosses the street at a steady speed and comes round again."""
+
+    def __init__(self, character, size, x, ground, speed, step=0.0, span=None):
+        self.character, self.size, self.x, self.speed, self.step = character, size, x, speed, step
+        pixels = glyph(character)[0]
+        self.tall = size * pixels.shape[0] / max(pixels.shape[:2])
+        self.ground = ground                      # y of its lower edge
+        self.span = span or width + 2 * size + 60  # after this many pixels it enters again
+        self.mirror = speed > 0 and step > 0  # the glyphs face left
+
+    def at(self, time):
+        """Centre (x, y) in pixels and angle in degrees at this time in seconds."""
+        x = (self.x + self.speed * time) % self.span - self.size
+        swing = np.sin(2 * np.pi * (self.step * time + self.x / 97))
+        return (x, self.ground - self.tall / 2 - abs(swing) * 3 * (self.step > 0)), 2.5 * swing * (self.step > 1)
+
+
+def cast():
+    """All actors, the farthest first."""
+    actors = [Actor("✈", 84, 1500, 118, -70, 0.3), Actor("🐦", 52, 500, 150, 92, 2.2), Actor("🦆", 54, 1150, 190, -64, 2.0),
+              Actor("🪁", 84, 560, 130, 22, 0.5)]
+    row = SHOP * len(SHOPS)
+    for number, (_, _, _, goods) in enumerate(SHOPS):
+        for place_, character in enumerate(goods):
+            actors.append(Actor(character, 64, number * SHOP + 62 + 69 * place_ + 64, 396, shop_speed, span=row))
+    stand = {"speed": pavement_speed, "span": 1640}
+    actors += [Actor("🚦", 92, 260, 474, **stand), Actor("🪴", 74, 680, 472, **stand), Actor("🚲", 92, 1000, 476, **stand), Actor("🪑", 76, 1400, 474, **stand)]
+    actors += [Actor("🚶", 92, 120, 480, -95, 1.6), Actor("🏃", 92, 760, 482, -170, 2.6), Actor("🐕", 62, 330, 484, -95, 2.4),
+               Actor("💃", 92, 1120, 481, -35, 1.2)]
+    actors += [Actor("🚗", 132, 120, 548, -230, 3.0, 1900), Actor("🚌", 168, 700, 550, -230, 3.0, 1900), Actor("🛵", 108, 1240, 552, -230, 3.0, 1900),
+               Actor("🚕", 132, 1620, 549, -230, 3.0, 1900)]
+    actors += [Actor("🚛", 178, 200, 622, 265, 3.0, 2000), Actor("🚙", 142, 820, 624, 265, 3.0, 2000), Actor("🏍", 126, 1330, 626, 265, 3.0, 2000),
+               Actor("🚚", 170, 1700, 623, 265, 3.0, 2000)]
+    actors += [Actor("🐘", 150, 980, 700, -48, 0.9), Actor("🧍", 132, 560, 706, pavement_speed), Actor("🧳", 84, 665, 708, pavement_speed),
+               Actor("🐈", 84, 160, 708, 74, 2.0), Actor("🦒", 150, 1330, 709, 52, 0.9), Actor("🏃", 138, 300, 712, 150, 2.6), Actor("🐑", 92, 1280, 712, -84, 1.8)]
+    return actors
+
+
+def strip_of_shops():
+    """The row of shops that the camera walks along: (height, its length, 3) BGR, and where it covers the sky: uint8 mask."""
+    length = SHOP * len(SHOPS)
+    strip, mask = np.zeros((height, length, 3), np.uint8), np.zeros((height, length), np.uint8)
+    for number, (sign, wall, awning, _) in enumerate(SHOPS):
+        left, top = number * SHOP, 172 + 22 * (number % 3)
+        mask[top:, left:left + SHOP] = 255
+        cv2.rectangle(strip, (left, top), (left + SHOP, height), wall, -1)
+        cv2.rectangle(strip, (left, top), (left + SHOP, top + 9), [int(0.8 * c) for c in wall], -1)
+        (text, _), _ = cv2.getTextSize(sign, cv2.FONT_HERSHEY_DUPLEX, 0.9, 1)
+        cv2.putText(strip, sign, (left + (SHOP - text) // 2, 260), cv2.FONT_HERSHEY_DUPLEX, 0.9, (250, 250, 250), 1, cv2.LINE_AA)
+        cv2.rectangle(strip, (left + 16, 290), (left + SHOP - 16, 402), (96, 82, 70), -1)
+        cv2.rectangle(strip, (left + 22, 296), (left + SHOP - 22, 396), (236, 226, 214), -1)
+        for stripe in range(10):
+            x1, x2 = left + 8 + stripe * (SHOP - 16) // 10, left + 8 + (stripe + 1) * (SHOP - 16) // 10
+            cv2.rectangle(strip, (x1, 272), (x2, 312), awning if stripe % 2 else (244, 244, 240), -1)
+            cv2.circle(strip, ((x1 + x2) // 2, 312), (x2 - x1) // 2, awning if stripe % 2 else (244, 244, 240), -1, cv2.LINE_AA)
+    return strip, mask
+
+
+def backdrop(time, shops, mask):
+    """The street without its actors: (height, width, 3) uint8 BGR."""
+    rows = np.linspace(0, 1, 300, dtype=np.float32)[:, None, None]
+    image = np.empty((height, width, 3), np.uint8)
+    image[:300] = ((1 - rows) * np.float32([226, 170, 110]) + rows * np.float32([214, 224, 250])).astype(np.uint8)
+    cv2.circle(image, (1040, 96), 44, (190, 236, 255), -1, cv2.LINE_AA)
+    for number in range(14):  # far houses
+        x = int((number * 130 - 10 * time) % 1820) - 200
+        cv2.rectangle(image, (x, 120 + 37 * number % 90), (x + 108, 300), (206, 190, 176), -1)
+    shift = shop_speed * time % shops.shape[1]
+    columns = slice(0, width + 2)
+    wide, over = (np.roll(array, int(shift) + 1, axis=1)[:420, columns] for array in (shops, mask))
+    move = np.float32([[1, 0, shift % 1 - 1], [0, 1, 0]])  # the fraction of a pixel, so that nothing jerks
+    wide, over = (cv2.warpAffine(array, move, (width, 420), borderMode=cv2.BORDER_REPLICATE) for array in (wide, over))
+    cv2.copyTo(wide, (over > 127).astype(np.uint8), image[:420])
+    image[420:486] = (176, 182, 186)
+    image[486:632] = (92, 88, 86)
+    image[632:] = (168, 176, 182)
+    image[482:488] = image[630:636] = (206, 210, 212)
+    for x in range(-160, width + 160, 160):  # lane markings and paving stones
+        shifted = x + int(pavement_speed * 1.5 * time) % 160
+        cv2.rectangle(image, (shifted, 555), (shifted + 80, 560), (225, 235, 235), -1)
+        cv2.line(image, (shifted + 60, 636), (shifted + 20, 720), (148, 156, 162), 2, cv2.LINE_AA)
+        shifted = x + int(pavement_speed * time) % 160
+        cv2.line(image, (shifted, 420), (shifted - 16, 482), (158, 164, 168), 1, cv2.LINE_AA)
+    return image
+
+
+def frame_at(time, actors, shops, mask):
+    """One frame (height, width, 3) uint8 BGR, and its truth: a list of [class, x1, y1, x2, y2, visible]."""
+    image = backdrop(time, shops, mask)
+    owner = np.zeros((height, width), np.uint8)
+    own = np.zeros(len(actors), int)
+    for number, actor in enumerate(actors):
+        centre, angle = actor.at(time)
+        sprite, corner = place(actor.character, actor.size, centre, angle, mirror=actor.mirror)
+        own[number] = np.count_nonzero(sprite[..., 3] > 127)
+        where, part = clip(sprite, corner, width, height)
+        if where is not None:
+            blend(image, where, part)
+            owner[where][part[..., 3] > 127] = number + 1
+    boxes, pixels = visible_boxes(owner, len(actors))
+    truth = [[CLASS_OF[actor.character], *map(int, boxes[number]), round(float(pixels[number] / own[number]), 2)]
+             for number, actor in enumerate(actors) if pixels[number]]
+    return image, truth
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "demo.mp4")
+    args = parser.parse_args()
+    encoder = subprocess.Popen(
+        ["ffmpeg", "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-c:v", "libx264",
+         "-preset", "slow", "-crf", str(crf), "-pix_fmt", "yuv420p", "-g", str(fps), "-movflags", "+faststart", str(args.out)], stdin=subprocess.PIPE)
+    actors, (shops, mask) = cast(), strip_of_shops()
+    truth = []
+    for number in range(fps * seconds):
+        image, boxes = frame_at(number / fps, actors, shops, mask)
+        encoder.stdin.write(image.tobytes())
+        truth.append(boxes)
+    encoder.stdin.close()
+    if encoder.wait():
+        raise SystemExit("ffmpeg could not encode the video.")
+    document = {"width": width, "height": height, "fps": fps, "frames": truth}
+    args.out.with_suffix(".json").write_text(json.dumps(document, separators=(",", ":")))
+
+
+if __name__ == "__main__":
+    main()
