@@ -6,6 +6,7 @@
 import argparse
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,10 +92,13 @@ class Saver:
         self.path, self.fps, self.writer = path, fps, None
         if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
             raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
+        new = not os.path.exists(path)
         try:
             open(path, "ab").close()
         except OSError as error:
             raise Sorry(f"--save {path}: cannot be written ({error.strerror}).") from None
+        if new:
+            os.remove(path)  # until there is a frame
 
     def write(self, frame):
         if not hasattr(frame, "shape"):
@@ -126,6 +130,8 @@ def run(args):
         raise Sorry(f"--threads {args.threads}: at least one is needed.")
     func = load_func(args.func) if args.func else myFunc
     capture = open_source(args.source)
+    if args.save and os.path.exists(args.save) and os.path.exists(args.source) and os.path.samefile(args.save, args.source):
+        raise Sorry(f"--save {args.save}: is the video that is read.")
     saver = Saver(args.save, capture.get(cv2.CAP_PROP_FPS) or 30) if args.save else None
     window = not args.headless and can_show()
     if not (window or args.headless):
@@ -152,8 +158,8 @@ def run(args):
                         lap = now
                     if window and not show(str(args.source), frame):
                         break
-        except KeyboardInterrupt:
-            code = 130
+        except KeyboardInterrupt as interruption:
+            code = interruption.args[0] if interruption.args else 130
         except ModelError as error:
             raise Sorry(f"{args.model}: {error}.") from None
         finally:
@@ -169,6 +175,11 @@ def run(args):
     return code
 
 
+def terminate(*_):
+    """kill and systemd stop end a run as Ctrl-C does, with 128 + SIGTERM."""
+    raise KeyboardInterrupt(143)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default=cap, help=f"file, camera number or URL (default: {cap})")
@@ -178,13 +189,14 @@ def main():
     parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv)")
     parser.add_argument("--headless", action="store_true", help="open no window")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
+    signal.signal(signal.SIGTERM, terminate)
     try:
         sys.exit(run(parser.parse_args()))
     except Sorry as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:  # before the first frame
-        sys.exit(130)
+    except KeyboardInterrupt as interruption:  # before the first frame
+        sys.exit(interruption.args[0] if interruption.args else 130)
 
 
 if __name__ == "__main__":

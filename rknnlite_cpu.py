@@ -11,6 +11,8 @@ import threading
 
 import cv2
 
+why = "No Rockchip NPU found"  # the beginning of what is said once, on stderr
+
 
 class RKNNLite:
     """One context: a model on one CPU thread."""
@@ -47,7 +49,7 @@ class RKNNLite:
         try:
             import onnxruntime
         except ImportError:
-            return self._fail("no Rockchip NPU was found, and onnxruntime, which stands in for one, is not installed (pip install onnxruntime)")
+            return self._fail(f"{why}, and onnxruntime, which runs models on the CPU, is not installed (pip install onnxruntime)")
         options = onnxruntime.SessionOptions()
         # One thread a context, for the pool runs several: on 2 cores 3 contexts of one thread gave 44 frames a second, of two 25.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -59,7 +61,7 @@ class RKNNLite:
         with RKNNLite._saying:
             if not RKNNLite._said:
                 RKNNLite._said = True
-                print(f"No Rockchip NPU found: {self._path} runs on the CPU with ONNX Runtime {onnxruntime.__version__}.", file=sys.stderr)
+                print(f"{why}: {self._path} runs on the CPU with ONNX Runtime {onnxruntime.__version__}.", file=sys.stderr)
         return 0
 
     def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False, reuse_outputs=False):

@@ -5,6 +5,7 @@
             ...
 """
 import collections
+import os
 import queue
 import threading
 import weakref
@@ -31,8 +32,10 @@ def soc():
 if soc():
     try:
         from rknnlite.api import RKNNLite
-    except ImportError:
+    except ImportError as error:
+        import rknnlite_cpu
         from rknnlite_cpu import RKNNLite
+        rknnlite_cpu.why = f"{soc()} found, but not rknn-toolkit-lite2 ({error})"
 else:
     from rknnlite_cpu import RKNNLite
 
@@ -63,21 +66,23 @@ class rknnPoolExecutor:
         self._func = func
         self._contexts = []                    # (context, its core)
         self._idle = []                        # those that no thread uses, the longest idle first
-        self._choosing = threading.Lock()      # over _idle and the cores' counts
+        self._returned = threading.Condition()  # over _idle and the cores' counts
         self._put = collections.deque()        # futures of put(), for get()
         self._pending = set()                  # futures not yet done, for release()
         self._maps = weakref.WeakSet()         # running map()s, for release()
         self._releasing = threading.Lock()
         self._released = False
         if cores == 1:
-            cores = [_Core(None)]
+            masks = [None]
         elif coreMask is None:
-            cores = [_Core(1 << number) for number in range(cores)]
+            masks = [1 << number for number in range(cores)]
         else:
-            cores = [_Core(coreMask)]
+            masks = [coreMask]
+        self._cores = [_Core(mask) for mask in masks]
+        self._even = TPEs % len(masks) == 0    # every core has as many contexts
         try:
             for number in range(TPEs):
-                self._open(runtime, rknnModel, cores[number % len(cores)])
+                self._open(runtime, rknnModel, self._cores[number % len(masks)])
         except BaseException:
             self._close_contexts()
             raise
@@ -92,25 +97,35 @@ class rknnPoolExecutor:
             step = "init_runtime"
             returned = context.init_runtime() if core.mask is None else context.init_runtime(core_mask=core.mask)
         if returned != 0:
-            reason = getattr(context, "error", None) or f"{step} returned {returned}, its own message stands above"
+            said = f"{step} returned {returned}, its own message stands above" if os.path.exists(model) else "no such file"
+            reason = getattr(context, "error", None) or said  # only the CPU stand-in keeps its reason in `error`
             raise RuntimeError(f"context {len(self._contexts)} of {self.TPEs} could not open {model}: {reason}")
         self._idle.append((context, core))
 
     def _run(self, frame):
-        with self._choosing:
-            # As many contexts as threads: there is always an idle one. The longest idle alone would not do: it may be bound to a
-            # core at work while another core waits.
-            chosen = min(self._idle, key=lambda idle: (idle[1].in_work, idle[1].runs))
-            self._idle.remove(chosen)
-            context, core = chosen
-            core.in_work += 1
-            core.runs += 1
+        context, core = taken = self._take()
         try:
             return self._func(context, frame)
         finally:
-            with self._choosing:
+            with self._returned:
                 core.in_work -= 1
-                self._idle.append(chosen)
+                self._idle.append(taken)
+                self._returned.notify_all()
+
+    def _take(self):
+        # As many contexts as threads: there is always an idle one. The longest idle would not do, for it may be bound to a core at
+        # work while another core waits. Where every core has as many contexts the cores are kept within one run of each other;
+        # where some have more, they get more of the frames.
+        with self._returned:
+            while True:
+                context, core = taken = min(self._idle, key=lambda idle: (idle[1].runs if self._even else idle[1].in_work, idle[1].runs))
+                if not self._even or core.runs == min(core.runs for core in self._cores):
+                    break
+                self._returned.wait()
+            self._idle.remove(taken)
+            core.in_work += 1
+            core.runs += 1
+            return taken
 
     def submit(self, frame):
         """Hand in one frame, from any thread: a concurrent.futures.Future of func's result. Raises RuntimeError after release()."""

@@ -9,21 +9,15 @@ from pathlib import Path
 
 import cv2
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from func import letterbox  # noqa: E402
+
 TARGETS = ("rk3588", "rk3576", "rk3566", "rk3568", "rk3562")
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 class Sorry(Exception):
     """The message is one sentence for stderr, the exit code 2."""
-
-
-def letterboxed(image, size):
-    """The image fitted into a square of `size` pixels with grey around it, as func.py feeds it, BGR."""
-    h, w = image.shape[:2]
-    scale = size / max(h, w)
-    small = cv2.resize(image, (max(1, round(w * scale)), max(1, round(h * scale))))
-    top, left = (size - small.shape[0]) // 2, (size - small.shape[1]) // 2
-    return cv2.copyMakeBorder(small, top, size - small.shape[0] - top, left, size - small.shape[1] - left, cv2.BORDER_CONSTANT, value=(114, 114, 114))
 
 
 def calibration_images(source, count):
@@ -69,7 +63,7 @@ def build(onnx, target="rk3588", dtype="i8", calibration=None, count=64):
             names = []
             for number, image in enumerate(calibration_images(calibration, count)):
                 names.append(str(Path(folder) / f"{number}.png"))
-                cv2.imwrite(names[-1], letterboxed(image, size))
+                cv2.imwrite(names[-1], letterbox(image, size)[0][..., ::-1])  # fed as func.py feeds it
             dataset.write_text("\n".join(names))
         if rknn.build(do_quantization=dtype == "i8", dataset=str(dataset)):
             raise Sorry(f"{onnx}: rknn-toolkit2 cannot build this model for {target}, its own message stands above.")

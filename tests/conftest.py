@@ -13,6 +13,7 @@ import pytest
 import rknnpool
 
 ROOT = Path(__file__).resolve().parents[1]
+collect_ignore = ["board/box"]  # the board's own userland
 
 
 class Core:
@@ -113,5 +114,6 @@ def number_in(frame):
 def main_py():
     """Run main.py with these arguments: a CompletedProcess with text."""
     def run(*arguments, **options):
-        return subprocess.run([sys.executable, "main.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+        command = [sys.executable, "main.py", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
     return run

@@ -1,7 +1,7 @@
 """mAP of a demo model on drawn scenes that it has never seen, read by the project's own func.py.
 
     python models/demo/evaluate.py models/yolov5n_emoji.onnx
-    python models/demo/evaluate.py models/yolov5n_emoji.onnx --int8 scenes/      # simulated as convert.py quantises it, see models/README.md
+    python models/demo/evaluate.py models/yolov5n_emoji.onnx --int8 scenes/      # as convert.py quantises it, simulated
 
 mAP is COCO's: 101-point interpolated average precision, mean over classes; mAP50-95 the mean over IoU 0.50, 0.55, ... 0.95.
 """
@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-
 from scene import draw_scene
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -102,7 +101,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--int8", metavar="CALIBRATION", type=Path, help="simulate the int8 .rknn, calibrated with the images of this folder")
+    parser.add_argument("--int8", metavar="FOLDER", type=Path, help="simulate the int8 .rknn, calibrated with these images")
     args = parser.parse_args()
     predict = int8_predictor(args.model, args.int8) if args.int8 else onnx_predictor(args.model)
     print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {summary(mean_average_precision(predict, args.scenes))}")

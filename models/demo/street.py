@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-
 from scene import GLYPHS, blend, clip, glyph, place, visible_boxes
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -61,15 +60,19 @@ def cast():
         for place_, character in enumerate(goods):
             actors.append(Actor(character, 64, number * SHOP + 62 + 69 * place_ + 64, 396, shop_speed, span=row))
     stand = {"speed": pavement_speed, "span": 1640}
-    actors += [Actor("🚦", 92, 260, 474, **stand), Actor("🪴", 74, 680, 472, **stand), Actor("🚲", 92, 1000, 476, **stand), Actor("🪑", 76, 1400, 474, **stand)]
+    actors += [Actor("🚦", 92, 260, 474, **stand), Actor("🪴", 74, 680, 472, **stand), Actor("🚲", 92, 1000, 476, **stand),
+               Actor("🪑", 76, 1400, 474, **stand)]
     actors += [Actor("🚶", 92, 120, 480, -95, 1.6), Actor("🏃", 92, 760, 482, -170, 2.6), Actor("🐕", 62, 330, 484, -95, 2.4),
                Actor("💃", 92, 1120, 481, -35, 1.2)]
-    actors += [Actor("🚗", 132, 120, 548, -230, 3.0, 1900), Actor("🚌", 168, 700, 550, -230, 3.0, 1900), Actor("🛵", 108, 1240, 552, -230, 3.0, 1900),
-               Actor("🚕", 132, 1620, 549, -230, 3.0, 1900)]
-    actors += [Actor("🚛", 178, 200, 622, 265, 3.0, 2000), Actor("🚙", 142, 820, 624, 265, 3.0, 2000), Actor("🏍", 126, 1330, 626, 265, 3.0, 2000),
-               Actor("🚚", 170, 1700, 623, 265, 3.0, 2000)]
+    lane = {"speed": -230, "step": 3.0, "span": 1900}
+    actors += [Actor("🚗", 132, 120, 548, **lane), Actor("🚌", 168, 700, 550, **lane), Actor("🛵", 108, 1240, 552, **lane),
+               Actor("🚕", 132, 1620, 549, **lane)]
+    lane = {"speed": 265, "step": 3.0, "span": 2000}
+    actors += [Actor("🚛", 178, 200, 622, **lane), Actor("🚙", 142, 820, 624, **lane), Actor("🏍", 126, 1330, 626, **lane),
+               Actor("🚚", 170, 1700, 623, **lane)]
     actors += [Actor("🐘", 150, 980, 700, -48, 0.9), Actor("🧍", 132, 560, 706, pavement_speed), Actor("🧳", 84, 665, 708, pavement_speed),
-               Actor("🐈", 84, 160, 708, 74, 2.0), Actor("🦒", 150, 1330, 709, 52, 0.9), Actor("🏃", 138, 300, 712, 150, 2.6), Actor("🐑", 92, 1280, 712, -84, 1.8)]
+               Actor("🐈", 84, 160, 708, 74, 2.0), Actor("🦒", 150, 1330, 709, 52, 0.9), Actor("🏃", 138, 300, 712, 150, 2.6),
+               Actor("🐑", 92, 1280, 712, -84, 1.8)]
     return actors
 
 
@@ -145,8 +148,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "demo.mp4")
     args = parser.parse_args()
     encoder = subprocess.Popen(
-        ["ffmpeg", "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-c:v", "libx264",
-         "-preset", "slow", "-crf", str(crf), "-pix_fmt", "yuv420p", "-g", str(fps), "-movflags", "+faststart", str(args.out)], stdin=subprocess.PIPE)
+        ["ffmpeg", "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-",
+         "-c:v", "libx264", "-preset", "slow", "-crf", str(crf), "-pix_fmt", "yuv420p", "-g", str(fps), "-movflags", "+faststart",
+         str(args.out)], stdin=subprocess.PIPE)
     actors, (shops, mask) = cast(), strip_of_shops()
     truth = []
     for number in range(fps * seconds):

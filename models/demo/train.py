@@ -13,14 +13,13 @@ import time
 from pathlib import Path
 
 import cv2
+import evaluate
 import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
-
-import evaluate
 from network import ANCHORS, CLASSES, STRIDES, Exported, YOLOv5
 from scene import draw_scene
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 # ---------------------------------------------------------------------------------------------------------------------------
 steps = 8000          # of `batch` scenes at 320 pixels
@@ -203,8 +202,8 @@ def main():
         size, images_a_step = (320, batch) if step < args.steps else (640, batch // 2)
         end = args.steps if step < args.steps else total
         numbers = range(drawn, drawn + (end - step) * images_a_step)
-        loader = DataLoader(Scenes(size), images_a_step, sampler=numbers, collate_fn=collate, num_workers=1 if device == "cpu" else os.cpu_count(),
-                            prefetch_factor=4, worker_init_fn=one_thread)
+        loader = DataLoader(Scenes(size), images_a_step, sampler=numbers, collate_fn=collate, worker_init_fn=one_thread,
+                            num_workers=1 if device == "cpu" else os.cpu_count(), prefetch_factor=4)
         for images, targets in loader:
             progress = step / total
             rate = learning_rate * min(1, (step + 1) / warm_up) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
@@ -226,7 +225,8 @@ def main():
                 print(f"step {step}/{total} at {size}: box {parts[0]:.4f} object {parts[1]:.4f} class {parts[2]:.4f}, "
                       f"{(time.time() - began) / (step - first_step):.2f} s a step", flush=True)
             if step % 250 == 0 or step == end:
-                state = {"network": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "drawn": drawn}
+                state = {"network": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+                         "step": step, "drawn": drawn}
                 torch.save(state, checkpoint.with_suffix(".new"))
                 checkpoint.with_suffix(".new").replace(checkpoint)
             if step % check_every == 0 or step == total:

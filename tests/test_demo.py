@@ -1,0 +1,67 @@
+"""The demo model on the demo video, counted against the video's ground truth."""
+import os
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import func
+from main import frames_of, modelPath
+from rknnpool import rknnPoolExecutor
+
+sys.path.insert(0, str(ROOT / "models/demo"))
+from evaluate import iou, mean_average_precision, onnx_predictor  # noqa: E402
+from scene import FONT, draw_scene  # noqa: E402
+
+
+def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
+    video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
+    assert (demo_truth["width"], demo_truth["height"], demo_truth["fps"]) == (1280, 720, 60)
+    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT), video.get(cv2.CAP_PROP_FPS)) == (1280, 720, 60)
+    assert len(demo_truth["frames"]) == sum(1 for _ in frames_of(video)) == 600
+
+
+def test_the_defaults_find_95_percent_of_the_demo_with_at_most_2_percent_false(demo_truth):
+    video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
+    wanted = found = detections = false = 0
+    with rknnPoolExecutor(modelPath, 2, func.detect) as pool:
+        for (boxes, classes, _), truth in zip(pool.map(frames_of(video)), demo_truth["frames"]):
+            truth = np.array(truth)
+            overlap = iou(boxes, truth[:, 1:5]) >= 0.5
+            same = overlap & (classes[:, None] == truth[None, :, 0])
+            large = (truth[:, 3:5] - truth[:, 1:3] >= 24).all(1) & (truth[:, 5] >= 0.5)
+            wanted += large.sum()
+            found += same.any(0)[large].sum()
+            detections += len(boxes)
+            false += (~same.any(1)).sum()
+    print(f"{wanted} boxes, {found / wanted:.2%} found; {detections} detections, {false / detections:.2%} false")
+    assert wanted > 15000
+    assert found / wanted >= 0.95
+    assert false / detections <= 0.02
+
+
+needs_font = pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
+
+
+@needs_font
+def test_a_scene_can_be_drawn_again_from_its_seed():
+    first, second, other = draw_scene((2, 7)), draw_scene((2, 7)), draw_scene((2, 8))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+    assert not np.array_equal(first[0], other[0])
+
+
+@needs_font
+def test_the_truth_of_a_scene_fits_its_objects():
+    for number in range(20):
+        image, boxes, classes = draw_scene((3, number), 320, 240)
+        assert image.shape == (240, 320, 3) and len(boxes) == len(classes)
+        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (320, 240)).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+
+
+@needs_font
+def test_the_demo_model_keeps_its_accuracy_on_unseen_scenes():
+    map50, _, classes = mean_average_precision(onnx_predictor(ROOT / "models/yolov5n_emoji.onnx"), scenes=100)
+    assert len(classes) == 69
+    assert map50 >= 0.90

@@ -1,0 +1,190 @@
+"""What main.py promises to the person who runs it: run as that person does, in a process of its own."""
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import cv2
+import onnx
+import pytest
+from conftest import ROOT, number_in
+
+import rknnpool
+
+needs_no_npu = pytest.mark.skipif(rknnpool.soc() is not None, reason="this machine has an NPU, and the promise is about those without")
+
+
+@pytest.fixture
+def plain_func(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
+    return path
+
+
+def frames_of(path):
+    video = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        ok, frame = video.read()
+        if not ok:
+            return frames
+        frames.append(frame)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv"])
+def test_every_frame_is_saved_in_order(main_py, clip, tmp_path, plain_func, name):
+    done = main_py(clip, "--headless", "--threads", 3, "--func", plain_func, "--save", tmp_path / name)
+    assert done.returncode == 0, done.stderr
+    assert [number_in(frame) for frame in frames_of(tmp_path / name)] == list(range(45))
+
+
+def test_the_rate_is_reported_every_30_frames_and_at_the_end(main_py, clip):
+    done = main_py(clip, "--headless")
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"FPS over the last 30 frames: \d+\.\d", done.stdout)) == 1
+    assert re.search(r"clip\.avi: 45 frames in \d+\.\d s, \d+\.\d FPS on average", done.stdout)
+
+
+def test_what_is_drawn_is_what_is_saved(main_py, clip, tmp_path):
+    assert main_py(clip, "--headless", "--save", tmp_path / "out.avi").returncode == 0
+    changed = [(before != after).mean() for before, after in zip(frames_of(clip), frames_of(tmp_path / "out.avi"))]
+    assert len(changed) == 45 and min(changed) > 0.01
+
+
+def test_without_a_display_it_says_so_in_one_line_and_goes_on(main_py, clip):
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = main_py(clip, env=environment)
+    assert done.returncode == 0
+    assert done.stderr.splitlines().count("No display: running without a window.") == 1
+
+
+def test_a_display_that_does_not_answer_is_no_display(main_py, clip):
+    done = main_py(clip, env=dict(os.environ, DISPLAY=":987"))
+    assert done.returncode == 0, done.stderr
+    assert "No display: running without a window." in done.stderr
+
+
+@needs_no_npu
+def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
+    done = main_py(clip, "--headless", "--threads", 3)
+    assert done.stderr.count("No Rockchip NPU found: models/yolov5n_emoji.onnx runs on the CPU") == 1
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["there/is/none.mp4"], "there/is/none.mp4: no such file"),
+    (["README.md"], "README.md: not a video"),
+    (["models"], "models: is a directory"),
+    (["97"], "97: there is no camera of that number"),
+    pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.onnx: no such file", marks=needs_no_npu),
+    pytest.param(["models/demo.mp4", "--model", "README.md"], "README.md is not an ONNX model", marks=needs_no_npu),
+    (["models/demo.mp4", "--threads", "0"], "--threads 0: at least one"),
+    (["models/demo.mp4", "--threads", "many"], "invalid int value: 'many'"),
+    (["models/demo.mp4", "--speed"], "unrecognized arguments: --speed"),
+    (["models/demo.mp4", "--func", "none.py"], "--func none.py: no such file"),
+    (["models/demo.mp4", "--func", "README.md"], "--func README.md: not a Python file"),
+    (["models/demo.mp4", "--func", "rknnlite_cpu.py"], "rknnlite_cpu.py: defines no function myFunc(rknn_lite, IMG)"),
+    (["models/demo.mp4", "--save", "none/out.mp4"], "--save none/out.mp4: cannot be written (No such file or directory)"),
+    (["models/demo.mp4", "--save", "models"], "--save models: the name must end in"),
+    (["models/demo.mp4", "--save", "models/demo.mp4"], "--save models/demo.mp4: is the video that is read"),
+])
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(main_py, arguments, said):
+    done = main_py(*arguments, "--headless")
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]  # argparse's help before the sentence
+    assert len(lines) == 1, done.stderr
+    assert said in lines[0]
+    assert done.stdout == ""
+
+
+def test_a_func_file_with_a_syntax_error_is_named_with_its_line(main_py, tmp_path):
+    (tmp_path / "broken.py").write_text("\ndef myFunc(:\n")
+    done = main_py("--func", tmp_path / "broken.py", "--headless")
+    assert done.returncode == 2
+    assert "broken.py: line 2 is not Python" in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_no_npu
+def test_a_model_of_another_kind_is_named_with_its_shapes(main_py, tmp_path):
+    image = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
+    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 1, 1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"])], "other", [image], [pooled])
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]), tmp_path / "other.onnx")
+    done = main_py("--model", tmp_path / "other.rknn", "--headless")
+    assert done.returncode == 2
+    assert "(1, 3, 1, 1)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_was_done_before_a_bad_frame_is_saved_and_counted(main_py, clip, tmp_path):
+    (tmp_path / "fails.py").write_text(
+        "from func import ModelError\nimport itertools\ncount = itertools.count()\n"
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        raise ModelError('frame 20 is bad')\n    return IMG\n")
+    done = main_py(clip, "--headless", "--threads", 1, "--func", tmp_path / "fails.py", "--save", tmp_path / "out.avi")
+    assert done.returncode == 2
+    assert "frame 20 is bad" in done.stderr and "Traceback" not in done.stderr
+    assert "clip.avi: 20 frames in" in done.stdout
+    assert len(frames_of(tmp_path / "out.avi")) == 20
+
+
+def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path):
+    (tmp_path / "wrong.py").write_text("def myFunc(rknn_lite, IMG):\n    return IMG + undefined\n")
+    done = main_py(clip, "--headless", "--func", tmp_path / "wrong.py")
+    assert done.returncode == 1
+    assert 'wrong.py", line 2' in done.stderr and "NameError" in done.stderr
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
+    out = tmp_path / "out.mp4"
+    running = subprocess.Popen([sys.executable, "-u", "main.py", "--headless", "--save", str(out)], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert running.stdout.readline().startswith("FPS over the last 30 frames")
+    running.send_signal(number)
+    stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == code, stderr
+    assert "Traceback" not in stderr
+    said = int(re.search(r"models/demo.mp4: (\d+) frames in", stdout).group(1))
+    assert 30 <= said < 600
+    assert len(frames_of(out)) == said
+
+
+FIRST_SOURCE_SCRIPT = '''
+import sys
+import cv2
+from func import myFunc
+from rknnpool import rknnPoolExecutor
+
+cap = cv2.VideoCapture(sys.argv[1])
+modelPath = "models/yolov5n_emoji.rknn"
+TPEs = 3
+pool = rknnPoolExecutor(rknnModel=modelPath, TPEs=TPEs, func=myFunc)
+for i in range(TPEs + 1):
+    ret, frame = cap.read()
+    pool.put(frame)
+shown = 0
+while cap.isOpened():
+    ret, frame = cap.read()
+    if not ret:
+        break
+    pool.put(frame)
+    frame, flag = pool.get()
+    if flag == False:
+        break
+    shown += 1
+while True:
+    frame, flag = pool.get()
+    if not flag:
+        break
+    shown += 1
+print(shown, frame)
+cap.release()
+pool.release()
+'''
+
+
+def test_a_script_for_the_first_sources_pool_runs_unchanged(clip, tmp_path):
+    (tmp_path / "script.py").write_text(FIRST_SOURCE_SCRIPT)
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py"), str(clip)], cwd=ROOT, capture_output=True, text=True, timeout=100,
+                          env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    assert done.stdout == "45 None\n", done.stderr
