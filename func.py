@@ -140,7 +140,8 @@ def draw(IMG, boxes, classes, scores):
         x = max(0, min(x1, w - text_w))
         y = max(y1 - below, text_h + 1)  # above the box, or inside it at the frame's upper edge
         cv2.rectangle(IMG, (x, y - text_h - 1), (x + text_w, y + below), paint, -1)
-        cv2.putText(IMG, text, (x, y), font, size, (0, 0, 0), 1, cv2.LINE_AA)
+        light = 0.114 * paint[0] + 0.587 * paint[1] + 0.299 * paint[2] > 110  # luma, ITU-R BT.601
+        cv2.putText(IMG, text, (x, y), font, size, (0, 0, 0) if light else (255, 255, 255), 1, cv2.LINE_AA)
     return IMG
 
 

@@ -49,13 +49,14 @@ class rknnPoolExecutor:
     func: callable (context, frame) -> result; None means func.py's myFunc. A context is in one call at a time.
     coreMask: binds every context to these cores (RKNNLite.NPU_CORE_0_1_2: each frame on all three); None binds the contexts to single
         cores in turn. SoCs with one core refuse masks, so there none is passed, whatever is given here.
-    runtime: class with RKNNLite's interface.
+    runtime: class with RKNNLite's interface. If it has an attribute NPU_CORES, that many cores are assumed, whatever the device tree says
+        (benchmark.py's simulated NPU).
 
     Raises ValueError for TPEs below 1, and RuntimeError with the reason where a context does not open; those before it are closed then.
     """
 
     def __init__(self, rknnModel, TPEs=None, func=None, *, coreMask=None, runtime=RKNNLite):
-        cores = NPU_CORES.get(soc(), 1)
+        cores = getattr(runtime, "NPU_CORES", None) or NPU_CORES.get(soc(), 1)
         if TPEs is None:
             TPEs = 2 * cores
         if TPEs < 1:
@@ -172,6 +173,11 @@ class rknnPoolExecutor:
             for results in list(self._maps):
                 results.close()
             self._close_contexts()
+
+    @property
+    def runs(self):
+        """Frames given to each core so far: a list of ints. One entry where every context is bound to all cores."""
+        return [core.runs for core in self._cores]
 
     def _close_contexts(self):
         while self._contexts:

@@ -121,15 +121,18 @@ def _background(rng, width, height):
     for _ in range(rng.integers(0, 14)):
         colour = rng.integers(0, 256, 3).tolist()
         (x1, y1), (x2, y2) = (rng.random((2, 2)) * (width, height)).astype(int).tolist()
-        kind = rng.integers(4)
+        kind = rng.integers(5)
         if kind == 0:
             cv2.rectangle(image, (x1, y1), (x2, y2), colour, -1)
         elif kind == 1:
             cv2.circle(image, (x1, y1), int(rng.integers(3, max(4, width // 6))), colour, -1 if rng.random() < 0.6 else 3, cv2.LINE_AA)
         elif kind == 2:
             cv2.line(image, (x1, y1), (x2, y2), colour, int(rng.integers(1, 9)), cv2.LINE_AA)
-        else:
+        elif kind == 3:
             cv2.fillConvexPoly(image, (rng.random((3, 2)) * (width, height)).astype(np.int32), colour, cv2.LINE_AA)
+        else:
+            text = "".join(chr(letter) for letter in rng.integers(ord("A"), ord("Z") + 1, rng.integers(2, 9)))
+            cv2.putText(image, text, (x1, y1), cv2.FONT_HERSHEY_DUPLEX, rng.uniform(0.4, 1.5), colour, int(rng.integers(1, 3)), cv2.LINE_AA)
     return image
 
 

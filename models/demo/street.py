@@ -6,6 +6,7 @@ demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visibl
 COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the share of its own pixels that can be seen.
 """
 import argparse
+import functools
 import json
 import subprocess
 from pathlib import Path
@@ -23,12 +24,12 @@ pavement_speed = -60
 
 CLASS_OF = {character: number for number, glyphs in GLYPHS.items() for character in glyphs}
 SHOPS = (  # sign, wall, awning (BGR), goods in the window, left to right
-    ("BOOKS", (168, 142, 120), (70, 60, 190), "📕⏰📗🕰"),
-    ("FRUIT", (150, 190, 214), (90, 150, 60), "🍌🍎🥕🍊"),
-    ("TOYS", (196, 168, 150), (60, 150, 240), "🧸🪁🛹⚽"),
-    ("CAFE", (132, 160, 196), (110, 80, 60), "☕🍩🎂🥪"),
-    ("RADIO", (178, 178, 160), (170, 100, 60), "📺💻📱⌨"),
-    ("HOME", (150, 150, 190), (120, 140, 40), "🏺🪑🪴🛋"),
+    ("BOOKS", (168, 142, 120), (70, 60, 190), "📕⏰📗"),
+    ("FRUIT", (150, 190, 214), (90, 150, 60), "🍌🍎🍊"),
+    ("TOYS", (196, 168, 150), (60, 150, 240), "🧸🛹⚽"),
+    ("CAFE", (132, 160, 196), (110, 80, 60), "☕🍩🥪"),
+    ("RADIO", (178, 178, 160), (170, 100, 60), "📺💻📱"),
+    ("HOME", (150, 150, 190), (120, 140, 40), "🏺🪑🛋"),
 )
 SHOP = 330  # pixels
 
@@ -58,7 +59,7 @@ def cast():
     row = SHOP * len(SHOPS)
     for number, (_, _, _, goods) in enumerate(SHOPS):
         for place_, character in enumerate(goods):
-            actors.append(Actor(character, 64, number * SHOP + 62 + 69 * place_ + 64, 396, shop_speed, span=row))
+            actors.append(Actor(character, 68, number * SHOP + 67 + 98 * place_ + 68, 397, shop_speed, span=row))
     stand = {"speed": pavement_speed, "span": 1640}
     actors += [Actor("🚦", 92, 260, 474, **stand), Actor("🪴", 74, 680, 472, **stand), Actor("🚲", 92, 1000, 476, **stand),
                Actor("🪑", 76, 1400, 474, **stand)]
@@ -88,7 +89,7 @@ def strip_of_shops():
         (text, _), _ = cv2.getTextSize(sign, cv2.FONT_HERSHEY_DUPLEX, 0.9, 1)
         cv2.putText(strip, sign, (left + (SHOP - text) // 2, 260), cv2.FONT_HERSHEY_DUPLEX, 0.9, (250, 250, 250), 1, cv2.LINE_AA)
         cv2.rectangle(strip, (left + 16, 290), (left + SHOP - 16, 402), (96, 82, 70), -1)
-        cv2.rectangle(strip, (left + 22, 296), (left + SHOP - 22, 396), (236, 226, 214), -1)
+        cv2.rectangle(strip, (left + 22, 296), (left + SHOP - 22, 396), (196, 190, 176), -1)
         for stripe in range(10):
             x1, x2 = left + 8 + stripe * (SHOP - 16) // 10, left + 8 + (stripe + 1) * (SHOP - 16) // 10
             cv2.rectangle(strip, (x1, 272), (x2, 312), awning if stripe % 2 else (244, 244, 240), -1)
@@ -141,6 +142,31 @@ def frame_at(time, actors, shops, mask):
     truth = [[CLASS_OF[actor.character], *map(int, boxes[number]), round(float(pixels[number] / own[number]), 2)]
              for number, actor in enumerate(actors) if pixels[number]]
     return image, truth
+
+
+@functools.lru_cache(maxsize=None)
+def _shops():
+    return strip_of_shops()
+
+
+def random_street(seed):
+    """A frame of another street for training: the demo's layout with other objects, at other places and sizes, in other light.
+
+    Returns image (360, 640, 3) uint8 BGR, boxes (n, 4) float32 xyxy in pixels, classes (n,) int64 COCO class numbers.
+    """
+    rng = np.random.default_rng(seed)
+    actors, characters = [], list(CLASS_OF)
+    for actor in cast():
+        in_shop = actor.speed == shop_speed
+        character = characters[rng.integers(len(characters))] if in_shop or rng.random() < 0.5 else actor.character
+        x = actor.x + rng.uniform(-12, 12) if in_shop else rng.uniform(0, actor.span)
+        size, ground = actor.size * rng.uniform(0.8, 1.1 if in_shop else 1.25), actor.ground + rng.uniform(-8, 8)
+        actors.append(Actor(character, size, x, ground, actor.speed * rng.choice([-1, 1]), actor.step, actor.span))
+    image, truth = frame_at(rng.uniform(0, 60), actors, *_shops())
+    image = cv2.transform(cv2.resize(image, (640, 360), interpolation=cv2.INTER_AREA), np.diag(rng.uniform(0.7, 1.25, 3)))
+    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 95))])
+    truth = np.array([box for box in truth if box[5] >= 0.3], np.float32).reshape(-1, 6)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR), truth[:, 1:5] / 2, truth[:, 0].astype(np.int64)
 
 
 def main():

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from network import ANCHORS, CLASSES, STRIDES, Exported, YOLOv5
 from scene import draw_scene
+from street import random_street
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 steps = 8000          # of `batch` scenes at 320 pixels
 final_steps = 1000    # then of `batch` / 2 scenes at 640 pixels
 batch = 32
-learning_rate = 0.02  # of SGD, at its highest
+learning_rate, final_learning_rate = 0.02, 0.005  # of SGD, at the beginning of each part, cosine to a hundredth
 warm_up = 300         # steps
 weight_decay = 5e-4
 box_gain, object_gain, class_gain = 0.05, 1.0, 0.5   # object_gain at 640 pixels
@@ -48,13 +49,16 @@ class Scenes(Dataset):
     def __getitem__(self, number):
         size = self.size
         # At 320 pixels objects keep the sizes in pixels that they have at 640, so that the network learns those.
-        sizes, objects = ((0.08, 0.75), (4, 12)) if size < 640 else ((0.05, 0.6), (3, 12))
-        if number % 5:
+        sizes, objects = ((0.08, 0.75), (4, 12)) if size < 640 else ((0.045, 0.6), (5, 16))
+        if number % 3 == 2:
             image, boxes, classes = draw_scene((seed, number), size, size, sizes, objects)
         else:  # a wide frame between letterbox bars
             height = size * 9 // 16
             top = (size - height) // 2
-            wide, boxes, classes = draw_scene((seed, number), size, height, sizes, objects)
+            if size == 640 and number % 3 == 1:
+                wide, boxes, classes = random_street((seed, number))
+            else:
+                wide, boxes, classes = draw_scene((seed, number), size, height, sizes, objects)
             image = np.full((size, size, 3), 114, np.uint8)
             image[top:top + height] = wide
             boxes[:, 1::2] += top
@@ -205,8 +209,11 @@ def main():
         loader = DataLoader(Scenes(size), images_a_step, sampler=numbers, collate_fn=collate, worker_init_fn=one_thread,
                             num_workers=1 if device == "cpu" else os.cpu_count(), prefetch_factor=4)
         for images, targets in loader:
-            progress = step / total
-            rate = learning_rate * min(1, (step + 1) / warm_up) * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+            if step < args.steps:
+                highest, progress = learning_rate * min(1, (step + 1) / warm_up), step / args.steps
+            else:
+                highest, progress = final_learning_rate, (step - args.steps) / args.final_steps
+            rate = highest * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             images = images.to(device).permute(0, 3, 1, 2).float() / 255
