@@ -55,7 +55,7 @@ class Scenes(Dataset):
         else:  # a wide frame between letterbox bars
             height = size * 9 // 16
             top = (size - height) // 2
-            if size == 640 and number % 3 == 1:
+            if size == 640:
                 wide, boxes, classes = random_street((seed, number))
             else:
                 wide, boxes, classes = draw_scene((seed, number), size, height, sizes, objects)
