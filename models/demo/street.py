@@ -68,7 +68,7 @@ def cast():
     lane = {"speed": 265, "step": 3.0, "span": 2000}
     actors += [Actor("🚙", 122, 300, 638, **lane), Actor("🏍", 110, 1000, 639, **lane), Actor("🚚", 142, 1620, 638, **lane)]
     actors += [Actor("🧍", 96, 560, 714, pavement_speed), Actor("🧳", 74, 740, 714, pavement_speed), Actor("🐘", 104, 1130, 714, -48, 0.9),
-               Actor("🐈", 72, 160, 713, 30, 2.0), Actor("🏃", 96, 330, 715, 150, 2.6), Actor("🐑", 84, 1500, 714, -60, 1.8)]
+               Actor("🐈", 72, 360, 713, -60, 2.0), Actor("🏃", 96, 400, 715, -150, 2.6), Actor("🐑", 84, 1500, 714, -60, 1.8)]
     return actors
 
 
