@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Runs a command on an emulated Rockchip board, and builds that board first where it is missing:
+#
+#     tests/board/board.sh [--soc NAME] [--no-npu] [--no-runtime] python3 main.py models/demo.mp4
+#
+# The board is an arm64 Debian under qemu-user, with the vendor's wheel as pip installs it over librknnrt.c, an NPU
+# of ours. It lies in tests/board/box/ and nothing is written elsewhere. README.md beside this file says what is real.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+repo=$(cd "$here/../.." && pwd)
+box=$here/box
+suite=bookworm
+pythonVersion=3.11 # that of the suite; the wheels must fit it
+debs=python3
+# Headless: what opencv-python needs to open a window would double the box.
+wheels=(rknn-toolkit-lite2 opencv-python-headless numpy tqdm)
+
+usage() {
+    cat <<'END'
+usage: tests/board/board.sh [OPTION ...] [COMMAND ...]
+
+Runs COMMAND on the emulated board, in the present directory; with no COMMAND, only builds the board.
+Files of the repository and of the temporary folder have the same paths there as here.
+
+  --soc NAME     rk3588 (the default, 3 NPU cores), rk3576 (2), rk3566, rk3568 or rk3562 (1)
+  --no-npu       a board without /dev/dri/renderD129, the NPU's device
+  --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
+  --rebuild      throws the board away first
+
+Environment: BOARD_PYTHON is the Python of this machine that has onnxruntime (default: .venv's, else python3).
+BOARD_REPORT, BOARD_RUN_MS and the faults BOARD_FAIL_INIT, BOARD_FAIL_RUN and BOARD_HANG_RUN are librknnrt.c's.
+END
+}
+
+die() {
+    printf 'board.sh: %s\n' "$*" >&2
+    exit 2
+}
+
+# In a user namespace of its own everyone is root enough to unpack, to mount and to chroot, and no mount outlives it.
+namespace() {
+    unshare --user --map-root-user "$@"
+}
+
+build_userland() {
+    local staging=$box/root.partial deb
+    rm -rf "$staging"
+    mkdir -p "$staging/usr/"{bin,sbin,lib}
+    ln -s usr/bin usr/sbin usr/lib "$staging"
+    echo "board.sh: fetching Debian $suite for arm64" >&2
+    namespace debootstrap --arch=arm64 --variant=minbase --include="$debs" --download-only \
+        "$suite" "$staging" >"$box/debootstrap.log" 2>&1 || die "debootstrap failed, see $box/debootstrap.log."
+    # Unpacked, not configured: maintainer scripts would take minutes under emulation and change nothing that is used.
+    for deb in "$staging"/var/cache/apt/archives/*.deb; do
+        dpkg-deb --fsys-tarfile "$deb" | namespace tar -x --no-same-owner --keep-directory-symlink -C "$staging"
+    done
+    rm "$staging"/var/cache/apt/archives/*.deb
+    cp "$staging/usr/share/base-passwd/passwd.master" "$staging/etc/passwd"
+    cp "$staging/usr/share/base-passwd/group.master" "$staging/etc/group"
+    ln -s /run/librknnrt.so "$staging/usr/lib/librknnrt.so"
+
+    echo "board.sh: fetching ${wheels[*]} for aarch64" >&2
+    "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
+        --only-binary=:all: --implementation cp --python-version "$pythonVersion" \
+        --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux_2_28_aarch64 \
+        --target "$staging/usr/local/lib/python$pythonVersion/dist-packages" "${wheels[@]}" >&2 ||
+        die "pip could not install ${wheels[*]} for aarch64."
+    rm -rf "$box/root"
+    mv "$staging" "$box/root"
+    recipe >"$box/root.recipe"
+}
+
+recipe() {
+    echo "$suite $debs ${wheels[*]}"
+}
+
+build_runtime() {
+    # nodelete: the wheel unloads the library with its last context, and the books would begin anew with the next.
+    aarch64-linux-gnu-gcc -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -pthread -Wl,-z,nodelete \
+        -o "$box/librknnrt.so.partial" "$here/librknnrt.c" || die "librknnrt.c does not compile."
+    mv "$box/librknnrt.so.partial" "$box/librknnrt.so"
+}
+
+soc=rk3588 npu=yes runtime=yes
+while [[ ${1-} == -* ]]; do
+    case $1 in
+        --soc)
+            soc=${2-}
+            (($# < 2)) || shift
+            ;;
+        --no-npu) npu=no ;;
+        --no-runtime) runtime=no ;;
+        --rebuild) rm -rf "$box" ;;
+        -h | --help) usage && exit ;;
+        *) die "there is no option $1; --help lists them." ;;
+    esac
+    shift
+done
+# The compatible strings of one real board each, most specific first; instruction sets as the SoC's fast cores have them.
+case $soc in
+    rk3588) compatible='xunlong,orangepi-5\0rockchip,rk3588s\0rockchip,rk3588\0' cpu=cortex-a76 ;;
+    rk3576) compatible='radxa,rock-4d\0rockchip,rk3576\0' cpu=cortex-a72 ;;
+    rk3566) compatible='radxa,zero3\0rockchip,rk3566\0' cpu=cortex-a76 ;;
+    rk3568) compatible='radxa,rock-3a\0rockchip,rk3568\0' cpu=cortex-a76 ;;
+    rk3562) compatible='rockchip,rk3562-evb1-lp4x-v10\0rockchip,rk3562\0' cpu=cortex-a53 ;;
+    *) die "--soc is rk3588, rk3576, rk3566, rk3568 or rk3562, not '$soc'." ;;
+esac
+
+for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
+    PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
+        die "$tool is missing: apt-get install debootstrap qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+done
+namespace true 2>/dev/null || die "user namespaces are off for this user: run it as root."
+python=${BOARD_PYTHON:-}
+if [[ -z $python ]]; then
+    python=python3
+    [[ -x $repo/.venv/bin/python ]] && python=$repo/.venv/bin/python
+fi
+
+mkdir -p "$box"
+(
+    flock 9
+    export PATH=$PATH:/usr/sbin
+    [[ -f $box/root.recipe && $(<"$box/root.recipe") == "$(recipe)" ]] || build_userland
+    [[ $box/librknnrt.so -nt $here/librknnrt.c && $box/librknnrt.so -nt $here/rknn_abi.h ]] || build_runtime
+) 9>"$box/lock"
+(($#)) || exit 0
+
+export BOARD_COMPATIBLE=$compatible BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
+# The process namespace ends with the command, and takes with it whatever the command or an interruption left behind.
+exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$repo" "$@"

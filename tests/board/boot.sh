@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# boot.sh BOX REPOSITORY COMMAND ... : what kernel and boot loader do on a board. board.sh starts it as root and first process of
+# namespaces of its own: it lays out /proc, /dev and /run, starts the emulated NPU's helper, and runs COMMAND.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+box=$1 repo=$2
+shift 2
+root=$box/root
+tmp=$(dirname "$(mktemp -u)") # the temporary folder, as TMPDIR names it
+cwd=$PWD
+
+# Makes the kernel start arm64 programs through qemu, in this namespace only.
+register_qemu() {
+    local table=$root/run/binfmt
+    mkdir "$table"
+    if ! mount -t binfmt_misc binfmt_misc "$table" 2>/dev/null; then # Linux before 6.7 has one table for all
+        [[ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ]] && return
+        echo 'board.sh: this kernel starts no arm64 programs: install qemu-user-static with binfmt-support.' >&2
+        exit 2
+    fi
+    # The ELF header of a 64-bit, little-endian executable (or shared object) for machine 0xb7, AArch64.
+    local magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
+    local mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+    printf '%s' ":qemu-aarch64:M::$magic:$mask:$(command -v qemu-aarch64-static):F" >"$table/register"
+}
+
+mount -t tmpfs tmpfs "$root/run"
+mkdir "$root/run/proc"
+mount -t proc proc "$root/run/proc" 2>/dev/null || mount --rbind /proc "$root/run/proc"
+
+# The kernel's /proc takes no new entries, so the board's is a folder of links to it, plus the device tree.
+mount -t tmpfs tmpfs "$root/proc"
+for entry in "$root"/run/proc/[!0-9]*; do
+    ln -s "/run/proc/${entry##*/}" "$root/proc/"
+done
+rm -f "$root/proc/device-tree"
+mkdir "$root/proc/device-tree"
+# shellcheck disable=SC2059  # the NULs stand in it as \0
+printf "$BOARD_COMPATIBLE" >"$root/proc/device-tree/compatible"
+
+mount -t tmpfs tmpfs "$root/dev"
+for device in null zero full random urandom tty; do
+    : >"$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mkdir "$root/dev/shm" "$root/dev/dri"
+ln -s /proc/self/fd "$root/dev/fd"
+ln -s fd/0 "$root/dev/stdin"
+ln -s fd/1 "$root/dev/stdout"
+ln -s fd/2 "$root/dev/stderr"
+[[ $BOARD_NPU == no ]] || : >"$root/dev/dri/renderD129"
+
+if [[ $BOARD_RUNTIME == yes ]]; then
+    : >"$root/run/librknnrt.so" # where /usr/lib/librknnrt.so points
+    mount --bind "$box/librknnrt.so" "$root/run/librknnrt.so"
+fi
+
+for shared in "$tmp" "$repo"; do
+    mkdir -p "$root$shared"
+    mount --rbind "$shared" "$root$shared"
+done
+[[ -d $root$cwd ]] || cwd=/
+
+# Relative, because a socket's path may have no more than 107 bytes.
+exec 3< <(cd "$root/run" && exec "$BOARD_PYTHON" "$here/npu.py" npu.sock "$repo/models" 3>&-)
+read -r _ <&3 || exit 2
+
+register_qemu
+environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" TMPDIR="$tmp"
+    QEMU_CPU="$BOARD_CPU")
+for name in BOARD_REPORT BOARD_RUN_MS BOARD_FAIL_INIT BOARD_FAIL_RUN BOARD_HANG_RUN; do
+    [[ -z ${!name+set} ]] || environment+=("$name=${!name}")
+done
+status=0
+env -i "${environment[@]}" chroot "$root" /usr/bin/env -C "$cwd" "$@" || status=$?
+exit "$status"
