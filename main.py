@@ -159,7 +159,7 @@ def run(args):
                     if window and not show(str(args.source), frame):
                         break
         except KeyboardInterrupt as interruption:
-            code = interruption.args[0] if interruption.args else 130
+            code = interruption.args[0]
         except ModelError as error:
             raise Sorry(f"{args.model}: {error}.") from None
         finally:
@@ -175,9 +175,10 @@ def run(args):
     return code
 
 
-def terminate(*_):
-    """kill and systemd stop end a run as Ctrl-C does, with 128 + SIGTERM."""
-    raise KeyboardInterrupt(143)
+def interrupt(number, _):
+    """Ctrl-C, kill and systemd's stop end a run in good order; asked again, at once, for a context may hang."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt(128 + number)
 
 
 def main():
@@ -189,14 +190,15 @@ def main():
     parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv)")
     parser.add_argument("--headless", action="store_true", help="open no window")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
-    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         sys.exit(run(parser.parse_args()))
     except Sorry as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interruption:  # before the first frame
-        sys.exit(interruption.args[0] if interruption.args else 130)
+        sys.exit(interruption.args[0])
 
 
 if __name__ == "__main__":

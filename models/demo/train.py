@@ -23,8 +23,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 # ---------------------------------------------------------------------------------------------------------------------------
-steps = 8000          # of `batch` scenes at 320 pixels
-final_steps = 1000    # then of `batch` / 2 scenes at 640 pixels
+steps = 6750          # of `batch` scenes at 320 pixels
+final_steps = 2500    # then of `batch` / 2 scenes at 640 pixels
 batch = 32
 learning_rate, final_learning_rate = 0.02, 0.005  # of SGD, at the beginning of each part, cosine to a hundredth
 warm_up = 300         # steps
