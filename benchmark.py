@@ -1,0 +1,481 @@
+"""Frames a second against threads: on this machine's NPU, on the CPU that stands in for one, or on a simulated NPU.
+
+    python benchmark.py                                             # the settings below
+    python benchmark.py --simulate yolov5s_relu@rk3588              # an NPU of the speed that Rockchip publishes
+    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; and where CPU time goes
+    python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second
+    python benchmark.py --threads plain 2                           # two threads against a plain loop without a pool
+    python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
+    python benchmark.py --heads                                     # func.decode against decoding every anchor
+
+Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib, --heads pytest.
+"""
+import argparse
+import collections
+import functools
+import itertools
+import json
+import os
+import re
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+import func
+import rknnlite_cpu
+import rknnpool
+from main import Sorry, open_source
+
+# ---------------------------------------------------------------------------------------------------------------------------
+modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
+cap = "models/demo.mp4"                  # the video, begun again at its end
+threads = "1 2 3 4 5 6 7 8 9 all"        # the table's columns; all: two threads, each frame on all cores; plain: one, without a pool
+seconds = 5.0                            # measured for each column in each round
+warmup = 1.0                             # seconds before that
+rounds = 3                               # every column once a round, so that drift hits all alike; the median counts
+simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3"
+output = "runs/benchmark"                # where the .json and the .png go
+# ---------------------------------------------------------------------------------------------------------------------------
+
+# FPS of one NPU core in int8, from the README of Rockchip's rknn_model_zoo; the last from an issue on rk3588-npu of 2026-09, in which
+# zero-copy C++ reached 177 FPS on three cores. Only the time is simulated: the outputs are always those of `modelPath`.
+PUBLISHED = {"yolov5s_relu@rk3588": 66.1, "yolov5s@rk3588": 48.4, "yolov5n@rk3588": 82.5, "yolov8n@rk3588": 73.5, "resnet50@rk3588": 110.1,
+             "yolov5s_relu_zerocopy@rk3588": 1000 / 16.9}
+# How much faster three cores on one frame are than one: with them a public Python loop (yolov5s, a frame at a time) went from 13.4 to
+# 14.9 FPS, which is 7.5 ms less a frame, of an inference that takes one core 1000 / 48.4 = 20.7 ms: 1.57. (rknn_benchmark gave 1.9 on
+# one board, 18.84 to 9.86 ms: jas-hacks.blogspot.com, June 2023.)
+ALL_CORES_SPEEDUP = 20.7 / (20.7 - (1000 / 13.4 - 1000 / 14.9))
+RECORDED = 60     # frames, spread over the video, whose outputs a simulated NPU gives: 2.1 MB each
+IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
+
+
+class SimulatedNPU:
+    """RKNNLite's interface on an NPU that is a timetable. simulated() derives the class to be used.
+
+    Each core is a job queue in time, as the driver's is: a job starts at max(now, the core's last end), ends one inference later, and the
+    caller sleeps until then. The outputs are those recorded on the frame most like the input, dequantised at every call.
+    """
+
+    NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2, NPU_CORE_0_1_2 = 0, 1, 2, 4, 7
+
+    def load_rknn(self, path):
+        return 0
+
+    def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
+        if core_mask not in (0, 1, 2, 3, 4, 7) or core_mask and self.NPU_CORES == 1:
+            return -1
+        self.cores = None  # whichever is free first
+        if core_mask:  # with two cores CORE_0_1_2 is both and CORE_2 is CORE_0
+            self.cores = [core for core in range(self.NPU_CORES) if core_mask >> core & 1] or [0]
+        self.buffers = [np.empty(output.shape, np.float32) for output in self.recorded[1][0]]
+        return 0
+
+    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False, reuse_outputs=False):
+        """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next call overwrites."""
+        if inputs[0].ndim != 4:
+            return None
+        image = inputs[0].copy()  # the vendor's runtime takes a copy, too
+        self.wait_for_core()
+        fingerprints, outputs = self.recorded
+        nearest = np.abs(fingerprints - fingerprint(image)).sum(1).argmin()
+        for quantised, buffer in zip(outputs[nearest], self.buffers):  # NumPy lets go of the GIL here, as the vendor's C does
+            np.add(quantised, np.float32(128), out=buffer)
+            np.multiply(buffer, np.float32(1 / 255), out=buffer)
+        return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
+
+    def wait_for_core(self):
+        with self.queueing:  # while the job is entered, not while it runs
+            cores = self.cores or [self.free_at.index(min(self.free_at))]
+            start = max(time.perf_counter(), *(self.free_at[core] for core in cores))
+            end = start + self.seconds / (ALL_CORES_SPEEDUP if len(cores) > 1 else 1)
+            for core in cores:
+                self.free_at[core] = end
+            self.schedule.append((cores, start, end))
+        if self.seconds:
+            time.sleep(max(0, end - time.perf_counter()))
+
+    def release(self):
+        pass
+
+
+def simulated(inference, cores, recorded):
+    """A runtime class: an NPU of so many cores, each taking `inference` seconds; `recorded` as record() returns it."""
+    return type("SimulatedNPU", (SimulatedNPU,), dict(
+        seconds=inference, NPU_CORES=cores, recorded=recorded, queueing=threading.Lock(), free_at=[0.0] * cores,
+        schedule=collections.deque(maxlen=1000)))  # (cores, start, end) of the last jobs
+
+
+def fingerprint(image):
+    """A few pixels of an input (1, 640, 640, 3) uint8: (192,) int16."""
+    return image[0, ::80, ::80].astype(np.int16).ravel()
+
+
+def record(model, frames):
+    """The frames' fingerprints (n, 192), and of each the CPU stand-in's outputs as int8, of scale 1/255 and zero point -128."""
+    context, fingerprints, recorded = opened(rknnlite_cpu.RKNNLite, model), [], []
+    for frame in frames:
+        square, _ = func.letterbox(frame, func.IMG_SIZE)
+        outputs = func.infer(context, square)
+        func.decode(outputs)  # raises ModelError at once for a model that func.py cannot read
+        fingerprints.append(fingerprint(square[np.newaxis]))
+        recorded.append([np.rint(output * 255 - 128).clip(-128, 127).astype(np.int8) for output in outputs])
+    return np.stack(fingerprints), recorded
+
+
+def opened(runtime, model):
+    """One context, without a pool."""
+    context = runtime()
+    if context.load_rknn(model) != 0 or context.init_runtime() != 0:
+        raise Sorry(f"{model} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}.")
+    return context
+
+
+def parse_simulate(text):
+    """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"."""
+    if text in PUBLISHED:
+        return 1 / PUBLISHED[text], rknnpool.NPU_CORES[text.split("@")[1]]
+    numbers = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
+    if not numbers:
+        raise Sorry(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), or one of {', '.join(PUBLISHED)}.")
+    return float(numbers[1]) / 1000, int(numbers[2])
+
+
+def looped(path):
+    """The video's frames, again and again."""
+    capture = open_source(path)
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+            ok, frame = capture.read()
+            if not ok:
+                raise Sorry(f"{path}: cannot be read again from its beginning.")
+        yield frame
+
+
+def paced(frames, fps):
+    """`frames` as a camera gives them: one every 1 / fps seconds, ready at that moment."""
+    due = time.perf_counter()
+    for frame in frames:
+        due = max(due + 1 / fps, time.perf_counter() - 1 / fps)  # what came while nobody read is missed
+        time.sleep(max(0, due - time.perf_counter()))
+        yield frame
+
+
+def rss(field="VmRSS"):
+    """Resident memory in MB now (VmRSS), or at its peak (VmHWM) since reset_peak(). NaN where there is no /proc."""
+    status = Path("/proc/self/status")
+    return int(re.search(field + r":\s+(\d+)", status.read_text())[1]) / 1024 if status.exists() else float("nan")
+
+
+def reset_peak():
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # the peak is then the whole run's
+
+
+class Bench:
+    """What the columns have in common: the NPU, its ceiling where it is known, and the frames."""
+
+    def __init__(self, args):
+        self.args, self.ceiling, self.held = args, None, None
+        self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        video = open_source(args.cap)
+        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+        size = f"{video.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{video.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
+        if total < 1:
+            raise Sorry(f"{args.cap}: is not a video with an end, which the benchmark could begin again.")
+        if args.simulate:
+            inference, self.cores = parse_simulate(args.simulate)
+            print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
+            spread = itertools.islice(looped(args.cap), 0, total, -(-total // RECORDED))
+            self.runtime = simulated(inference, self.cores, record(args.model, spread))
+            self.ceiling = self.cores / inference if inference else float("inf")
+            npu = f"simulated NPU, {self.cores} x {inference * 1000:.1f} ms"
+        else:
+            self.runtime = rknnpool.RKNNLite
+            on_cpu = self.runtime is rknnlite_cpu.RKNNLite
+            self.cores = 1 if on_cpu else rknnpool.NPU_CORES[rknnpool.soc()]
+            self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
+            npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {rknnpool.soc()}"
+        if args.no_decode:
+            self.held = list(itertools.islice(looped(args.cap), min(total, IN_MEMORY)))
+        self.name = f"{Path(args.cap).name} {size}, {npu}"
+
+    def frames(self):
+        if self.held is None:
+            return looped(self.args.cap)
+        return (frame.copy() for frame in itertools.cycle(self.held))  # copies, for they are drawn on
+
+    def pool(self, column, function):
+        mask = self.runtime.NPU_CORE_0_1_2 if column == "all" else None
+        count = 2 if column == "all" else int(column)
+        try:
+            return rknnpool.rknnPoolExecutor(self.args.model, count, function, coreMask=mask, runtime=self.runtime)
+        except RuntimeError as error:  # its message is a sentence
+            raise Sorry(f"{error}.") from None
+
+    def bare(self):
+        """FPS of inference alone: no video, no drawing; two contexts on every core of an NPU, or one on every CPU core."""
+        square = func.letterbox(next(self.frames()), func.IMG_SIZE)[0].copy()
+
+        def loop(context, _):
+            func.infer(context, square)
+            began, count = time.perf_counter(), 0
+            while time.perf_counter() < began + self.args.seconds:
+                func.infer(context, square)
+                count += 1
+            return count / (time.perf_counter() - began)
+
+        with self.pool(self.bare_contexts, loop) as pool:
+            return sum(pool.map(range(self.bare_contexts)))
+
+    def measure(self, column):
+        """One column, once: a dict of fps, latencies in ms, cpu_ms a frame, runs per core, peak rss_mb, dropped frames."""
+        reset_peak()
+        frames = paced(self.frames(), self.args.live) if self.args.live else self.frames()
+        clocked = ((number, time.perf_counter(), frame) for number, frame in enumerate(frames))  # a frame carries the time it was handed in
+
+        def function(context, item):
+            func.myFunc(context, item[2])
+            return item[:2]
+
+        if column == "plain":
+            context = opened(self.runtime, self.args.model)
+            measured = self.window((function(context, item) for item in clocked), list)
+            context.release()
+            return measured
+        with self.pool(column, function) as pool:
+            return self.window(pool.map(clocked, live=bool(self.args.live)), lambda: pool.runs)
+
+    def window(self, results, runs):
+        """Counts from the first result after the warm-up to one that comes `seconds` later, so that no part of a frame counts."""
+        warm, latencies = time.perf_counter() + self.args.warmup, []
+        first, _ = next(results)
+        while time.perf_counter() < warm:
+            first, _ = next(results)
+        began, cpu, runs_before = time.perf_counter(), time.process_time(), runs()
+        for number, handed_in in results:
+            now = time.perf_counter()
+            latencies.append((now - handed_in) * 1000)
+            if now >= began + self.args.seconds:
+                dropped = number - first - len(latencies)
+                break
+        count = len(latencies)
+        return dict(fps=count / (now - began), latencies=latencies, cpu_ms=(time.process_time() - cpu) * 1000 / count, rss_mb=rss("VmHWM"),
+                    runs=[after - before for before, after in zip(runs_before, runs())], dropped=dropped)
+
+
+def run_table(bench, columns):
+    """Measure every column in every round: a list of one dict a column, of what the table shows, and the ceiling in FPS."""
+    measured, ceilings = {column: [] for column in columns}, []
+    for number in range(1, bench.args.rounds + 1):
+        if bench.ceiling is None:
+            ceilings.append(bench.bare())
+            print(f"round {number}, inference alone: {ceilings[-1]:.1f} FPS", file=sys.stderr)
+        for column in columns:
+            measured[column].append(bench.measure(column))
+            print(f"round {number}, {title(column)}: {measured[column][-1]['fps']:.1f} FPS", file=sys.stderr)
+    ceiling, table = bench.ceiling or statistics.median(ceilings), []  # infinite for an NPU that takes no time
+    for column, of_rounds in measured.items():
+        every = {key: [once[key] for once in of_rounds] for key in of_rounds[0]}
+        fps, latencies = statistics.median(every["fps"]), np.concatenate(every["latencies"])
+        table.append(dict(
+            threads=column, fps=fps, fps_of_rounds=every["fps"], share=fps / ceiling, p50_ms=float(np.percentile(latencies, 50)),
+            p99_ms=float(np.percentile(latencies, 99)), cpu_ms=statistics.median(every["cpu_ms"]),
+            runs=[sum(of_core) for of_core in zip(*every["runs"])], rss_mb=max(every["rss_mb"]), dropped=sum(every["dropped"])))
+    return table, ceiling
+
+
+def title(column):
+    return {"all": "all cores on one frame", "plain": "plain loop", "1": "1 thread"}.get(column, f"{column} threads")
+
+
+def markdown(table):
+    """The table, a column per thread count."""
+    rows = [("", [title(column["threads"]) for column in table]), ("---", ["---"] * len(table))]
+    for name, form in [("FPS", "**{fps:.1f}**"), ("share of the ceiling", "{share:.1%}"), ("latency p50, ms", "{p50_ms:.1f}"),
+                       ("latency p99, ms", "{p99_ms:.1f}"), ("CPU, ms a frame", "{cpu_ms:.2f}"), ("runs per core", "{runs}"),
+                       ("peak RSS, MB", "{rss_mb:.0f}"), ("frames dropped", "{dropped}")]:
+        if name == "share of the ceiling" and not table[0]["share"]:
+            continue  # an NPU that takes no time has no ceiling
+        rows.append((name, [form.format(**{**column, "runs": " ".join(map(str, column["runs"])) or "–"}) for column in table]))
+    return "\n".join("| " + " | ".join([name, *cells]) + " |" for name, cells in rows)
+
+
+def plot(table, ceiling, name, path):
+    """FPS against threads, the ceiling drawn in, as PNG."""
+    try:
+        import matplotlib
+    except ImportError:
+        return print("No plot: it needs matplotlib (pip install matplotlib).", file=sys.stderr)
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, axes = pyplot.subplots(figsize=(7, 4), dpi=150)
+    counts = {int(column["threads"]): column["fps"] for column in table if column["threads"].isdigit()}
+    axes.plot(list(counts), list(counts.values()), "o-", label="the pool")
+    for column in table:
+        if not column["threads"].isdigit():
+            axes.axhline(column["fps"], linestyle=":" if column["threads"] == "all" else "-.", color="grey", label=title(column["threads"]))
+    if np.isfinite(ceiling):
+        axes.axhline(ceiling, linestyle="--", color="tab:red", label=f"ceiling: {ceiling:.0f} FPS")
+    axes.set(xlabel="threads", ylabel="frames a second", title=name, xticks=list(counts), ylim=(0, None))
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+class Stopwatch:
+    """Takes the place of the module cv2 in func.py: `seconds` is the CPU time spent inside OpenCV, which holds no GIL there."""
+
+    seconds = 0.0
+
+    def __getattr__(self, name):
+        value = getattr(cv2, name)
+        return functools.partial(self.timed, value) if callable(value) else value
+
+    def timed(self, call, *args, **options):
+        began = time.process_time()
+        result = call(*args, **options)
+        self.seconds += time.process_time() - began
+        return result
+
+
+def profile(bench):
+    """Where a frame's CPU time goes: a dict of stage: [ms a frame, of these holding the GIL, at most].
+
+    Every stage runs alone, so that the process's CPU time is the stage's, FFmpeg's threads included. What is not inside OpenCV or the
+    runtime counts as holding the GIL. That is an upper bound, for NumPy lets go of it in its longer loops.
+    """
+    count = max(1, round(60 * bench.args.seconds))  # frames
+    stages, watch = collections.defaultdict(lambda: [0.0, 0.0]), Stopwatch()
+    frames, context = looped(bench.args.cap), opened(bench.runtime, bench.args.model)
+
+    def stage(name, call, *args, of=count):
+        before = time.process_time(), watch.seconds
+        result = call(*args)
+        in_all, outside = time.process_time() - before[0], watch.seconds - before[1]
+        stages[name][0] += in_all * 1000 / of
+        stages[name][1] += (0 if name in ("decode the video", "inference call") else in_all - outside) * 1000 / of
+        return result
+
+    func.cv2 = watch
+    for number in range(-count // 10, count):
+        if number == 0:
+            stages.clear()  # of the warm-up
+        frame = stage("decode the video", next, frames)
+        square, placed = stage("letterbox", func.letterbox, frame, func.IMG_SIZE)
+        outputs = stage("inference call", func.infer, context, square)
+        boxes, classes, scores = stage("NMS", func.nms, *stage("decode the heads", func.decode, outputs))
+        stage("draw", lambda: func.draw(frame, func.unletterbox(boxes, placed, frame), classes, scores))  # noqa: B023
+    func.cv2 = cv2
+    context.release()
+    with bench.pool(2 * bench.cores, lambda context, frame: time.sleep(0.001)) as pool:  # asleep, so that threads wake up as in earnest
+        stage("hand-over", lambda: list(pool.map(range(10 * count))), of=10 * count)
+    own = zip(*(stages[name] for name in ("letterbox", "decode the heads", "NMS", "draw")))
+    return {**stages, "func.py's own: letterbox, heads, NMS, draw": [sum(part) for part in own]}
+
+
+def soak(bench, column, step=2000):
+    """Frames arrive twice as fast as they can be served: memory shall stay flat."""
+    fps = bench.args.live or 2 * (bench.ceiling or bench.bare())
+    frames = paced(bench.frames(), fps) if np.isfinite(fps) else bench.frames()
+    began = time.perf_counter()
+    with bench.pool(column, lambda context, item: (item[0], func.myFunc(context, item[1]))) as pool:
+        for served, (number, _) in enumerate(pool.map(enumerate(frames, 1), live=True), 1):
+            if served % step == 0 or served == bench.args.soak:
+                rate = served / (time.perf_counter() - began)
+                print(f"{served} frames served, {number - served} dropped, {rate:.1f} FPS, RSS {rss():.1f} MB", flush=True)
+            if served == bench.args.soak:
+                break
+
+
+def heads(bench):
+    """How many times faster func.decode is than the tests' plain version, which decodes every anchor first: in turns, medians."""
+    from tests.test_func import plain_decode
+    context, taken = opened(bench.runtime, bench.args.model), {func.decode: [], plain_decode: []}
+    for frame in itertools.islice(looped(bench.args.cap), 0, 300, 10):
+        outputs = func.infer(context, func.letterbox(frame, func.IMG_SIZE)[0])
+        for decode in [*taken] * 5:
+            began = time.perf_counter()
+            decode(outputs)
+            taken[decode].append((time.perf_counter() - began) * 1000)
+    own, plain = (statistics.median(times) for times in taken.values())
+    print(f"func.decode {own:.3f} ms, every anchor first {plain:.3f} ms: {plain / own:.1f} times faster")
+
+
+def run(args):
+    columns = list(dict.fromkeys(args.threads))
+    for column in columns:
+        if column not in ("all", "plain") and not re.fullmatch("[1-9][0-9]*", column):
+            raise Sorry(f"--threads {column}: give numbers from 1, all, or plain.")
+    for name in ("seconds", "rounds", "live", "soak"):
+        if getattr(args, name) is not None and not getattr(args, name) > 0:
+            raise Sorry(f"--{name} {getattr(args, name):g}: must be above 0.")
+    try:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        open(args.output + ".json", "a").close()
+    except OSError as error:
+        raise Sorry(f"--output {args.output}: cannot be written ({error.strerror}).") from None
+    bench = Bench(args)
+    if bench.cores == 1 and "all" in columns:
+        print("One core: no column for all cores on one frame.", file=sys.stderr)
+        columns.remove("all")
+    if args.heads:
+        return heads(bench)
+    if args.soak:
+        return soak(bench, columns[0])
+
+    table, ceiling = run_table(bench, columns)
+    source = "frames from memory" if args.no_decode else "decoding included"
+    live = f", arriving at {args.live:g} FPS" if args.live else ""
+    limit = f"ceiling {ceiling:.1f} FPS" if np.isfinite(ceiling) else "no ceiling"
+    print(f"{bench.name}: {limit}; {source}{live}, {args.rounds} x {args.seconds:g} s a column\n\n{markdown(table)}")
+    plain = next((column["fps"] for column in table if column["threads"] == "plain"), None)
+    for column in table:
+        if plain and column["threads"] != "plain":
+            print(f"\n{title(column['threads'])}: {column['fps'] / plain:.2f} times the plain loop's FPS")
+    known = ceiling if np.isfinite(ceiling) else None  # JSON knows no infinity
+    result = dict(settings=vars(args), npu=bench.name, cpu_cores=bench.cpus, ceiling_fps=known, table=table)
+    if args.profile:
+        result["profile"] = profile(bench)
+        print("\n| CPU, ms a frame | in all | holding the GIL, at most |\n| --- | --- | --- |")
+        for name, (in_all, held) in result["profile"].items():
+            print(f"| {name} | {in_all:.3f} | {held:.3f} |")
+    Path(args.output + ".json").write_text(json.dumps(result, indent=1) + "\n")
+    plot(table, ceiling, bench.name, args.output + ".png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", "--modelPath", default=modelPath, help=f"the .rknn (default: {modelPath})")
+    parser.add_argument("--cap", default=cap, help=f"the video (default: {cap})")
+    parser.add_argument("--threads", nargs="+", default=threads.split(), metavar="N", help=f"numbers, all, plain (default: {threads})")
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"for each column in each round (default: {seconds:g})")
+    parser.add_argument("--warmup", type=float, default=warmup, help=f"seconds before that (default: {warmup:g})")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
+    parser.add_argument("--simulate", default=simulate, metavar="NPU", help=f"milliseconds x cores, or one of {', '.join(PUBLISHED)}")
+    parser.add_argument("--output", default=output, help=f"where the .json and the .png go (default: {output})")
+    parser.add_argument("--no-decode", action="store_true", help=f"read {IN_MEMORY} frames into memory first")
+    parser.add_argument("--live", type=float, metavar="FPS", help="a live source of that rate")
+    parser.add_argument("--profile", action="store_true", help="add where a frame's CPU time goes")
+    parser.add_argument("--soak", type=int, metavar="FRAMES", help="instead of the table: memory over so many frames, first of --threads")
+    parser.add_argument("--heads", action="store_true", help="instead of the table: func.decode against decoding every anchor")
+    cv2.setNumThreads(1)  # as in main.py
+    try:
+        run(parser.parse_args())
+    except (Sorry, func.ModelError) as error:
+        print(f"{str(error).rstrip('.')}.", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

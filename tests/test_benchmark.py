@@ -1,0 +1,222 @@
+"""What benchmark.py promises: its simulated NPU keeps an NPU's timetable and the model's outputs, and its table is complete and saved."""
+import itertools
+import json
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import benchmark
+import func
+import rknnlite_cpu
+
+MODEL = str(benchmark.Path(benchmark.__file__).with_name("models") / "yolov5n_emoji.rknn")
+
+
+@pytest.fixture(scope="module")
+def recorded(demo_frames):
+    return benchmark.record(MODEL, demo_frames[::20])
+
+
+def context_on(npu, mask):
+    context = npu()
+    assert context.load_rknn(MODEL) == 0
+    assert context.init_runtime(core_mask=mask) == 0
+    return context
+
+
+def infer_at_once(contexts):
+    """One inference in each of these contexts, all begun at the same moment."""
+    together = threading.Barrier(len(contexts))
+
+    def infer(context):
+        together.wait(10)
+        context.inference([np.zeros((1, 640, 640, 3), np.uint8)])
+
+    workers = [threading.Thread(target=infer, args=(context,)) for context in contexts]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(10)
+
+
+def test_a_core_serves_one_inference_after_the_other(recorded):
+    npu = benchmark.simulated(0.02, 3, recorded)
+    infer_at_once([context_on(npu, 2) for _ in range(4)])
+    assert [cores for cores, _, _ in npu.schedule] == [[1]] * 4
+    for (_, start, end), (_, next_start, _) in zip(npu.schedule, itertools.islice(npu.schedule, 1, None)):
+        assert end - start == pytest.approx(0.02)
+        assert next_start >= end
+
+
+def test_cores_work_at_the_same_time(recorded):
+    npu = benchmark.simulated(0.5, 3, recorded)
+    infer_at_once([context_on(npu, mask) for mask in (1, 2, 4)])
+    assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
+    assert max(start for _, start, _ in npu.schedule) < min(end for _, _, end in npu.schedule)
+
+
+def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
+    npu = benchmark.simulated(0.02, 3, recorded)
+    infer_at_once([context_on(npu, mask) for mask in (1, 2, 4, 7, 7)])
+    for one, other in itertools.combinations(npu.schedule, 2):
+        if set(one[0]) & set(other[0]):
+            assert one[2] <= other[1] or other[2] <= one[1]
+    took = {len(cores): end - start for cores, start, end in npu.schedule}
+    assert took[1] / 3 < took[3] < took[1]
+
+
+def test_without_a_mask_the_core_that_is_free_first_is_taken(recorded):
+    npu = benchmark.simulated(0.5, 3, recorded)
+    infer_at_once([context_on(npu, npu.NPU_CORE_AUTO) for _ in range(3)])
+    assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
+
+
+def test_the_caller_waits_until_its_inference_is_done(recorded):
+    npu = benchmark.simulated(0.02, 1, recorded)
+    context_on(npu, 0).inference([np.zeros((1, 640, 640, 3), np.uint8)])
+    assert time.perf_counter() >= npu.schedule[0][2]
+
+
+@pytest.mark.parametrize("cores, refused", [(3, (5, 6)), (2, (5, 6)), (1, (1, 2, 4, 7))])
+def test_masks_are_refused_as_the_wheel_refuses_them(recorded, cores, refused):
+    npu = benchmark.simulated(0, cores, recorded)
+    assert [npu().init_runtime(core_mask=mask) for mask in refused] == [-1] * len(refused)
+    assert npu().init_runtime() == 0
+
+
+def test_the_outputs_are_the_models_own_to_one_quantisation_step(recorded, demo_frames):
+    cpu, npu = context_on(rknnlite_cpu.RKNNLite, 0), context_on(benchmark.simulated(0, 3, recorded), 1)
+    for frame in (demo_frames[0], demo_frames[40]):
+        square, _ = func.letterbox(frame, func.IMG_SIZE)
+        for expected, output in zip(cpu.inference([square[np.newaxis]]), npu.inference([square[np.newaxis]])):
+            assert output.dtype == np.float32 and output.shape == expected.shape
+            np.testing.assert_allclose(output, expected, atol=1 / 255)
+
+
+def test_the_simulated_npu_takes_four_dimensions_only(recorded):
+    npu = context_on(benchmark.simulated(0, 3, recorded), 1)
+    assert npu.inference([np.zeros((640, 640, 3), np.uint8)]) is None
+
+
+def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
+    npu = context_on(benchmark.simulated(0, 3, recorded), 1)
+    image = np.zeros((1, 640, 640, 3), np.uint8)
+    fresh = [npu.inference([image]) for _ in range(2)]
+    reused = [npu.inference([image], reuse_outputs=True) for _ in range(2)]
+    for one, other in zip(*fresh):
+        assert not np.shares_memory(one, other)
+    for one, other, own in zip(*reused, fresh[0]):
+        assert np.shares_memory(one, other) and not np.shares_memory(one, own)
+        np.testing.assert_array_equal(one, own)
+
+
+def test_the_speed_of_a_published_model_is_its_published_figure():
+    assert benchmark.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
+    assert benchmark.parse_simulate("7.5x2") == (0.0075, 2)
+
+
+@pytest.fixture
+def benchmark_py(monkeypatch, clip, tmp_path, capfd):
+    """Run benchmark.py with these arguments on a short clip: (exit code, stdout, stderr, path of its output without the ending)."""
+    monkeypatch.setattr(benchmark, "RECORDED", 3)
+    monkeypatch.setattr(benchmark, "IN_MEMORY", 3)
+
+    def run(*arguments):
+        quick = ["--cap", clip, "--model", MODEL, "--output", tmp_path / "new" / "out", "--seconds", 0.2, "--warmup", 0.05, "--rounds", 2]
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, [*quick, *arguments])])
+        capfd.readouterr()
+        code = 0
+        try:
+            benchmark.main()
+        except SystemExit as end:
+            code = end.code
+        return (code, *capfd.readouterr(), tmp_path / "new" / "out")
+    return run
+
+
+def test_the_table_has_a_column_per_thread_count_and_is_saved_with_a_plot(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py("--simulate", "5x3", "--threads", 1, 2, "all", "plain")
+    assert code == 0, stderr
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in stdout.splitlines() if line.startswith("|")]
+    assert lines[0] == ["", "1 thread", "2 threads", "all cores on one frame", "plain loop"]
+    assert [line[0] for line in lines[2:]] == ["FPS", "share of the ceiling", "latency p50, ms", "latency p99, ms", "CPU, ms a frame",
+                                               "runs per core", "peak RSS, MB", "frames dropped"]
+    assert all(len(line) == 5 and all(line[1:]) for line in lines)
+    assert "ceiling 600.0 FPS" in stdout and "2 threads: " in stdout and "times the plain loop" in stdout
+    result = json.loads(saved.with_suffix(".json").read_text())
+    assert [column["threads"] for column in result["table"]] == ["1", "2", "all", "plain"]
+    assert result["ceiling_fps"] == pytest.approx(600) and result["settings"]["simulate"] == "5x3"
+    for column in result["table"]:
+        assert len(column["fps_of_rounds"]) == 2 and 0 < column["fps"] and 0 < column["p50_ms"] <= column["p99_ms"]
+        assert 0 < column["share"] <= 1.05 and column["dropped"] == 0
+    assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_pool_serves_every_simulated_core(benchmark_py):
+    code, _, stderr, saved = benchmark_py("--simulate", "2x3", "--threads", 6, "--no-decode")
+    assert code == 0, stderr
+    runs = json.loads(saved.with_suffix(".json").read_text())["table"][0]["runs"]
+    assert len(runs) == 3 and min(runs) > 0
+
+
+def test_on_the_cpu_the_ceiling_is_measured_by_inference_alone(benchmark_py):
+    code, stdout, stderr, _ = benchmark_py("--threads", 1, "all", "--rounds", 1)
+    assert code == 0, stderr
+    assert "inference alone: " in stderr and "no NPU" in stdout
+    assert "all cores" not in stdout and "no column for all cores" in stderr  # a CPU has no such thing
+
+
+def test_a_live_source_counts_what_it_drops(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py("--simulate", "100x1", "--threads", 1, "--live", 100, "--seconds", 0.5)
+    assert code == 0, stderr
+    assert json.loads(saved.with_suffix(".json").read_text())["table"][0]["dropped"] > 0
+
+
+def test_an_npu_that_takes_no_time_has_no_ceiling(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py("--simulate", "0x3", "--threads", 2)
+    assert code == 0, stderr
+    assert "no ceiling" in stdout and "share" not in stdout
+    assert json.loads(saved.with_suffix(".json").read_text())["ceiling_fps"] is None
+
+
+def test_the_profile_names_every_stage(benchmark_py, monkeypatch):
+    code, stdout, stderr, saved = benchmark_py("--simulate", "0x3", "--threads", 1, "--profile")
+    assert code == 0, stderr
+    stages = json.loads(saved.with_suffix(".json").read_text())["profile"]
+    assert [*stages] == ["decode the video", "letterbox", "inference call", "decode the heads", "NMS", "draw", "hand-over",
+                         "func.py's own: letterbox, heads, NMS, draw"]
+    assert all(0 <= held <= in_all + 1e-9 for in_all, held in stages.values())
+    assert all(f"| {name} |" in stdout for name in stages)
+
+
+def test_a_soak_reports_memory_and_ends_after_its_frames(benchmark_py):
+    code, stdout, stderr, _ = benchmark_py("--simulate", "1x3", "--threads", 2, "--soak", 50)
+    assert code == 0, stderr
+    assert stdout.startswith("50 frames served, ") and "RSS" in stdout
+
+
+def test_heads_are_compared_with_the_plain_version(benchmark_py):
+    code, stdout, stderr, _ = benchmark_py("--simulate", "0x3", "--heads")
+    assert code == 0, stderr
+    assert "times faster" in stdout
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--threads", "0"], "--threads 0"),
+    (["--threads", "many"], "--threads many"),
+    (["--simulate", "fast"], "--simulate fast"),
+    (["--simulate", "5x4"], "--simulate 5x4"),
+    (["--cap", "none.mp4"], "none.mp4: no such file"),
+    (["--cap", __file__], "not a video"),
+    (["--model", "none.rknn"], "none.onnx: no such file"),
+    (["--rounds", "0"], "--rounds 0"),
+    (["--live", "-1"], "--live -1"),
+    (["--output", __file__ + "/out"], "cannot be written"),
+])
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(benchmark_py, arguments, said):
+    code, stdout, stderr, _ = benchmark_py("--threads", 1, *arguments)
+    assert code == 2
+    assert said in stderr and stderr.count("\n") == 1 and stdout == ""
