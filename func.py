@@ -51,10 +51,12 @@ def letterbox(IMG, size):
         left, top = (size - new_w) // 2, (size - new_h) // 2
         _canvas.square = np.full((size, size, 3), 114, np.uint8)
         _canvas.picture = _canvas.square[top:top + new_h, left:left + new_w]
+        _canvas.small = np.empty((new_h, new_w, 3), np.uint8)  # a new one for each frame would cost its page faults
         _canvas.placed = left, top, new_w / w, new_h / h
         _canvas.sizes = h, w, size
     # The small image is converted, not the frame; the grey stays grey.
-    cv2.cvtColor(cv2.resize(IMG, _canvas.picture.shape[1::-1]), cv2.COLOR_BGR2RGB, dst=_canvas.picture)
+    cv2.resize(IMG, _canvas.small.shape[1::-1], dst=_canvas.small)
+    cv2.cvtColor(_canvas.small, cv2.COLOR_BGR2RGB, dst=_canvas.picture)
     return _canvas.square, _canvas.placed
 
 
@@ -120,9 +122,9 @@ def nms(boxes, classes, scores):
     """Non-maximum suppression, class by class: the boxes, classes and scores that stay, best first. Boxes (n, 4) xyxy."""
     if len(boxes) == 0:
         return boxes, classes, scores
-    xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    # OpenCV takes in float64 and int32 twice as fast as float32 and int64.
-    keep = cv2.dnn.NMSBoxesBatched(xywh.astype(np.float64), scores, classes.astype(np.int32), OBJ_THRESH, NMS_THRESH)
+    xywh = boxes.astype(np.float64)  # OpenCV takes in float64 and int32 twice as fast as float32 and int64
+    xywh[:, 2:] -= xywh[:, :2]
+    keep = cv2.dnn.NMSBoxesBatched(xywh, scores, classes.astype(np.int32), OBJ_THRESH, NMS_THRESH)
     keep = np.asarray(keep, np.int64).ravel()
     keep = keep[np.argsort(-scores[keep], kind="stable")]
     return boxes[keep], classes[keep], scores[keep]
@@ -153,7 +155,7 @@ def colour(number):
     return tuple(int(255 * c) for c in reversed(colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.85, 1.0)))
 
 
-@functools.lru_cache(maxsize=1000)  # scores have two digits, so labels come again: to draw them was half of draw()'s time
+@functools.lru_cache(maxsize=2000)  # scores have two digits, so labels come again: to draw them was half of draw()'s time
 def label(number, score, size):
     """The picture of a label, (h, w, 3) uint8 BGR, for a class's number, a score as text and OpenCV's font scale."""
     text, font, paint = f"{CLASSES[number]} {score}", cv2.FONT_HERSHEY_SIMPLEX, colour(number)
