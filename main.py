@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what goes wrong is said below, in a sentence
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -28,8 +29,17 @@ TPEs = None                              # contexts, and threads; None: two per 
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
+ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
 class Sorry(Exception):
     """Bad input: the message is one sentence for stderr, the exit code 2."""
+
+
+def beside_main(path):
+    """The path, or where there is no such file, the one beside main.py: the settings hold from any folder."""
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), path)
+    return beside if os.path.exists(beside) and not os.path.exists(path) else path
 
 
 def load_func(path):
@@ -40,11 +50,12 @@ def load_func(path):
     if spec is None:
         raise Sorry(f"--func {path}: not a Python file.")
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # it may import its neighbours
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise Sorry(f"--func {path}: line {error.lineno} is not Python: {error.msg}.") from None
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # ValueError: NUL bytes
         raise Sorry(f"--func {path}: {error}.") from None
     if not callable(getattr(module, "myFunc", None)):
         raise Sorry(f"--func {path}: defines no function myFunc(rknn_lite, IMG).")
@@ -92,7 +103,7 @@ class Saver:
         self.path, self.fps, self.writer = path, fps, None
         if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
             raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
-        new = not os.path.exists(path)
+        new = not os.path.lexists(path)
         try:
             open(path, "ab").close()
         except OSError as error:
@@ -101,8 +112,11 @@ class Saver:
             os.remove(path)  # until there is a frame
 
     def write(self, frame):
-        if not hasattr(frame, "shape"):
-            raise Sorry(f"--save {self.path}: myFunc returned a {type(frame).__name__}, and only frames can be saved.")
+        if getattr(frame, "dtype", None) != "uint8" or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)):
+            what = f"array of {frame.dtype} {frame.shape}" if hasattr(frame, "dtype") else type(frame).__name__
+            raise Sorry(f"--save {self.path}: myFunc returned a {what}, and only frames of uint8, (h, w, 3), can be saved.")
+        if frame.shape[2:] != (3,):
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR if frame.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
         if self.writer is None:
             self.size = frame.shape[1::-1]
             code = "MJPG" if self.path.lower().endswith(".avi") else "mp4v"
@@ -130,7 +144,8 @@ def run(args):
         raise Sorry(f"--threads {args.threads}: at least one is needed.")
     func = load_func(args.func) if args.func else myFunc
     capture = open_source(args.source)
-    if args.save and os.path.exists(args.save) and os.path.exists(args.source) and os.path.samefile(args.save, args.source):
+    source = unquote(urlparse(args.source).path) if args.source.startswith("file://") else args.source
+    if args.save and os.path.exists(args.save) and os.path.exists(source) and os.path.samefile(args.save, source):
         raise Sorry(f"--save {args.save}: is the video that is read.")
     saver = Saver(args.save, capture.get(cv2.CAP_PROP_FPS) or 30) if args.save else None
     window = not args.headless and can_show()
@@ -141,6 +156,8 @@ def run(args):
     except RuntimeError as error:  # its message is a sentence
         raise Sorry(f"{error}.") from None
 
+    for number in ENDINGS:  # until here nothing is lost when they end the program at once, even in the middle of OpenCV
+        signal.signal(number, interrupt)
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     count, code = 0, 0
     began = lap = time.perf_counter()
@@ -158,6 +175,9 @@ def run(args):
                         lap = now
                     if window and not show(str(args.source), frame):
                         break
+                else:
+                    if count < total:
+                        bar.write(f"{args.source}: ended after {count} of {total} frames.", file=sys.stderr)
         except KeyboardInterrupt as interruption:
             code = interruption.args[0]
         except ModelError as error:
@@ -176,7 +196,7 @@ def run(args):
 
 
 def interrupt(number, _):
-    """Ctrl-C, kill and systemd's stop end a run in good order; asked again, at once, for a context may hang."""
+    """Ctrl-C, kill, systemd's stop and a closed terminal end a run in good order; asked again, at once, for a context may hang."""
     signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt(128 + number)
 
@@ -190,15 +210,14 @@ def main():
     parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv)")
     parser.add_argument("--headless", action="store_true", help="open no window")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    args = parser.parse_args()
+    args.source, args.model = beside_main(str(args.source)), beside_main(args.model)
     try:
-        sys.exit(run(parser.parse_args()))
+        sys.exit(run(args))
     except Sorry as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as interruption:  # before the first frame
-        sys.exit(interruption.args[0])
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path)
     assert 'wrong.py", line 2' in done.stderr and "NameError" in done.stderr
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
     out = tmp_path / "out.mp4"
     running = subprocess.Popen([sys.executable, "-u", "main.py", "--headless", "--save", str(out)], cwd=ROOT, stdout=subprocess.PIPE,
@@ -147,6 +147,38 @@ def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, 
     said = int(re.search(r"models/demo.mp4: (\d+) frames in", stdout).group(1))
     assert 30 <= said < 600
     assert len(frames_of(out)) == said
+
+
+@pytest.mark.parametrize("returned", ["cv2.cvtColor(IMG, cv2.COLOR_BGR2GRAY)", "cv2.cvtColor(IMG, cv2.COLOR_BGR2BGRA)"])
+def test_grey_and_bgra_frames_are_saved_too(main_py, clip, tmp_path, returned):
+    (tmp_path / "other.py").write_text(f"import cv2\ndef myFunc(rknn_lite, IMG):\n    return {returned}\n")
+    done = main_py(clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi")
+    assert done.returncode == 0, done.stderr
+    assert [number_in(frame) for frame in frames_of(tmp_path / "out.avi")] == list(range(45))
+
+
+@pytest.mark.parametrize("returned", ["None", "IMG / 255", "(IMG, 1)"])
+def test_what_cannot_be_saved_is_said(main_py, clip, tmp_path, returned):
+    (tmp_path / "other.py").write_text(f"def myFunc(rknn_lite, IMG):\n    return {returned}\n")
+    done = main_py(clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi")
+    assert done.returncode == 2
+    assert "only frames of uint8, (h, w, 3), can be saved" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_settings_hold_from_any_folder(tmp_path, clip):
+    (tmp_path / "helper.py").write_text("limit = 1\n")
+    (tmp_path / "my.py").write_text("import helper\ndef myFunc(rknn_lite, IMG):\n    return IMG\n")
+    done = subprocess.run([sys.executable, str(ROOT / "main.py"), "--headless", "--func", "my.py", str(clip)], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_source_is_never_overwritten(main_py, clip, tmp_path):
+    copy = tmp_path / "copy.avi"
+    copy.write_bytes(clip.read_bytes())
+    done = main_py(f"file://{copy}", "--headless", "--save", copy)
+    assert done.returncode == 2 and "is the video that is read" in done.stderr
+    assert copy.read_bytes() == clip.read_bytes()
 
 
 FIRST_SOURCE_SCRIPT = '''
