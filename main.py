@@ -29,6 +29,7 @@ TPEs = None                              # contexts, and threads; None: two per 
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
+# Ctrl-C, kill and systemd's stop, a closed terminal
 ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
@@ -80,8 +81,9 @@ def open_source(source):
     return capture
 
 
-def frames_of(capture):
-    while True:
+def frames_of(capture, ended=()):
+    """The capture's frames, until there are no more, or `ended` (a container) holds something."""
+    while not ended:
         ok, frame = capture.read()
         if not ok:
             return
@@ -156,15 +158,22 @@ def run(args):
     except RuntimeError as error:  # its message is a sentence
         raise Sorry(f"{error}.") from None
 
+    ended = []  # the signal that did it
+
+    def end(number, _):
+        # Reading stops, and what was read comes out. An exception, raised in the middle of a lock's own code, could break that lock.
+        ended.append(number)
+        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once, for a context may hang
+
     for number in ENDINGS:  # until here nothing is lost when they end the program at once, even in the middle of OpenCV
-        signal.signal(number, interrupt)
+        signal.signal(number, end)
     total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    count, code = 0, 0
+    count = 0
     began = lap = time.perf_counter()
     with tqdm(total=total if total > 0 else None, unit=" frames", disable=None) as bar:
         try:
             with pool:
-                for frame in pool.map(frames_of(capture)):
+                for frame in pool.map(frames_of(capture, ended)):
                     count += 1
                     bar.update()
                     if saver:
@@ -176,10 +185,8 @@ def run(args):
                     if window and not show(str(args.source), frame):
                         break
                 else:
-                    if count < total:
+                    if count < total and not ended:
                         bar.write(f"{args.source}: ended after {count} of {total} frames.", file=sys.stderr)
-        except KeyboardInterrupt as interruption:
-            code = interruption.args[0]
         except ModelError as error:
             raise Sorry(f"{args.model}: {error}.") from None
         finally:
@@ -190,15 +197,9 @@ def run(args):
             bar.close()
             if count:
                 print(f"{args.source}: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
-    if count == 0 and code == 0:
+    if count == 0 and not ended:
         raise Sorry(f"{args.source}: no frame could be read.")
-    return code
-
-
-def interrupt(number, _):
-    """Ctrl-C, kill, systemd's stop and a closed terminal end a run in good order; asked again, at once, for a context may hang."""
-    signal.signal(number, signal.SIG_DFL)
-    raise KeyboardInterrupt(128 + number)
+    return 128 + ended[0] if ended else 0
 
 
 def main():
