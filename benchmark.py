@@ -12,6 +12,7 @@ Every frame is decoded, inferred and drawn on as main.py does it, without a wind
 """
 import argparse
 import collections
+import contextlib
 import functools
 import itertools
 import json
@@ -174,10 +175,8 @@ def rss(field="VmRSS"):
 
 
 def reset_peak():
-    try:
+    with contextlib.suppress(OSError):  # the peak is then the whole run's
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak is then the whole run's
 
 
 class Bench:
