@@ -5,6 +5,7 @@
             ...
 """
 import collections
+import concurrent.futures
 import os
 import queue
 import threading
@@ -68,6 +69,9 @@ class rknnPoolExecutor:
         self._contexts = []                    # (context, its core)
         self._idle = []                        # those that no thread uses, the longest idle first
         self._returned = threading.Condition()  # over _idle and the cores' counts
+        self._waiting = collections.deque()    # the lanes with frames that wait for a thread, the next one first
+        self._handing_in = threading.Lock()    # over _waiting and the lanes in it
+        self._lane = _Lane()                   # of submit()
         self._put = collections.deque()        # futures of put(), for get()
         self._pending = set()                  # futures not yet done, for release()
         self._maps = weakref.WeakSet()         # running map()s, for release()
@@ -130,16 +134,47 @@ class rknnPoolExecutor:
 
     def submit(self, frame):
         """Hand in one frame, from any thread: a concurrent.futures.Future of func's result. Raises RuntimeError after release()."""
-        future = self._executor.submit(self._run, frame)
+        return self._hand_in(frame, self._lane)
+
+    def _hand_in(self, frame, lane):
+        future = Future()
         self._pending.add(future)
         future.add_done_callback(self._pending.discard)
+        with self._handing_in:
+            self._executor.submit(self._serve)
+            if not lane.frames:
+                self._waiting.append(lane)
+            lane.frames.append((future, frame))
         return future
+
+    def _serve(self):
+        with self._handing_in:  # the lanes take turns, so that no stream waits for another's queue
+            lane = self._waiting.popleft()
+            future, frame = lane.frames.popleft()
+            if lane.frames:
+                self._waiting.append(lane)
+        if future.set_running_or_notify_cancel():
+            try:
+                result = self._run(frame)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+    def _renew(self, frame, lane):
+        """Put a newer frame in the place of one that still waits. Returns False where none does."""
+        with self._handing_in:
+            if not lane.frames:
+                return False
+            lane.frames[-1] = lane.frames[-1][0], frame
+            return True
 
     def map(self, frames, live=False):
         """Iterate over the results for `frames` (any iterable), in their order, each as soon as it and those before it are ready.
 
         A thread of its own reads `frames`, so that decoding overlaps inference. At most 2 * TPEs frames are in flight, that is read
-        and their results not yet taken: then it waits. With live=True at most TPEs are, and a frame read beyond them is dropped.
+        and their results not yet taken: then it waits. With live=True it never waits: of the frames that no context is free for only the
+        newest is kept, and the iterator's `dropped` counts the others. Several map()s on one pool are served in turns.
         An exception from `frames` or from func is raised by the next() whose turn that frame has; after one from func the iterator goes
         on with the next frame. Leaving the loop early (or close()) stops the reading.
         """
@@ -159,8 +194,12 @@ class rknnPoolExecutor:
             return None, False
         return future.result(), True
 
-    def release(self):
-        """Stop: frames not yet begun are cancelled, those in work finished, then every context is closed. May be called again."""
+    def release(self, timeout=None):
+        """Stop: frames not yet begun are cancelled, those in work finished, then every context is closed. May be called again.
+
+        timeout: seconds after which a context that is still in work is given up: the others are closed, and TimeoutError says which it is.
+        Its thread lives on, and Python waits for it at exit.
+        """
         with self._releasing:
             if self._released:
                 return
@@ -169,6 +208,14 @@ class rknnPoolExecutor:
                 results.stop()
             for future in list(self._pending):
                 future.cancel()
+            self._executor.shutdown(wait=False)
+            if concurrent.futures.wait(list(self._pending), timeout).not_done:
+                with self._returned:
+                    hung = [number for number, context in enumerate(self._contexts, 1) if context not in self._idle]
+                said = ", ".join(f"context {number} of {self.TPEs} ({self._contexts[number - 1][1]})" for number in hung)
+                self._contexts = list(self._idle)
+                self._close_contexts()
+                raise TimeoutError(f"{said} did not come back from a frame within {timeout:g} s")
             self._executor.shutdown(wait=True)
             for results in list(self._maps):
                 results.close()
@@ -198,18 +245,30 @@ class _Core:
         self.in_work = 0  # frames being worked on by this core's contexts
         self.runs = 0     # frames given to them so far
 
+    def __str__(self):
+        return "the NPU's one core" if self.mask is None else f"core mask {self.mask}"
+
+
+class _Lane:
+    """The frames of one stream that wait for a thread."""
+
+    def __init__(self):
+        self.frames = collections.deque()  # (future, frame)
+        self.dropped = 0
+
 
 class _OrderedResults:
     """Iterator over map()'s results. An iterator and not a generator, for a generator ends with the first exception."""
 
     def __init__(self, pool, frames, live):
         self._futures = queue.SimpleQueue()  # in the order of the frames, then None
-        self._places = threading.Semaphore(pool.TPEs if live else 2 * pool.TPEs)
+        self._places = threading.Semaphore(pool.TPEs + 1 if live else 2 * pool.TPEs)  # live: what is in work and the newest
+        self._lane = _Lane()
         self._stopped = threading.Event()
         self._done = False
         # The thread must not hold a reference to self: leaving the loop would then not end it.
         self._feeder = threading.Thread(target=_feed, name="rknnpool-feeder", daemon=True,
-                                        args=(pool.submit, frames, live, self._futures, self._places, self._stopped))
+                                        args=(pool, frames, live, self._lane, self._futures, self._places, self._stopped))
         self._feeder.start()
 
     def __iter__(self):
@@ -225,6 +284,11 @@ class _OrderedResults:
             return future.result()
         finally:
             self._places.release()
+
+    @property
+    def dropped(self):
+        """Frames of a live source that were read and not handed in, because a newer one came first."""
+        return self._lane.dropped
 
     def stop(self):
         """Tell the feeder to read no further frame."""
@@ -249,7 +313,7 @@ class _OrderedResults:
     __del__ = close
 
 
-def _feed(submit, frames, live, futures, places, stopped):
+def _feed(pool, frames, live, lane, futures, places, stopped):
     try:
         frames = iter(frames)
         while True:
@@ -261,8 +325,10 @@ def _feed(submit, frames, live, futures, places, stopped):
                 frame = next(frames)
             except StopIteration:
                 break
-            if not live or places.acquire(blocking=False):
-                futures.put(submit(frame))
+            if live and (pool._renew(frame, lane) or not places.acquire(blocking=False)):
+                lane.dropped += 1
+            else:
+                futures.put(pool._hand_in(frame, lane))
     except BaseException as error:  # for whoever iterates over the results, at this frame's place
         failed = Future()
         failed.set_exception(CancelledError() if stopped.is_set() else error)

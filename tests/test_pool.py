@@ -167,19 +167,39 @@ def test_a_slow_consumer_bounds_what_is_read_ahead(runtime):
         assert not too_many.wait(0.3)  # the chance to read on
 
 
-def test_live_drops_what_cannot_be_served_and_never_waits(runtime):
-    all_read = threading.Event()
+def test_live_never_waits_and_keeps_only_the_newest_of_what_cannot_be_served(runtime):
+    all_read, in_work = threading.Event(), threading.Semaphore(0)
 
     def camera():
-        yield from range(100)
+        for frame in range(100):
+            if 0 < frame <= 3:
+                assert in_work.acquire(timeout=10)  # each of the three contexts has taken a frame
+            yield frame
         all_read.set()
 
     def func(context, frame):
+        in_work.release()
         assert all_read.wait(10), "the camera was made to wait"
         return infer(context, frame)
 
     with rknnPoolExecutor("model", 3, func, runtime=runtime) as pool:
-        assert list(pool.map(camera(), live=True)) == [0, 1, 2]
+        results = pool.map(camera(), live=True)
+        assert list(results) == [0, 1, 2, 99]
+        assert results.dropped == 96
+
+
+def test_streams_on_one_pool_take_turns(runtime):
+    runtime.seconds, begun = 0.01, []  # the inference is the bottleneck
+
+    def func(context, frame):
+        begun.append(frame[0])
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 4, func, runtime=runtime) as pool, ThreadPoolExecutor(2) as consumers:
+        streams = [pool.map(zip(itertools.repeat(name), range(50))) for name in "ab"]
+        assert list(consumers.map(list, streams)) == [[(name, number) for number in range(50)] for name in "ab"]
+    ahead = [begun[:count].count("a") - begun[:count].count("b") for count in range(len(begun))]
+    assert max(map(abs, ahead)) <= 5, ahead  # without turns a stream is ahead by its 8 frames in flight
 
 
 def test_an_exception_of_func_comes_at_its_frame_and_the_rest_goes_on(runtime):
@@ -259,6 +279,29 @@ def test_release_while_busy_finishes_what_is_in_work_and_cancels_the_rest(runtim
     assert [context.released for context in runtime.contexts] == [1, 1]
     with pytest.raises(RuntimeError):
         pool.submit(11)
+
+
+def test_release_with_a_timeout_says_which_context_hangs(runtime, soc):
+    soc("rk3588")
+    hangs, go_on = threading.Event(), threading.Event()
+
+    def func(context, frame):
+        if context is runtime.contexts[1]:
+            hangs.set()
+            go_on.wait(10)
+        return infer(context, frame)
+
+    pool = rknnPoolExecutor("model", 3, func, runtime=runtime)
+    futures = [pool.submit(frame) for frame in range(10)]
+    assert hangs.wait(10)
+    with pytest.raises(TimeoutError, match=r"^context 2 of 3 \(core mask 2\) did not come back from a frame within 0.1 s$"):
+        pool.release(timeout=0.1)
+    assert [context.released for context in runtime.contexts] == [1, 0, 1]
+    pool.release()
+    go_on.set()
+    for thread in pool._executor._threads:
+        thread.join(10)
+    assert all(future.done() for future in futures)
 
 
 def test_release_in_the_middle_of_map_from_another_thread_ends_it(runtime):
