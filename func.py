@@ -138,11 +138,12 @@ def unletterbox(boxes, placed, IMG):
     return boxes.clip(0, np.float32([w, h, w, h]))
 
 
-def detect(rknn_lite, IMG):
+def detect(rknn_lite, IMG, decode=decode):
     """Find the objects of a frame.
 
-    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR. Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64,
-    scores (n,) float32, best first. Raises ModelError where the model cannot be run or read.
+    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR; decode: reads the model's outputs (examples/yolov8.py has another one).
+    Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64, scores (n,) float32, best first.
+    Raises ModelError where the model cannot be run or read.
     """
     square, placed = letterbox(IMG, IMG_SIZE)
     boxes, classes, scores = nms(*decode(infer(rknn_lite, square)))

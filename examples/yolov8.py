@@ -1,0 +1,78 @@
+"""myFunc for YOLOv8 and YOLO11: Rockchip's exports with nine outputs or six. Thresholds, IMG_SIZE and CLASSES are set in func.py.
+
+    python main.py --func examples/yolov8.py --model models/yolov8n_emoji.rknn
+"""
+import functools
+
+import numpy as np
+
+import func
+from func import ModelError, draw
+
+# ---------------------------------------------------------------------------------------------------------------------------
+STRIDES = (8, 16, 32)
+BINS = 16         # of a distribution: a side of the box lies 0 to 15 strides from the cell's centre
+SLACK = 1 / 128   # by so much the third output of a stride, rounded to int8 by itself, may fall short of the best class's score
+# ---------------------------------------------------------------------------------------------------------------------------
+
+
+def decode(outputs):
+    """Boxes from YOLOv8's heads, before NMS.
+
+    outputs: for each stride s = 8, 16, 32, the strides in any order, float32 arrays of size / s rows and columns: (1, 64, ., .) logits of
+    the distances from the cell's centre to the left, top, right and lower side, 16 bins each, in strides; (1, classes, ., .) scores after
+    the sigmoid; and, in exports with nine outputs, (1, 1, ., .) their sum, cut at 1 (Ultralytics YOLOv8, export of Rockchip's fork).
+    Returns boxes (n, 4) float32 xyxy in pixels of the square, classes (n,) int64, scores (n,) float32.
+    Raises ModelError for outputs of other shapes.
+    """
+    step = check(outputs)
+    sides, found, centres, strides = [], [], [], []
+    for boxes, classes, *total in zip(*(outputs[part::step] for part in range(step))):
+        columns = boxes.shape[3]
+        classes = classes.reshape(len(func.CLASSES), -1)  # (classes, cells)
+        # The sum rules out nearly all cells, and the best class the rest; only the distributions of what is left are decoded.
+        cells = np.flatnonzero(total[0] >= func.OBJ_THRESH - SLACK) if total else None
+        if cells is None or len(cells) > classes.shape[1] // 20:  # as many faint scores as this are sooner compared than gathered
+            cells = np.flatnonzero(classes.max(0) >= func.OBJ_THRESH)
+        found.append(classes[:, cells])
+        sides.append(boxes.reshape(4 * BINS, -1)[:, cells])
+        centres.append(_centres(columns)[:, cells])
+        strides.append(np.full(len(cells), func.IMG_SIZE // columns, np.float32))
+    found = np.concatenate(found, 1)
+    scores = found.max(0, initial=0)
+    good = np.flatnonzero(scores >= func.OBJ_THRESH)
+    sides, centres, strides = (np.concatenate(parts, -1)[..., good] for parts in (sides, centres, strides))
+    weights = np.exp(sides.reshape(4, BINS, -1) - sides.reshape(4, BINS, -1).max(1, keepdims=True))  # softmax over the bins
+    distances = (weights * np.arange(BINS, dtype=np.float32)[:, np.newaxis]).sum(1) / weights.sum(1) * strides  # (4, n) pixels
+    return np.concatenate([centres - distances[:2], centres + distances[2:]]).T, found[:, good].argmax(0), scores[good]
+
+
+@functools.lru_cache(maxsize=None)
+def _centres(columns):
+    """x and y of the centres of a head's cells, in pixels of the square: (2, cells) float32."""
+    row, column = np.divmod(np.arange(columns * columns), columns)
+    return ((np.stack([column, row]) + 0.5) * (func.IMG_SIZE // columns)).astype(np.float32)
+
+
+def check(outputs):
+    """How many outputs each stride has, 2 or 3. Raises ModelError where they are not YOLOv8's."""
+    found = [np.shape(output) for output in outputs]
+    step = 2 if len(outputs) == 6 else 3
+    channels = (4 * BINS, len(func.CLASSES), 1)[:step]
+    sizes = [func.IMG_SIZE // stride for stride in STRIDES]
+    expected = [[(1, number, size, size) for number in channels] for size in sizes]
+    if sorted(found[at:at + step] for at in range(0, len(found), step)) != sorted(expected):
+        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but examples/yolov8.py reads YOLOv8 with "
+                         f"{len(func.CLASSES)} classes at {func.IMG_SIZE} pixels: for each of {', '.join(map(str, sizes))} rows and columns "
+                         f"{4 * BINS}, {len(func.CLASSES)} and, if there are nine outputs, 1 channels")
+    return step
+
+
+def detect(rknn_lite, IMG):
+    """Find the objects of a frame: arguments, results and errors are func.detect's."""
+    return func.detect(rknn_lite, IMG, decode)
+
+
+def myFunc(rknn_lite, IMG):
+    """What the pool does with every frame: returns the frame itself, detections drawn on it."""
+    return draw(IMG, *detect(rknn_lite, IMG))
