@@ -30,7 +30,7 @@ import numpy as np
 import func
 import rknnlite_cpu
 import rknnpool
-from main import Sorry, open_source
+from streams import Sorry, open_source
 
 # ---------------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead

@@ -1,40 +1,40 @@
-"""Runs a video or camera through the NPU: reads frames, feeds the pool, shows or saves what comes out, reports FPS.
+"""Runs videos and cameras through the NPU: reads frames, feeds the pool, shows or saves what comes out, reports FPS.
 
     python main.py                                # the settings below
     python main.py street.mp4 --threads 9 --save out.mp4
+    python main.py 0 /dev/video2 rtsp://192.168.1.20/live street.mp4       # several streams on one pool
 """
 import argparse
+import glob
 import importlib.util
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # what goes wrong is said below, in a sentence
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+import cv2
+from tqdm import tqdm
 
-import cv2  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-from func import ModelError, myFunc  # noqa: E402
-from rknnpool import rknnPoolExecutor  # noqa: E402
+from func import myFunc
+from rknnpool import rknnPoolExecutor
+from streams import Sorry, Stream, say
 
 # ---------------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
-cap = "models/demo.mp4"                  # a file, a camera's number, or a URL
+cap = "models/demo.mp4"                  # a file, a camera's number, or a URL; or a list of them, each a stream of its own
 TPEs = None                              # contexts, and threads; None: two per NPU core
+bigCores = True                          # stay on the fast CPU cores, where a SoC has two kinds
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
+PATIENCE = 10                   # seconds that frames in work have to come out, after Ctrl-C
+CPUS = "/sys/devices/system/cpu"
 # Ctrl-C, kill and systemd's stop, a closed terminal
 ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-class Sorry(Exception):
-    """Bad input: the message is one sentence for stderr, the exit code 2."""
 
 
 def beside_main(path):
@@ -63,31 +63,20 @@ def load_func(path):
     return module.myFunc
 
 
-def open_source(source):
-    """The cv2.VideoCapture of a file, camera number or URL. Raises Sorry where it does not open."""
-    if str(source).isdigit():
-        capture = cv2.VideoCapture(int(source))
-        if not capture.isOpened():
-            raise Sorry(f"{source}: there is no camera of that number, or it is in use.")
-        return capture
-    if "://" not in str(source):
-        if os.path.isdir(source):
-            raise Sorry(f"{source}: is a directory, not a video.")
-        if not os.path.exists(source):
-            raise Sorry(f"{source}: no such file.")
-    capture = cv2.VideoCapture(str(source))
-    if not capture.isOpened():
-        raise Sorry(f"{source}: not a video that OpenCV can read.")
-    return capture
+def fast_cpus():
+    """Numbers of this machine's fast CPU cores, a set. Empty where the kernel does not tell, for all are alike then."""
+    capacities = {}
+    for path in glob.glob(os.path.join(CPUS, "cpu[0-9]*", "cpu_capacity")):
+        with open(path) as file:
+            capacities[int(os.path.basename(os.path.dirname(path))[3:])] = int(file.read())
+    # Fast clusters may differ by a few percent (RK3588's two of A76 clock differently), slow ones have half of that or less.
+    return {cpu for cpu, capacity in capacities.items() if capacity > 0.75 * max(capacities.values())}
 
 
-def frames_of(capture, ended=()):
-    """The capture's frames, until there are no more, or `ended` (a container) holds something."""
-    while not ended:
-        ok, frame = capture.read()
-        if not ok:
-            return
-        yield frame
+def stay_on_big_cores():
+    """Bind this thread, and all that it will start, to the fast CPU cores among those it may use."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, fast_cpus() & os.sched_getaffinity(0) or os.sched_getaffinity(0))
 
 
 def can_show():
@@ -98,58 +87,56 @@ def can_show():
     return subprocess.run(attempt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
-class Saver:
-    """Writes frames to a video file, opened with the first one's size."""
+def numbered(path, number, count):
+    """--save's file for one stream of several: out.mp4 becomes out_1.mp4, out_2.mp4, ..."""
+    stem, extension = os.path.splitext(path)
+    return f"{stem}_{number}{extension}" if count > 1 else path
 
-    def __init__(self, path, fps):
-        self.path, self.fps, self.writer = path, fps, None
-        if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
-            raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
-        new = not os.path.lexists(path)
+
+def open_streams(sources, save):
+    """The Streams of what can be opened, and whether that is all. Raises Sorry where it is nothing."""
+    streams, failed = [], []
+    for number, source in enumerate(sources, 1):
         try:
-            open(path, "ab").close()
-        except OSError as error:
-            raise Sorry(f"--save {path}: cannot be written ({error.strerror}).") from None
-        if new:
-            os.remove(path)  # until there is a frame
-
-    def write(self, frame):
-        if getattr(frame, "dtype", None) != "uint8" or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)):
-            what = f"array of {frame.dtype} {frame.shape}" if hasattr(frame, "dtype") else type(frame).__name__
-            raise Sorry(f"--save {self.path}: myFunc returned a {what}, and only frames of uint8, (h, w, 3), can be saved.")
-        if frame.shape[2:] != (3,):
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR if frame.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
-        if self.writer is None:
-            self.size = frame.shape[1::-1]
-            code = "MJPG" if self.path.lower().endswith(".avi") else "mp4v"
-            self.writer = cv2.VideoWriter(self.path, cv2.VideoWriter_fourcc(*code), self.fps, self.size)
-            if not self.writer.isOpened():
-                raise Sorry(f"--save {self.path}: OpenCV cannot write a video of {self.size[0]}x{self.size[1]} pixels there.")
-        if frame.shape[1::-1] != self.size:
-            frame = cv2.resize(frame, self.size)
-        self.writer.write(frame)
-
-    def close(self):
-        if self.writer is not None:
-            self.writer.release()
+            streams.append(Stream(source, save and numbered(save, number, len(sources))))
+        except Sorry as error:
+            failed.append(str(error))
+    if not streams:
+        raise Sorry("\n".join(failed))
+    for said in failed:
+        say(said, sys.stderr)
+    return streams, not failed
 
 
-def show(name, frame):
-    """Show a frame; returns False once the person at the window has had enough (q, Esc, or the window closed)."""
-    cv2.imshow(name, frame)
-    return cv2.waitKey(1) & 0xff not in (ord("q"), 27) and cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) >= 1
+def watch(threads, streams, shown, window):
+    """Show frames until all threads have ended. Returns False where that takes longer than PATIENCE after the streams were stopped."""
+    stopped = None
+    while any(thread.is_alive() for thread in threads):
+        if stopped is None and all(stream.stop for stream in streams):
+            stopped = time.perf_counter()
+        if stopped and time.perf_counter() > stopped + PATIENCE:
+            return False
+        try:
+            stream, frame = shown.get(timeout=0.1)
+        except queue.Empty:
+            key = window and cv2.waitKey(1)
+        else:
+            cv2.imshow(stream.source, frame)
+            key = cv2.waitKey(1)
+            if cv2.getWindowProperty(stream.source, cv2.WND_PROP_VISIBLE) < 1:
+                stream.stop.append(None)
+        if window and key & 0xff in (ord("q"), 27):  # or Esc
+            for stream in streams:
+                stream.stop.append(None)
+    return True
 
 
 def run(args):
-    """Run one source to its end. Returns the exit code; raises Sorry for bad input, after what was done is saved and counted."""
+    """Run the sources to their ends. Returns the exit code; raises Sorry for bad input where nothing can be run."""
     if args.threads is not None and args.threads < 1:
         raise Sorry(f"--threads {args.threads}: at least one is needed.")
     func = load_func(args.func) if args.func else myFunc
-    capture = open_source(args.source)
-    source = unquote(urlparse(args.source).path) if args.source.startswith("file://") else args.source
-    if args.save and os.path.exists(args.save) and os.path.exists(source) and os.path.samefile(args.save, source):
-        raise Sorry(f"--save {args.save}: is the video that is read.")
-    saver = Saver(args.save, capture.get(cv2.CAP_PROP_FPS) or 30) if args.save else None
+    streams, complete = open_streams(args.sources, args.save)
     window = not args.headless and can_show()
     if not (window or args.headless):
         print("No display: running without a window.", file=sys.stderr)
@@ -158,62 +145,62 @@ def run(args):
     except RuntimeError as error:  # its message is a sentence
         raise Sorry(f"{error}.") from None
 
-    ended = []  # the signal that did it
+    signals = []
 
     def end(number, _):
         # Reading stops, and what was read comes out. An exception, raised in the middle of a lock's own code, could break that lock.
-        ended.append(number)
-        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once, for a context may hang
+        signals.append(number)
+        for stream in streams:
+            stream.stop.append(number)
+        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
 
     for number in ENDINGS:  # until here nothing is lost when they end the program at once, even in the middle of OpenCV
         signal.signal(number, end)
-    total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    count = 0
-    began = lap = time.perf_counter()
-    with tqdm(total=total if total > 0 else None, unit=" frames", disable=None) as bar:
-        try:
-            with pool:
-                for frame in pool.map(frames_of(capture, ended)):
-                    count += 1
-                    bar.update()
-                    if saver:
-                        saver.write(frame)
-                    if count % 30 == 0:
-                        now = time.perf_counter()
-                        bar.write(f"FPS over the last 30 frames: {30 / (now - lap):.1f}")
-                        lap = now
-                    if window and not show(str(args.source), frame):
-                        break
-                else:
-                    if count < total and not ended:
-                        bar.write(f"{args.source}: ended after {count} of {total} frames.", file=sys.stderr)
-        except ModelError as error:
-            raise Sorry(f"{args.model}: {error}.") from None
-        finally:
-            seconds = time.perf_counter() - began
-            capture.release()
-            if saver:
-                saver.close()
-            bar.close()
-            if count:
-                print(f"{args.source}: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
-    if count == 0 and not ended:
-        raise Sorry(f"{args.source}: no frame could be read.")
-    return 128 + ended[0] if ended else 0
+    shown, threads, bars = queue.Queue(len(streams)), [], []
+    for place, stream in enumerate(streams):
+        name = stream.source if len(streams) > 1 else None
+        bars.append(tqdm(total=stream.total or None, unit=" frames", desc=name, position=place, disable=None))
+        arguments = pool, bars[-1], f"{name}: " if name else "", shown if window else None
+        threads.append(threading.Thread(target=stream.run, args=arguments, daemon=True))
+        threads[-1].start()
+    finished = watch(threads, streams, shown, window)
+    try:
+        pool.release(timeout=0 if not finished else None)
+    except TimeoutError as error:
+        say(f"{error}.", sys.stderr)
+    for bar in bars:
+        bar.close()
+    for stream in streams:
+        stream.close()
+        if stream.count:
+            say(stream.summary())
+    if len(streams) > 1:
+        count = sum(stream.count for stream in streams)
+        seconds = max(stream.ended for stream in streams) - min(stream.began for stream in streams)
+        say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
+    codes = [stream.code for stream in streams]
+    code = 1 if 1 in codes else 2 if 2 in codes or not complete else 128 + signals[0] if signals else 0
+    if not finished:
+        sys.stdout.flush()
+        os._exit(code)  # for Python would wait for the thread whose context hangs
+    return code
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", default=cap, help=f"file, camera number or URL (default: {cap})")
+    parser.add_argument("sources", nargs="*", metavar="source", default=cap if isinstance(cap, (list, tuple)) else [cap],
+                        help=f"files, camera numbers or URLs (default: {cap})")
     parser.add_argument("--model", default=modelPath, help=f"the .rknn (default: {modelPath})")
     parser.add_argument("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
     parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
-    parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv)")
+    parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv), numbered where there are several sources")
     parser.add_argument("--headless", action="store_true", help="open no window")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
+    if bigCores:
+        stay_on_big_cores()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     args = parser.parse_args()
-    args.source, args.model = beside_main(str(args.source)), beside_main(args.model)
+    args.sources, args.model = [beside_main(str(source)) for source in args.sources], beside_main(args.model)
     try:
         sys.exit(run(args))
     except Sorry as error:

@@ -63,8 +63,8 @@ def check(outputs):
     expected = [[(1, number, size, size) for number in channels] for size in sizes]
     if sorted(found[at:at + step] for at in range(0, len(found), step)) != sorted(expected):
         raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but examples/yolov8.py reads YOLOv8 with "
-                         f"{len(func.CLASSES)} classes at {func.IMG_SIZE} pixels: for each of {', '.join(map(str, sizes))} rows and columns "
-                         f"{4 * BINS}, {len(func.CLASSES)} and, if there are nine outputs, 1 channels")
+                         f"{len(func.CLASSES)} classes at {func.IMG_SIZE} pixels: for each of {', '.join(map(str, sizes))} rows and "
+                         f"columns {4 * BINS}, {len(func.CLASSES)} and, if there are nine outputs, 1 channels")
     return step
 
 

@@ -8,12 +8,15 @@ import pytest
 from conftest import ROOT
 
 import func
-from main import frames_of, modelPath
 from rknnpool import rknnPoolExecutor
+from streams import frames_of
 
 sys.path.insert(0, str(ROOT / "models/demo"))
-from evaluate import iou, mean_average_precision, onnx_predictor  # noqa: E402
+from evaluate import iou, mean_average_precision, onnx_predictor, yolov8  # noqa: E402
 from scene import FONT, draw_scene  # noqa: E402
+
+MODELS = {"yolov5n": ("models/yolov5n_emoji", func.detect), "yolov8n": ("models/yolov8n_emoji", yolov8.detect)}
+every_model = pytest.mark.parametrize("model, detect", MODELS.values(), ids=MODELS)
 
 
 def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
@@ -23,10 +26,11 @@ def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
     assert len(demo_truth["frames"]) == sum(1 for _ in frames_of(video)) == 600
 
 
-def test_the_defaults_find_95_percent_of_the_demo_with_at_most_2_percent_false(demo_truth):
+@every_model
+def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_false(demo_truth, model, detect):
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
     wanted = found = detections = false = 0
-    with rknnPoolExecutor(modelPath, 2, func.detect) as pool:
+    with rknnPoolExecutor(str(ROOT / model) + ".rknn", 2, detect) as pool:
         for (boxes, classes, _), truth in zip(pool.map(frames_of(video)), demo_truth["frames"]):
             truth = np.array(truth)
             overlap = iou(boxes, truth[:, 1:5]) >= 0.5
@@ -61,7 +65,8 @@ def test_the_truth_of_a_scene_fits_its_objects():
 
 
 @needs_font
-def test_the_demo_model_keeps_its_accuracy_on_unseen_scenes():
-    map50, _, classes = mean_average_precision(onnx_predictor(ROOT / "models/yolov5n_emoji.onnx"), scenes=100)
+@every_model
+def test_the_demo_models_keep_their_accuracy_on_unseen_scenes(model, detect):
+    map50, _, classes = mean_average_precision(onnx_predictor(f"{ROOT / model}.onnx"), scenes=100)
     assert len(classes) == 69
     assert map50 >= 0.90

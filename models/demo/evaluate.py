@@ -1,4 +1,4 @@
-"""mAP of a demo model on drawn scenes that it has never seen, read by the project's own func.py.
+"""mAP of a demo model on drawn scenes that it has never seen, read by the project's own func.py or examples/yolov8.py.
 
     python models/demo/evaluate.py models/yolov5n_emoji.onnx
     python models/demo/evaluate.py models/yolov5n_emoji.onnx --int8 scenes/      # as convert.py quantises it, simulated
@@ -12,7 +12,10 @@ from pathlib import Path
 import numpy as np
 from scene import draw_scene
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
+import yolov8  # noqa: E402
+
 import func  # noqa: E402
 
 SEED = 2  # train.py's scenes have seed 1, the calibration set's 9
@@ -49,8 +52,13 @@ def average_precision(hit, scores, objects):
     return np.append(precision, 0)[at].mean()
 
 
+def decode(outputs):
+    """Boxes, classes, scores before NMS, of YOLOv5's three heads or of YOLOv8's."""
+    return func.decode(outputs) if len(outputs) == 3 else yolov8.decode(outputs)
+
+
 def mean_average_precision(predict, scenes=500):
-    """Evaluate `predict`, a callable (640, 640, 3) uint8 RGB -> YOLOv5's three heads, on scenes of an unseen seed.
+    """Evaluate `predict`, a callable (640, 640, 3) uint8 RGB -> YOLOv5's or YOLOv8's heads, on scenes of an unseen seed.
 
     Returns (mAP50, mAP50-95, {class: AP50}).
     """
@@ -59,7 +67,7 @@ def mean_average_precision(predict, scenes=500):
         hits, scores, found, objects = [], [], [], np.zeros(len(func.CLASSES), int)
         for number in range(scenes):
             image, truth, truth_classes = draw_scene((SEED, number))
-            boxes, classes, score = func.nms(*func.decode(predict(np.ascontiguousarray(image[..., ::-1]))))
+            boxes, classes, score = func.nms(*decode(predict(np.ascontiguousarray(image[..., ::-1]))))
             hits.append(matches(boxes, classes, truth, truth_classes))
             scores.append(score)
             found.append(classes)

@@ -1,0 +1,197 @@
+"""A stream is one source on its way through the pool: opened, read, brought back when it goes away, counted, saved.
+
+    stream = Stream("rtsp://192.168.1.20/live")
+    stream.run(pool)
+    print(stream.summary())
+"""
+import os
+import shutil
+import sys
+import time
+import traceback
+from urllib.parse import unquote, urlparse
+
+import cv2
+from tqdm import tqdm
+
+from func import ModelError
+
+RETRIES = 1, 2, 4, 8, 15, 30    # seconds between two attempts to open a live source that went away; the last one for ever
+TIMEOUT = 5                     # seconds after which a URL that sends nothing counts as gone
+RESERVE = 1 << 20               # bytes that a disk must have free for the end of a saved video
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is said here, in a sentence
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+class Sorry(Exception):
+    """Bad input: the message is one sentence for stderr, the exit code 2."""
+
+
+def say(text, file=None):
+    """Print a line without disturbing the progress bars. Who no longer reads (`| head`) does not end the run."""
+    try:
+        tqdm.write(text, file=file or sys.stdout)
+        (file or sys.stdout).flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")
+
+
+def open_source(source):
+    """The cv2.VideoCapture of a file, camera number or URL. Raises Sorry where it does not open."""
+    if str(source).isdigit():
+        capture = cv2.VideoCapture(int(source))
+        if not capture.isOpened():
+            raise Sorry(f"{source}: there is no camera of that number, or it is in use.")
+        return capture
+    if "://" not in str(source):
+        if os.path.isdir(source):
+            raise Sorry(f"{source}: is a directory, not a video.")
+        if not os.path.exists(source):
+            raise Sorry(f"{source}: no such file.")
+        capture = cv2.VideoCapture(str(source))
+    else:
+        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 1000 * TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1000 * TIMEOUT]
+        capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, timeouts)
+        if not capture.isOpened():
+            raise Sorry(f"{source}: cannot be reached, or sends no video.")
+    if not capture.isOpened():
+        raise Sorry(f"{source}: not a video that OpenCV can read.")
+    return capture
+
+
+def frames_of(capture):
+    """The capture's frames, until there are no more."""
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return
+        yield frame
+
+
+class Saver:
+    """Writes frames to a video file, opened with the first one's size."""
+
+    def __init__(self, path, fps):
+        self.path, self.fps, self.writer = path, fps, None
+        if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
+            raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
+        new = not os.path.lexists(path)
+        try:
+            open(path, "ab").close()
+        except OSError as error:
+            raise Sorry(f"--save {path}: cannot be written ({error.strerror}).") from None
+        if new:
+            os.remove(path)  # until there is a frame
+
+    def write(self, frame):
+        if getattr(frame, "dtype", None) != "uint8" or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)):
+            what = f"array of {frame.dtype} {frame.shape}" if hasattr(frame, "dtype") else type(frame).__name__
+            raise Sorry(f"--save {self.path}: myFunc returned a {what}, and only frames of uint8, (h, w, 3), can be saved.")
+        if shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < RESERVE:  # OpenCV would lose frames without a word
+            raise Sorry(f"--save {self.path}: the disk is full.")
+        if frame.shape[2:] != (3,):
+            frame = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR if frame.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
+        if self.writer is None:
+            self.size = frame.shape[1::-1]
+            code = "MJPG" if self.path.lower().endswith(".avi") else "mp4v"
+            self.writer = cv2.VideoWriter(self.path, cv2.VideoWriter_fourcc(*code), self.fps, self.size)
+            if not self.writer.isOpened():
+                raise Sorry(f"--save {self.path}: OpenCV cannot write a video of {self.size[0]}x{self.size[1]} pixels there.")
+        if frame.shape[1::-1] != self.size:
+            frame = cv2.resize(frame, self.size)
+        self.writer.write(frame)
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.release()
+
+
+class Stream:
+    """One source: its frames, its progress, and what becomes of its results."""
+
+    def __init__(self, source, save=None):
+        self.source, self.capture = source, open_source(source)
+        self.total = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        # A file ends, even at a URL; a camera or a broadcast is live, and has no count.
+        self.live = str(source).isdigit() or str(source).startswith("/dev/") or "://" in str(source) and not self.total
+        path = unquote(urlparse(source).path) if source.startswith("file://") else source
+        if save and os.path.exists(save) and os.path.exists(path) and os.path.samefile(save, path):
+            raise Sorry(f"--save {save}: is the video that is read.")
+        self.saver = Saver(save, self.capture.get(cv2.CAP_PROP_FPS) or 30) if save else None
+        self.stop = []  # holds something once no more shall be read
+        self.count = self.dropped = self.code = 0
+        self.began = self.ended = time.perf_counter()
+
+    def frames(self):
+        """The source's frames until it ends or is stopped. A live source that went away is opened again."""
+        while not self.stop:
+            ok, frame = self.capture.read()
+            if not ok and self.live:
+                ok, frame = self.come_back()
+            if not ok:
+                return
+            yield frame
+
+    def come_back(self):
+        gone, attempt = time.perf_counter(), 0
+        say(f"{self.source}: went away, trying again.", sys.stderr)
+        while not self.stop:
+            again = time.perf_counter() + RETRIES[min(attempt, len(RETRIES) - 1)]
+            while not self.stop and time.perf_counter() < again:
+                time.sleep(0.1)
+            attempt += 1
+            try:
+                self.capture.release()
+                self.capture = open_source(self.source)
+            except Sorry:
+                continue
+            ok, frame = self.capture.read()
+            if ok:
+                say(f"{self.source}: came back after {time.perf_counter() - gone:.0f} s.", sys.stderr)
+                return ok, frame
+        return False, None
+
+    def run(self, pool, bar, title="", shown=None):
+        """Serve the stream to its end, each result into the queue `shown`. `code` is then the exit code, 0 where nothing failed."""
+        self.began = lap = time.perf_counter()
+        results = pool.map(self.frames(), live=self.live)
+        try:
+            for frame in results:
+                self.count += 1
+                bar.update()
+                if self.saver:
+                    self.saver.write(frame)
+                if self.count % 30 == 0:
+                    now = time.perf_counter()
+                    say(f"{title}FPS over the last 30 frames: {30 / (now - lap):.1f}")
+                    lap = now
+                if shown:
+                    shown.put((self, frame))
+            if self.count == 0 and not self.stop:
+                raise Sorry(f"{self.source}: no frame could be read.")
+            if self.count < self.total and not self.stop:
+                say(f"{self.source}: ended after {self.count} of {self.total} frames.", sys.stderr)
+        except (Sorry, ModelError) as error:
+            self.code = 2
+            say(f"{str(error).rstrip('.')}.", sys.stderr)
+        except BaseException:  # an error in the user's func: its author wants the traceback, and the other streams go on
+            self.code = 1
+            say(traceback.format_exc().rstrip(), sys.stderr)
+        finally:
+            self.ended = time.perf_counter()
+            results.close()
+            self.dropped = results.dropped
+            self.close()
+
+    def close(self):
+        self.stop.append(None)
+        self.capture.release()
+        if self.saver:
+            self.saver.close()
+
+    def summary(self):
+        seconds = self.ended - self.began
+        dropped = f", {self.dropped} dropped" if self.live else ""
+        return f"{self.source}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{dropped}"

@@ -1,0 +1,117 @@
+"""What main.py promises for several streams and for live sources."""
+import os
+import re
+import subprocess
+import sys
+
+import cv2
+import pytest
+from conftest import ROOT, number_in
+from test_main import frames_of
+
+import main
+
+
+@pytest.fixture
+def plain_func(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
+    return path
+
+
+@pytest.fixture
+def short_clip(clip, tmp_path):
+    """The first 15 frames of clip()."""
+    path = tmp_path / "short.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (640, 360))
+    for frame in frames_of(clip)[:15]:
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+def test_every_stream_is_saved_whole_and_in_order_and_counted(main_py, clip, short_clip, tmp_path, plain_func):
+    done = main_py(clip, short_clip, "--headless", "--func", plain_func, "--save", tmp_path / "out.avi")
+    assert done.returncode == 0, done.stderr
+    assert [number_in(frame) for frame in frames_of(tmp_path / "out_1.avi")] == list(range(45))
+    assert [number_in(frame) for frame in frames_of(tmp_path / "out_2.avi")] == list(range(15))
+    assert re.search(r"clip\.avi: 45 frames in \d+\.\d s, \d+\.\d FPS on average", done.stdout)
+    assert re.search(r"short\.avi: 15 frames in \d+\.\d s", done.stdout)
+    assert re.search(r"clip\.avi: FPS over the last 30 frames: \d+\.\d", done.stdout)
+    assert re.search(r"in all: 60 frames in \d+\.\d s, \d+\.\d FPS on average", done.stdout)
+
+
+def test_a_source_that_cannot_be_opened_leaves_the_others_running(main_py, clip, plain_func):
+    done = main_py("none.mp4", clip, "--headless", "--func", plain_func)
+    assert done.returncode == 2
+    assert "none.mp4: no such file" in done.stderr
+    assert "clip.avi: 45 frames" in done.stdout
+
+
+def test_where_no_source_can_be_opened_each_is_named(main_py):
+    done = main_py("none.mp4", "models", "--headless")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["none.mp4: no such file.", "models: is a directory, not a video."]
+
+
+def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, short_clip, tmp_path):
+    (tmp_path / "fails.py").write_text(  # on frames of another number of pixels in the corner than the short clip has
+        "from func import ModelError\nimport numpy as np\n"
+        "def myFunc(rknn_lite, IMG):\n    if np.count_nonzero(IMG[20, :, 1] > 127) > 4 * 30:\n        raise ModelError('frame 30 is bad')\n"
+        "    return IMG\n")
+    done = main_py(clip, short_clip, "--headless", "--func", tmp_path / "fails.py", "--save", tmp_path / "out.avi")
+    assert done.returncode == 2
+    assert "frame 30 is bad." in done.stderr and "Traceback" not in done.stderr
+    assert "short.avi: 15 frames" in done.stdout and "clip.avi: 30 frames" in done.stdout
+    assert len(frames_of(tmp_path / "out_1.avi")) == 30 and len(frames_of(tmp_path / "out_2.avi")) == 15
+
+
+def test_cap_may_be_a_list(clip, short_clip, plain_func):
+    script = f"import main\nmain.cap = [{str(clip)!r}, {str(short_clip)!r}]\nmain.main()"
+    done = subprocess.run([sys.executable, "-c", script, "--headless", "--func", str(plain_func)], cwd=ROOT, capture_output=True, text=True,
+                          timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert "in all: 60 frames" in done.stdout
+
+
+# ---- big cores ----
+
+@pytest.fixture
+def cpus(tmp_path, monkeypatch):
+    """cpus(*capacities): this machine has such CPU cores, as far as main.py can see."""
+    def draw(*capacities):
+        for number, capacity in enumerate(capacities):
+            (tmp_path / f"cpu{number}").mkdir()
+            if capacity:
+                (tmp_path / f"cpu{number}" / "cpu_capacity").write_text(f"{capacity}\n")
+        (tmp_path / "cpufreq").mkdir()
+        (tmp_path / "cpuidle").mkdir()
+        monkeypatch.setattr(main, "CPUS", str(tmp_path))
+    return draw
+
+
+@pytest.mark.parametrize("capacities, fast", [
+    ([530] * 4 + [1024] * 4, {4, 5, 6, 7}),
+    ([398] * 4 + [963] * 2 + [1024] * 2, {4, 5, 6, 7}),  # the two fast clusters of one RK3588 seldom reach the same clock
+    ([1024] * 4, {0, 1, 2, 3}),
+    ([None] * 4, set()),
+], ids=["RK3576", "RK3588", "RK3568", "PC"])
+def test_the_fast_cores_are_those_of_the_fast_clusters(cpus, capacities, fast):
+    cpus(*capacities)
+    assert main.fast_cpus() == fast
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+@pytest.mark.parametrize("big_cores, bound", [(True, True), (False, False)])
+def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, bound):
+    allowed = sorted(os.sched_getaffinity(0))
+    for number in allowed:
+        (tmp_path / f"cpu{number}").mkdir()
+        (tmp_path / f"cpu{number}" / "cpu_capacity").write_text("1024" if number == allowed[-1] else "400")
+    (tmp_path / "threads.py").write_text("import os\ndef myFunc(rknn_lite, IMG):\n    print('on', sorted(os.sched_getaffinity(0)))\n")
+    script = f"import main\nmain.CPUS, main.bigCores = {str(tmp_path)!r}, {big_cores}\nmain.main()"
+    done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", "--func", str(tmp_path / "threads.py")], cwd=ROOT,
+                          capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    places = set(re.findall(r"on (\[.*\])", done.stdout))
+    assert places == {str(allowed[-1:] if bound else allowed)}
