@@ -6,7 +6,9 @@
     python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second
     python benchmark.py --threads plain 2                           # two threads against a plain loop without a pool
     python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
+    python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool
     python benchmark.py --heads                                     # func.decode against decoding every anchor
+    python benchmark.py --func examples/yolov8.py --model models/yolov8n_emoji.rknn --heads      # or every cell; any other flag, too
 
 Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib, --heads pytest.
 """
@@ -20,8 +22,8 @@ import os
 import re
 import statistics
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -30,6 +32,8 @@ import numpy as np
 import func
 import rknnlite_cpu
 import rknnpool
+from main import load_func, stay_on_big_cores
+from simulated_npu import PUBLISHED, Recorder, opened, parse_simulate, record, simulated
 from streams import Sorry, open_source
 
 # ---------------------------------------------------------------------------------------------------------------------------
@@ -43,107 +47,8 @@ simulate = None                          # None, one of PUBLISHED, or millisecon
 output = "runs/benchmark"                # where the .json and the .png go
 # ---------------------------------------------------------------------------------------------------------------------------
 
-# FPS of one NPU core in int8, from the README of Rockchip's rknn_model_zoo; the last from an issue on rk3588-npu of 2026-09, in which
-# zero-copy C++ reached 177 FPS on three cores. Only the time is simulated: the outputs are always those of `modelPath`.
-PUBLISHED = {"yolov5s_relu@rk3588": 66.1, "yolov5s@rk3588": 48.4, "yolov5n@rk3588": 82.5, "yolov8n@rk3588": 73.5, "resnet50@rk3588": 110.1,
-             "yolov5s_relu_zerocopy@rk3588": 1000 / 16.9}
-# How much faster three cores on one frame are than one: with them a public Python loop (yolov5s, a frame at a time) went from 13.4 to
-# 14.9 FPS, which is 7.5 ms less a frame, of an inference that takes one core 1000 / 48.4 = 20.7 ms: 1.57. (rknn_benchmark gave 1.9 on
-# one board, 18.84 to 9.86 ms: jas-hacks.blogspot.com, June 2023.)
-ALL_CORES_SPEEDUP = 20.7 / (20.7 - (1000 / 13.4 - 1000 / 14.9))
 RECORDED = 60     # frames, spread over the video, whose outputs a simulated NPU gives: 2.1 MB each
 IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
-
-
-class SimulatedNPU:
-    """RKNNLite's interface on an NPU that is a timetable. simulated() derives the class to be used.
-
-    Each core is a job queue in time, as the driver's is: a job starts at max(now, the core's last end), ends one inference later, and the
-    caller sleeps until then. The outputs are those recorded on the frame most like the input, dequantised at every call.
-    """
-
-    NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2, NPU_CORE_0_1_2 = 0, 1, 2, 4, 7
-
-    def load_rknn(self, path):
-        return 0
-
-    def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
-        if core_mask not in (0, 1, 2, 3, 4, 7) or core_mask and self.NPU_CORES == 1:
-            return -1
-        self.cores = None  # whichever is free first
-        if core_mask:  # with two cores CORE_0_1_2 is both and CORE_2 is CORE_0
-            self.cores = [core for core in range(self.NPU_CORES) if core_mask >> core & 1] or [0]
-        self.buffers = [np.empty(output.shape, np.float32) for output in self.recorded[1][0]]
-        return 0
-
-    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False, reuse_outputs=False):
-        """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next call overwrites."""
-        if inputs[0].ndim != 4:
-            return None
-        image = inputs[0].copy()  # the vendor's runtime takes a copy, too
-        self.wait_for_core()
-        fingerprints, outputs = self.recorded
-        nearest = np.abs(fingerprints - fingerprint(image)).sum(1).argmin()
-        for quantised, buffer in zip(outputs[nearest], self.buffers):  # NumPy lets go of the GIL here, as the vendor's C does
-            np.add(quantised, np.float32(128), out=buffer)
-            np.multiply(buffer, np.float32(1 / 255), out=buffer)
-        return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
-
-    def wait_for_core(self):
-        with self.queueing:  # while the job is entered, not while it runs
-            cores = self.cores or [self.free_at.index(min(self.free_at))]
-            start = max(time.perf_counter(), *(self.free_at[core] for core in cores))
-            end = start + self.seconds / (ALL_CORES_SPEEDUP if len(cores) > 1 else 1)
-            for core in cores:
-                self.free_at[core] = end
-            self.schedule.append((cores, start, end))
-        if self.seconds:
-            time.sleep(max(0, end - time.perf_counter()))
-
-    def release(self):
-        pass
-
-
-def simulated(inference, cores, recorded):
-    """A runtime class: an NPU of so many cores, each taking `inference` seconds; `recorded` as record() returns it."""
-    return type("SimulatedNPU", (SimulatedNPU,), dict(
-        seconds=inference, NPU_CORES=cores, recorded=recorded, queueing=threading.Lock(), free_at=[0.0] * cores,
-        schedule=collections.deque(maxlen=1000)))  # (cores, start, end) of the last jobs
-
-
-def fingerprint(image):
-    """A few pixels of an input (1, 640, 640, 3) uint8: (192,) int16."""
-    return image[0, ::80, ::80].astype(np.int16).ravel()
-
-
-def record(model, frames):
-    """The frames' fingerprints (n, 192), and of each the CPU stand-in's outputs as int8, of scale 1/255 and zero point -128."""
-    context, fingerprints, recorded = opened(rknnlite_cpu.RKNNLite, model), [], []
-    for frame in frames:
-        square, _ = func.letterbox(frame, func.IMG_SIZE)
-        outputs = func.infer(context, square)
-        func.decode(outputs)  # raises ModelError at once for a model that func.py cannot read
-        fingerprints.append(fingerprint(square[np.newaxis]))
-        recorded.append([np.rint(output * 255 - 128).clip(-128, 127).astype(np.int8) for output in outputs])
-    return np.stack(fingerprints), recorded
-
-
-def opened(runtime, model):
-    """One context, without a pool."""
-    context = runtime()
-    if context.load_rknn(model) != 0 or context.init_runtime() != 0:
-        raise Sorry(f"{model} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}.")
-    return context
-
-
-def parse_simulate(text):
-    """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"."""
-    if text in PUBLISHED:
-        return 1 / PUBLISHED[text], rknnpool.NPU_CORES[text.split("@")[1]]
-    numbers = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
-    if not numbers:
-        raise Sorry(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), or one of {', '.join(PUBLISHED)}.")
-    return float(numbers[1]) / 1000, int(numbers[2])
 
 
 def looped(path):
@@ -184,6 +89,7 @@ class Bench:
 
     def __init__(self, args):
         self.args, self.ceiling, self.held = args, None, None
+        self.myFunc = load_func(args.func) if args.func else func.myFunc
         self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         video = open_source(args.cap)
         total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -194,7 +100,7 @@ class Bench:
             inference, self.cores = parse_simulate(args.simulate)
             print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
             spread = itertools.islice(looped(args.cap), 0, total, -(-total // RECORDED))
-            self.runtime = simulated(inference, self.cores, record(args.model, spread))
+            self.runtime = simulated(inference, self.cores, record(args.model, spread, self.myFunc))
             self.ceiling = self.cores / inference if inference else float("inf")
             npu = f"simulated NPU, {self.cores} x {inference * 1000:.1f} ms"
         else:
@@ -222,36 +128,39 @@ class Bench:
 
     def bare(self):
         """FPS of inference alone: no video, no drawing; two contexts on every core of an NPU, or one on every CPU core."""
-        square = func.letterbox(next(self.frames()), func.IMG_SIZE)[0].copy()
+        frame = next(self.frames())
 
         def loop(context, _):
-            func.infer(context, square)
+            recorder = Recorder(context)
+            self.myFunc(recorder, frame.copy())
             began, count = time.perf_counter(), 0
             while time.perf_counter() < began + self.args.seconds:
-                func.infer(context, square)
+                context.inference(recorder.inputs)
                 count += 1
             return count / (time.perf_counter() - began)
 
         with self.pool(self.bare_contexts, loop) as pool:
             return sum(pool.map(range(self.bare_contexts)))
 
+    def clocked(self):
+        """(number, time of handing in, frame) of a source: a frame carries the time it was handed in."""
+        frames = paced(self.frames(), self.args.live) if self.args.live else self.frames()
+        return ((number, time.perf_counter(), frame) for number, frame in enumerate(frames))
+
+    def serve(self, context, item):
+        self.myFunc(context, item[2])
+        return item[:2]
+
     def measure(self, column):
         """One column, once: a dict of fps, latencies in ms, cpu_ms a frame, runs per core, peak rss_mb, dropped frames."""
         reset_peak()
-        frames = paced(self.frames(), self.args.live) if self.args.live else self.frames()
-        clocked = ((number, time.perf_counter(), frame) for number, frame in enumerate(frames))  # a frame carries the time it was handed in
-
-        def function(context, item):
-            func.myFunc(context, item[2])
-            return item[:2]
-
         if column == "plain":
             context = opened(self.runtime, self.args.model)
-            measured = self.window((function(context, item) for item in clocked), list)
+            measured = self.window((self.serve(context, item) for item in self.clocked()), list)
             context.release()
             return measured
-        with self.pool(column, function) as pool:
-            return self.window(pool.map(clocked, live=bool(self.args.live)), lambda: pool.runs)
+        with self.pool(column, self.serve) as pool:
+            return self.window(pool.map(self.clocked(), live=bool(self.args.live)), lambda: pool.runs)
 
     def window(self, results, runs):
         """Counts from the first result after the warm-up to one that comes `seconds` later, so that no part of a frame counts."""
@@ -392,7 +301,7 @@ def soak(bench, column, step=2000):
     fps = bench.args.live or 2 * (bench.ceiling or bench.bare())
     frames = paced(bench.frames(), fps) if np.isfinite(fps) else bench.frames()
     began = time.perf_counter()
-    with bench.pool(column, lambda context, item: (item[0], func.myFunc(context, item[1]))) as pool:
+    with bench.pool(column, lambda context, item: (item[0], bench.myFunc(context, item[1]))) as pool:
         for served, (number, _) in enumerate(pool.map(enumerate(frames, 1), live=True), 1):
             if served % step == 0 or served == bench.args.soak:
                 rate = served / (time.perf_counter() - began)
@@ -401,18 +310,36 @@ def soak(bench, column, step=2000):
                 break
 
 
+def streams(bench, column):
+    """Several sources on one pool, all at once: FPS, dropped frames and latencies, the worst stream's."""
+    print("| streams | FPS in all | FPS, slowest | dropped | latency p50, ms | latency p99, ms |\n| --- | --- | --- | --- | --- | --- |")
+    for count in bench.args.streams:
+        with bench.pool(column, bench.serve) as pool, ThreadPoolExecutor(count) as consumers:
+            results = [pool.map(bench.clocked(), live=bool(bench.args.live)) for _ in range(count)]
+            measured = list(consumers.map(lambda stream: bench.window(stream, lambda: pool.runs), results))  # noqa: B023
+        fps = [stream["fps"] for stream in measured]
+        p50, p99 = (max(np.percentile(stream["latencies"], share) for stream in measured) for share in (50, 99))
+        print(f"| {count} | {sum(fps):.1f} | {min(fps):.1f} | {sum(stream['dropped'] for stream in measured)} | {p50:.1f} | {p99:.1f} |",
+              flush=True)
+
+
 def heads(bench):
-    """How many times faster func.decode is than the tests' plain version, which decodes every anchor first: in turns, medians."""
-    from tests.test_func import plain_decode
-    context, taken = opened(bench.runtime, bench.args.model), {func.decode: [], plain_decode: []}
+    """How many times faster decoding is than the tests' plain version, which decodes every anchor or cell first: in turns, medians."""
+    if bench.args.func:
+        from tests.test_yolov8 import plain_decode, yolov8
+        decode = yolov8.decode
+    else:
+        from tests.test_func import plain_decode
+        decode = func.decode
+    context, taken = opened(bench.runtime, bench.args.model), {decode: [], plain_decode: []}
     for frame in itertools.islice(looped(bench.args.cap), 0, 300, 10):
         outputs = func.infer(context, func.letterbox(frame, func.IMG_SIZE)[0])
-        for decode in [*taken] * 5:
+        for each in [*taken] * 5:
             began = time.perf_counter()
-            decode(outputs)
-            taken[decode].append((time.perf_counter() - began) * 1000)
+            each(outputs)
+            taken[each].append((time.perf_counter() - began) * 1000)
     own, plain = (statistics.median(times) for times in taken.values())
-    print(f"func.decode {own:.3f} ms, every anchor first {plain:.3f} ms: {plain / own:.1f} times faster")
+    print(f"{decode.__module__}.decode {own:.3f} ms, everything first {plain:.3f} ms: {plain / own:.1f} times faster")
 
 
 def run(args):
@@ -420,6 +347,10 @@ def run(args):
     for column in columns:
         if column not in ("all", "plain") and not re.fullmatch("[1-9][0-9]*", column):
             raise Sorry(f"--threads {column}: give numbers from 1, all, or plain.")
+    if args.profile and args.func:
+        raise Sorry("--profile: knows the stages of func.py only.")
+    if args.streams and min(args.streams) < 1:
+        raise Sorry(f"--streams {min(args.streams)}: must be above 0.")
     for name in ("seconds", "rounds", "live", "soak"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
             raise Sorry(f"--{name} {getattr(args, name):g}: must be above 0.")
@@ -434,6 +365,8 @@ def run(args):
         columns.remove("all")
     if args.heads:
         return heads(bench)
+    if args.streams:
+        return streams(bench, columns[0])
     if args.soak:
         return soak(bench, columns[0])
 
@@ -460,6 +393,7 @@ def run(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", "--modelPath", default=modelPath, help=f"the .rknn (default: {modelPath})")
+    parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
     parser.add_argument("--cap", default=cap, help=f"the video (default: {cap})")
     parser.add_argument("--threads", nargs="+", default=threads.split(), metavar="N", help=f"numbers, all, plain (default: {threads})")
     parser.add_argument("--seconds", type=float, default=seconds, help=f"for each column in each round (default: {seconds:g})")
@@ -469,10 +403,12 @@ def main():
     parser.add_argument("--output", default=output, help=f"where the .json and the .png go (default: {output})")
     parser.add_argument("--no-decode", action="store_true", help=f"read {IN_MEMORY} frames into memory first")
     parser.add_argument("--live", type=float, metavar="FPS", help="a live source of that rate")
+    parser.add_argument("--streams", type=int, nargs="+", metavar="N", help="instead of the table: so many sources, first of --threads")
     parser.add_argument("--profile", action="store_true", help="add where a frame's CPU time goes")
     parser.add_argument("--soak", type=int, metavar="FRAMES", help="instead of the table: memory over so many frames, first of --threads")
-    parser.add_argument("--heads", action="store_true", help="instead of the table: func.decode against decoding every anchor")
+    parser.add_argument("--heads", action="store_true", help="instead of the table: decoding against decoding everything")
     cv2.setNumThreads(1)  # as in main.py
+    stay_on_big_cores()
     try:
         run(parser.parse_args())
     except (Sorry, func.ModelError) as error:

@@ -1,4 +1,4 @@
-"""What benchmark.py promises: its simulated NPU keeps an NPU's timetable and the model's outputs, and its table is complete and saved."""
+"""What benchmark.py and simulated_npu.py promise: an NPU's timetable, the model's outputs, and a table that is complete and saved."""
 import itertools
 import json
 import sys
@@ -11,13 +11,14 @@ import pytest
 import benchmark
 import func
 import rknnlite_cpu
+import simulated_npu
 
 MODEL = str(benchmark.Path(benchmark.__file__).with_name("models") / "yolov5n_emoji.rknn")
 
 
 @pytest.fixture(scope="module")
 def recorded(demo_frames):
-    return benchmark.record(MODEL, demo_frames[::20])
+    return simulated_npu.record(MODEL, [frame.copy() for frame in demo_frames[::20]], func.myFunc)
 
 
 def context_on(npu, mask):
@@ -43,7 +44,7 @@ def infer_at_once(contexts):
 
 
 def test_a_core_serves_one_inference_after_the_other(recorded):
-    npu = benchmark.simulated(0.02, 3, recorded)
+    npu = simulated_npu.simulated(0.02, 3, recorded)
     infer_at_once([context_on(npu, 2) for _ in range(4)])
     assert [cores for cores, _, _ in npu.schedule] == [[1]] * 4
     for (_, start, end), (_, next_start, _) in zip(npu.schedule, itertools.islice(npu.schedule, 1, None)):
@@ -52,14 +53,14 @@ def test_a_core_serves_one_inference_after_the_other(recorded):
 
 
 def test_cores_work_at_the_same_time(recorded):
-    npu = benchmark.simulated(0.5, 3, recorded)
+    npu = simulated_npu.simulated(0.5, 3, recorded)
     infer_at_once([context_on(npu, mask) for mask in (1, 2, 4)])
     assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
     assert max(start for _, start, _ in npu.schedule) < min(end for _, _, end in npu.schedule)
 
 
 def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
-    npu = benchmark.simulated(0.02, 3, recorded)
+    npu = simulated_npu.simulated(0.02, 3, recorded)
     infer_at_once([context_on(npu, mask) for mask in (1, 2, 4, 7, 7)])
     for one, other in itertools.combinations(npu.schedule, 2):
         if set(one[0]) & set(other[0]):
@@ -69,26 +70,26 @@ def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
 
 
 def test_without_a_mask_the_core_that_is_free_first_is_taken(recorded):
-    npu = benchmark.simulated(0.5, 3, recorded)
+    npu = simulated_npu.simulated(0.5, 3, recorded)
     infer_at_once([context_on(npu, npu.NPU_CORE_AUTO) for _ in range(3)])
     assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
 
 
 def test_the_caller_waits_until_its_inference_is_done(recorded):
-    npu = benchmark.simulated(0.02, 1, recorded)
+    npu = simulated_npu.simulated(0.02, 1, recorded)
     context_on(npu, 0).inference([np.zeros((1, 640, 640, 3), np.uint8)])
     assert time.perf_counter() >= npu.schedule[0][2]
 
 
 @pytest.mark.parametrize("cores, refused", [(3, (5, 6)), (2, (5, 6)), (1, (1, 2, 4, 7))])
 def test_masks_are_refused_as_the_wheel_refuses_them(recorded, cores, refused):
-    npu = benchmark.simulated(0, cores, recorded)
+    npu = simulated_npu.simulated(0, cores, recorded)
     assert [npu().init_runtime(core_mask=mask) for mask in refused] == [-1] * len(refused)
     assert npu().init_runtime() == 0
 
 
 def test_the_outputs_are_the_models_own_to_one_quantisation_step(recorded, demo_frames):
-    cpu, npu = context_on(rknnlite_cpu.RKNNLite, 0), context_on(benchmark.simulated(0, 3, recorded), 1)
+    cpu, npu = context_on(rknnlite_cpu.RKNNLite, 0), context_on(simulated_npu.simulated(0, 3, recorded), 1)
     for frame in (demo_frames[0], demo_frames[40]):
         square, _ = func.letterbox(frame, func.IMG_SIZE)
         for expected, output in zip(cpu.inference([square[np.newaxis]]), npu.inference([square[np.newaxis]])):
@@ -97,12 +98,12 @@ def test_the_outputs_are_the_models_own_to_one_quantisation_step(recorded, demo_
 
 
 def test_the_simulated_npu_takes_four_dimensions_only(recorded):
-    npu = context_on(benchmark.simulated(0, 3, recorded), 1)
+    npu = context_on(simulated_npu.simulated(0, 3, recorded), 1)
     assert npu.inference([np.zeros((640, 640, 3), np.uint8)]) is None
 
 
 def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
-    npu = context_on(benchmark.simulated(0, 3, recorded), 1)
+    npu = context_on(simulated_npu.simulated(0, 3, recorded), 1)
     image = np.zeros((1, 640, 640, 3), np.uint8)
     fresh = [npu.inference([image]) for _ in range(2)]
     reused = [npu.inference([image], reuse_outputs=True) for _ in range(2)]
@@ -114,8 +115,8 @@ def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
 
 
 def test_the_speed_of_a_published_model_is_its_published_figure():
-    assert benchmark.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
-    assert benchmark.parse_simulate("7.5x2") == (0.0075, 2)
+    assert simulated_npu.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
+    assert simulated_npu.parse_simulate("7.5x2") == (0.0075, 2)
 
 
 @pytest.fixture
@@ -192,6 +193,23 @@ def test_the_profile_names_every_stage(benchmark_py, monkeypatch):
     assert all(f"| {name} |" in stdout for name in stages)
 
 
+def test_streams_are_measured_together(benchmark_py):
+    code, stdout, stderr, _ = benchmark_py("--simulate", "5x3", "--threads", 6, "--live", 20, "--streams", 1, 2, "--seconds", 1)
+    assert code == 0, stderr
+    rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == [1, 2]
+    for count, in_all, slowest, dropped, p50, p99 in rows:
+        assert 0 < slowest <= in_all / count + 0.1 and dropped >= 0 and 5 <= p50 <= p99
+
+
+def test_a_func_of_ones_own_is_measured(benchmark_py, tmp_path):
+    (tmp_path / "own.py").write_text("from func import infer, letterbox\ndef myFunc(rknn_lite, IMG):\n"
+                                     "    return infer(rknn_lite, letterbox(IMG, 640)[0])\n")
+    code, stdout, stderr, _ = benchmark_py("--simulate", "5x3", "--threads", 1, "--func", tmp_path / "own.py")
+    assert code == 0, stderr
+    assert "FPS" in stdout
+
+
 def test_a_soak_reports_memory_and_ends_after_its_frames(benchmark_py):
     code, stdout, stderr, _ = benchmark_py("--simulate", "1x3", "--threads", 2, "--soak", 50)
     assert code == 0, stderr
@@ -214,6 +232,8 @@ def test_heads_are_compared_with_the_plain_version(benchmark_py):
     (["--model", "none.rknn"], "none.onnx: no such file"),
     (["--rounds", "0"], "--rounds 0"),
     (["--live", "-1"], "--live -1"),
+    (["--streams", "0"], "--streams 0"),
+    (["--profile", "--func", func.__file__], "--profile"),
     (["--output", __file__ + "/out"], "cannot be written"),
 ])
 def test_bad_input_ends_in_one_sentence_and_exit_code_2(benchmark_py, arguments, said):

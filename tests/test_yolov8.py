@@ -1,13 +1,13 @@
 """What examples/yolov8.py promises: decoding against a plain reference, and the demo model on the demo video."""
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
 import func
 
-sys.path.insert(0, str(ROOT / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import yolov8  # noqa: E402
 
 
