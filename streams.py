@@ -90,7 +90,7 @@ class Saver:
             what = f"array of {frame.dtype} {frame.shape}" if hasattr(frame, "dtype") else type(frame).__name__
             raise Sorry(f"--save {self.path}: myFunc returned a {what}, and only frames of uint8, (h, w, 3), can be saved.")
         if shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < RESERVE:  # OpenCV would lose frames without a word
-            raise Sorry(f"--save {self.path}: the disk is full.")
+            raise Sorry(f"--save {self.path}: the disk is full. What came before is saved.")
         if frame.shape[2:] != (3,):
             frame = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR if frame.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
         if self.writer is None:
@@ -109,12 +109,16 @@ class Saver:
 
 
 class Stream:
-    """One source: its frames, its progress, and what becomes of its results."""
+    """One source, and what becomes of its frames.
+
+    source: a file, a camera's number, or a URL; save: the file that gets the results, or None. Raises Sorry where either does not open.
+    A camera or broadcast is `live`: frames that cannot be served are dropped, and when it goes away it is tried again.
+    """
 
     def __init__(self, source, save=None):
         self.source, self.capture = source, open_source(source)
         self.total = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        # A file ends, even at a URL; a camera or a broadcast is live, and has no count.
+        # A file, even at a URL, has a number of frames.
         self.live = str(source).isdigit() or str(source).startswith("/dev/") or "://" in str(source) and not self.total
         path = unquote(urlparse(source).path) if source.startswith("file://") else source
         if save and os.path.exists(save) and os.path.exists(path) and os.path.samefile(save, path):
@@ -159,10 +163,10 @@ class Stream:
         results = pool.map(self.frames(), live=self.live)
         try:
             for frame in results:
-                self.count += 1
-                bar.update()
                 if self.saver:
                     self.saver.write(frame)
+                self.count += 1
+                bar.update()
                 if self.count % 30 == 0:
                     now = time.perf_counter()
                     say(f"{title}FPS over the last 30 frames: {30 / (now - lap):.1f}")
@@ -181,12 +185,13 @@ class Stream:
             say(traceback.format_exc().rstrip(), sys.stderr)
         finally:
             self.ended = time.perf_counter()
+            self.stop.append(None)
             results.close()
             self.dropped = results.dropped
             self.close()
 
     def close(self):
-        self.stop.append(None)
+        """Close the source and the saved file. May be called again."""
         self.capture.release()
         if self.saver:
             self.saver.close()

@@ -75,7 +75,8 @@ def test_cap_may_be_a_list(clip, short_clip, plain_func):
 
 
 def test_the_asyncio_example_serves_every_frame_of_each_stream(clip, short_clip):
-    done = subprocess.run([sys.executable, "examples/asyncio_streams.py", clip, short_clip], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "examples/asyncio_streams.py", clip, short_clip]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(rf"{clip}: 45 frames, [1-9]\d* objects\n{short_clip}: 15 frames, [1-9]\d* objects\n", done.stdout)
 
