@@ -13,6 +13,7 @@ import numpy as np
 # ---------------------------------------------------------------------------------------------------------------------------
 OBJ_THRESH = 0.25  # least score (objectness * class) of a box
 NMS_THRESH = 0.45  # of two boxes of one class that overlap with a higher IoU the weaker one goes
+MAX_BOXES = 300    # of a frame at most, the best ones; ten times as many go into NMS
 IMG_SIZE = 640     # width and height of the model's input in pixels
 ANCHORS = {        # stride: three anchors' width, height in pixels of the model's input
     8: ((10, 13), (16, 30), (33, 23)),
@@ -38,12 +39,28 @@ class ModelError(RuntimeError):
     """The model is not one that this func reads, or its inference failed. The message is a sentence for the person at the board."""
 
 
+def as_bgr(IMG):
+    """A frame, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA, uint8, as (h, w, 3) that can be drawn on: itself where it is so.
+
+    Raises ValueError, with a sentence, for anything else.
+    """
+    good = isinstance(IMG, np.ndarray) and IMG.dtype == np.uint8 and IMG.ndim in (2, 3) and IMG.shape[2:] in ((), (1,), (3,), (4,))
+    if not good or IMG.size == 0:
+        what = f"an array of {IMG.dtype} {IMG.shape}" if isinstance(IMG, np.ndarray) else repr(IMG)[:60]
+        raise ValueError(f"a frame is an array of uint8, (h, w, 3), and not {what}")
+    if IMG.shape[2:] != (3,):
+        return cv2.cvtColor(IMG, cv2.COLOR_BGRA2BGR if IMG.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
+    return IMG if IMG.flags.c_contiguous and IMG.flags.writeable else IMG.copy(order="C")
+
+
 def letterbox(IMG, size):
     """Fit a frame into a square without distorting it, grey around it.
 
-    IMG: (h, w, 3) uint8 BGR. Returns the square (size, size, 3) uint8 RGB, and (left, top, x_scale, y_scale): pixel (x, y) of
-    the frame stands at (x * x_scale + left, y * y_scale + top) of the square. The thread's next letterbox() draws into the same square.
+    IMG: (h, w, 3) uint8 BGR, or as as_bgr() takes it. Returns the square (size, size, 3) uint8 RGB, and (left, top, x_scale, y_scale):
+    pixel (x, y) of the frame stands at (x * x_scale + left, y * y_scale + top) of the square. The thread's next letterbox() draws into the
+    same square.
     """
+    IMG = as_bgr(IMG)
     h, w = IMG.shape[:2]
     if getattr(_canvas, "sizes", None) != (h, w, size):
         scale = size / max(h, w)
@@ -119,14 +136,23 @@ def _grid(columns, stride):
 
 
 def nms(boxes, classes, scores):
-    """Non-maximum suppression, class by class: the boxes, classes and scores that stay, best first. Boxes (n, 4) xyxy."""
+    """Non-maximum suppression, class by class: the at most MAX_BOXES boxes, classes and scores that stay, best first. Boxes (n, 4) xyxy.
+
+    What is not finite goes.
+    """
+    finite = np.isfinite(boxes).all(1) & np.isfinite(scores)
+    if not finite.all():
+        boxes, classes, scores = boxes[finite], classes[finite], scores[finite]
+    if len(boxes) > 10 * MAX_BOXES:  # 19,000 boxes, as a broken model gives them, would take seconds
+        best = np.argpartition(-scores, 10 * MAX_BOXES)[:10 * MAX_BOXES]
+        boxes, classes, scores = boxes[best], classes[best], scores[best]
     if len(boxes) == 0:
         return boxes, classes, scores
     xywh = boxes.astype(np.float64)  # OpenCV takes in float64 and int32 twice as fast as float32 and int64
     xywh[:, 2:] -= xywh[:, :2]
     keep = cv2.dnn.NMSBoxesBatched(xywh, scores, classes.astype(np.int32), OBJ_THRESH, NMS_THRESH)
     keep = np.asarray(keep, np.int64).ravel()
-    keep = keep[np.argsort(-scores[keep], kind="stable")]
+    keep = keep[np.argsort(-scores[keep], kind="stable")][:MAX_BOXES]
     return boxes[keep], classes[keep], scores[keep]
 
 
@@ -141,13 +167,16 @@ def unletterbox(boxes, placed, IMG):
 def detect(rknn_lite, IMG, decode=decode):
     """Find the objects of a frame.
 
-    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR; decode: reads the model's outputs (examples/yolov8.py has another one).
-    Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64, scores (n,) float32, best first.
-    Raises ModelError where the model cannot be run or read.
+    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR, or as as_bgr() takes it; decode: reads the model's outputs, as decode() does.
+    Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64, scores (n,) float32, best first, n <= MAX_BOXES.
+    Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
     """
     square, placed = letterbox(IMG, IMG_SIZE)
-    boxes, classes, scores = nms(*decode(infer(rknn_lite, square)))
-    return unletterbox(boxes, placed, IMG), classes, scores
+    with np.errstate(over="ignore", invalid="ignore"):  # of a broken model; nms() drops what comes of it
+        boxes, classes, scores = nms(*decode(infer(rknn_lite, square)))
+    boxes = unletterbox(boxes, placed, IMG)
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # and not beside the frame, on the grey
+    return (boxes, classes, scores) if seen.all() else (boxes[seen], classes[seen], scores[seen])
 
 
 @functools.lru_cache(maxsize=None)
@@ -167,7 +196,8 @@ def label(number, score, size):
 
 
 def draw(IMG, boxes, classes, scores):
-    """Draw detections (as detect() returns them) on the frame IMG (h, w, 3) uint8 BGR, in place; returns it."""
+    """Draw detections (as detect() returns them) on IMG (h, w, 3) uint8 BGR, in place; returns it, or of other frames as_bgr()'s copy."""
+    IMG = as_bgr(IMG)
     h, w = IMG.shape[:2]
     thickness, size = max(1, round(min(h, w) / 360)), max(0.3, min(h, w) / 1200)
     # The weakest first, so that the best box and label lie on top.

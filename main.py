@@ -31,7 +31,8 @@ bigCores = True                          # stay on the fast CPU cores, where a S
 # ---------------------------------------------------------------------------------------------------------------------------
 
 
-PATIENCE = 10                   # seconds that frames in work have to come out, after Ctrl-C
+MOST_THREADS = 64
+PATIENCE = 10  # seconds that frames in work have to come out, after Ctrl-C
 CPUS = "/sys/devices/system/cpu"
 # Ctrl-C, kill and systemd's stop, a closed terminal
 ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -135,6 +136,9 @@ def run(args):
     """Run the sources to their ends. Returns the exit code; raises Sorry for bad input where nothing can be run."""
     if args.threads is not None and args.threads < 1:
         raise Sorry(f"--threads {args.threads}: at least one is needed.")
+    if args.threads is not None and args.threads > MOST_THREADS:
+        raise Sorry(f"--threads {args.threads}: each is a context, which takes tens of MB of the NPU's memory and, beyond two per core, "
+                    f"serves no more frames; {MOST_THREADS} are the most.")
     func = load_func(args.func) if args.func else myFunc
     streams, complete = open_streams(args.sources, args.save)
     window = not args.headless and can_show()

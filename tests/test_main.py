@@ -79,6 +79,7 @@ def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
     pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.onnx: no such file", marks=needs_no_npu),
     pytest.param(["models/demo.mp4", "--model", "README.md"], "README.md is not an ONNX model", marks=needs_no_npu),
     (["models/demo.mp4", "--threads", "0"], "--threads 0: at least one"),
+    (["models/demo.mp4", "--threads", "1000"], "--threads 1000: each is a context, which takes tens of MB"),
     (["models/demo.mp4", "--threads", "many"], "invalid int value: 'many'"),
     (["models/demo.mp4", "--speed"], "unrecognized arguments: --speed"),
     (["models/demo.mp4", "--func", "none.py"], "--func none.py: no such file"),

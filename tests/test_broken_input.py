@@ -1,0 +1,161 @@
+"""What func.py and examples/yolov8.py make of frames and outputs that nobody would send on purpose."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_func import Context
+from test_func import random_heads as yolov5_heads
+from test_yolov8 import random_heads as yolov8_heads
+
+import func
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+import yolov8  # noqa: E402
+
+MODULES = {"yolov5": (func, yolov5_heads(1)), "yolov8": (yolov8, yolov8_heads(1)),
+           "yolov8 without sums": (yolov8, yolov8_heads(1, outputs=6))}
+every_module = pytest.mark.parametrize("module, heads", MODULES.values(), ids=MODULES)
+FRAME = np.random.default_rng(0).integers(0, 256, (360, 640, 3), dtype=np.uint8)
+
+
+def assert_sound(boxes, classes, scores, height, width):
+    assert len(boxes) == len(classes) == len(scores) <= func.MAX_BOXES
+    assert np.isfinite(boxes).all() and np.isfinite(scores).all()
+    assert (boxes >= 0).all() and (boxes <= [width, height, width, height]).all()
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+    assert ((0 <= classes) & (classes < len(func.CLASSES))).all()
+    assert (np.diff(scores) <= 0).all() and (scores >= func.OBJ_THRESH).all()
+
+
+# ---- outputs ----
+
+@every_module
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1.0, -1.0, 1e30])
+def test_heads_full_of_one_value_give_sound_boxes_or_none(module, heads, value):
+    heads = [np.full_like(head, value) for head in heads]
+    assert_sound(*module.detect(Context(heads), FRAME.copy()), 360, 640)
+    assert module.myFunc(Context(heads), FRAME.copy()).shape == FRAME.shape
+
+
+@every_module
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_few_broken_values_cost_their_own_boxes_only(module, heads, value):
+    rng, broken = np.random.default_rng(0), [head.copy() for head in heads]
+    for head in broken:
+        head.flat[rng.integers(0, head.size, 50)] = value
+    boxes, classes, scores = module.detect(Context(broken), FRAME.copy())
+    assert_sound(boxes, classes, scores, 360, 640)
+    whole = len(module.detect(Context(heads), FRAME.copy())[0])
+    assert abs(len(boxes) - whole) < 60 and len(boxes) > whole / 2
+
+
+@every_module
+@pytest.mark.parametrize("change", [
+    lambda heads: heads[:-1],
+    lambda heads: heads + heads[:1],
+    lambda heads: [],
+    lambda heads: [head[:, :, 1:] for head in heads],
+    lambda heads: [head[0] for head in heads],
+    lambda heads: [heads[0]] * len(heads),
+    lambda heads: [head[:, :-1] for head in heads],
+], ids=["one less", "one more", "none", "a row less", "no batch", "all the same", "a channel less"])
+def test_outputs_of_another_number_or_shape_are_named_in_a_sentence(module, heads, change):
+    with pytest.raises(func.ModelError, match="the model's outputs have the shapes"):
+        module.detect(Context(change(heads)), FRAME.copy())
+
+
+@every_module
+def test_a_class_count_that_disagrees_with_classes_is_said(module, heads, monkeypatch):
+    monkeypatch.setattr(func, "CLASSES", func.CLASSES[:20])
+    with pytest.raises(func.ModelError, match="20 classes"):
+        module.detect(Context(heads), FRAME.copy())
+
+
+# ---- frames ----
+
+@every_module
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 4000), (4000, 1), (2, 3), (8000, 7)])
+def test_frames_of_any_size_are_served(module, heads, height, width):
+    frame = np.zeros((height, width, 3), np.uint8)
+    assert_sound(*module.detect(Context(heads), frame), height, width)
+    assert module.myFunc(Context(heads), frame).shape == frame.shape
+
+
+@every_module
+@pytest.mark.parametrize("change", [
+    lambda frame: np.dstack([frame, frame[..., 0]]),
+    lambda frame: frame[:, ::-1],
+    lambda frame: np.asfortranarray(frame),
+    lambda frame: frame[::2, 10:-10],
+    lambda frame: np.broadcast_to(frame[:1], frame.shape),
+], ids=["BGRA", "mirrored", "Fortran", "a part", "read-only"])
+def test_other_layouts_give_the_boxes_and_the_picture_of_the_plain_frame(module, heads, change):
+    frame = change(FRAME.copy())
+    plain = np.array(frame[..., :3], order="C")
+    for found, expected in zip(module.detect(Context(heads), frame), module.detect(Context(heads), plain)):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(module.myFunc(Context(heads), frame), module.myFunc(Context(heads), plain))
+
+
+@every_module
+@pytest.mark.parametrize("shape", [(360, 640), (360, 640, 1)])
+def test_grey_frames_come_back_in_colour_with_their_boxes(module, heads, shape):
+    context = Context(heads)
+    result = module.myFunc(context, FRAME[..., 0].reshape(shape).copy())
+    assert result.shape == (360, 640, 3)
+    assert (context.inputs[0][..., 0] == context.inputs[0][..., 1]).all()
+    assert (result[..., 0] != result[..., 1]).any()
+
+
+@every_module
+@pytest.mark.parametrize("frame", [None, np.zeros((0, 640, 3), np.uint8), np.zeros((0, 0), np.uint8), np.zeros((4, 4, 2), np.uint8),
+                                   np.zeros((4, 4, 3)), np.zeros(4, np.uint8), "frame.jpg"], ids=repr)
+def test_what_is_no_frame_is_refused_in_a_sentence(module, heads, frame):
+    with pytest.raises(ValueError, match=r"^a frame is an array of uint8, \(h, w, 3\), and not "):
+        module.myFunc(Context(heads), frame)
+
+
+# ---- properties ----
+
+sizes = st.integers(1, 8000)
+# some sizes are drawn again and again, so that what is kept from one frame to the next is tried, too
+sides = st.one_of(sizes, st.sampled_from([1, 2, 360, 640, 641, 1280]))
+
+
+@settings(deadline=None, max_examples=200)
+@given(sides, sides, st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20))
+def test_letterbox_and_its_inverse_agree_to_a_pixel(width, height, points):
+    frame = np.zeros((height, width, 3), np.uint8)
+    square, (left, top, x_scale, y_scale) = func.letterbox(frame, 640)
+    points = np.array(points) * [width, height]
+    there = points * [x_scale, y_scale] + [left, top]
+    assert (there >= 0).all() and (there <= 640).all()
+    boxes = np.concatenate([there, there], 1)
+    back = func.unletterbox(boxes, (left, top, x_scale, y_scale), frame)
+    np.testing.assert_allclose(back, np.concatenate([points, points], 1), atol=1)
+    picture = square[top:top + round(height * y_scale), left:left + round(width * x_scale)]
+    assert not picture.any() and (square != 114).all(2).sum() == picture.shape[0] * picture.shape[1]
+
+
+@st.composite
+def broken_heads(draw):
+    """A module and its heads: random ones, a random part of them replaced by any float32."""
+    module, heads = draw(st.sampled_from(sorted(MODULES)).map(MODULES.get))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    heads = [head.copy() for head in heads]
+    for head in heads:
+        count = draw(st.sampled_from([0, 1, 100, head.size]))
+        low, high = sorted(draw(st.tuples(*[st.floats(-1e3, 1e3, width=32)] * 2)))
+        head.flat[rng.integers(0, head.size, count)] = low + (high - low) * rng.random(count)
+        head.flat[rng.integers(0, head.size, 5)] = draw(st.floats(width=32))
+    return module, heads
+
+
+@settings(deadline=None, max_examples=100)
+@given(broken_heads(), st.integers(1, 1000), st.integers(1, 1000))
+def test_whatever_the_heads_hold_boxes_are_finite_and_inside_the_frame(case, width, height):
+    module, heads = case
+    assert_sound(*module.detect(Context(heads), np.zeros((height, width, 3), np.uint8)), height, width)
