@@ -64,6 +64,7 @@ class rknnPoolExecutor:
             raise ValueError(f"TPEs is {TPEs}: a pool has at least one context")
         if func is None:
             from func import myFunc as func  # only here, so that a pool with a func of its own needs no func.py
+        self.rknnModel = rknnModel
         self.TPEs = TPEs
         self._func = func
         self._contexts = []                    # (context, its core)

@@ -177,9 +177,12 @@ class Stream:
                 raise Sorry(f"{self.source}: no frame could be read.")
             if self.count < self.total and not self.stop:
                 say(f"{self.source}: ended after {self.count} of {self.total} frames.", sys.stderr)
-        except (Sorry, ModelError) as error:
+        except Sorry as error:
             self.code = 2
-            say(f"{str(error).rstrip('.')}.", sys.stderr)
+            say(str(error), sys.stderr)
+        except ModelError as error:
+            self.code = 2
+            say(f"{pool.rknnModel}: {error}.", sys.stderr)
         except BaseException:  # an error in the user's func: its author wants the traceback, and the other streams go on
             self.code = 1
             say(traceback.format_exc().rstrip(), sys.stderr)

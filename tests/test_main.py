@@ -150,6 +150,102 @@ def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, 
     assert len(frames_of(out)) == said
 
 
+def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tmp_path):
+    (tmp_path / "hangs.py").write_text(
+        "import itertools, threading\ncount = itertools.count()\n"
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        print('hangs', flush=True)\n        threading.Event().wait()\n"
+        "    return IMG\n")
+    out = tmp_path / "out.avi"
+    script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
+    arguments = [clip, "--headless", "--threads", "1", "--func", tmp_path / "hangs.py", "--save", out]
+    running = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout.readline() == "hangs\n"
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "context 1 of 1 (the NPU's one core) did not come back from a frame" in stderr and "Traceback" not in stderr
+    assert "clip.avi: 20 frames in" in stdout
+    assert len(frames_of(out)) == 20
+
+
+def test_a_full_disk_ends_the_run_in_a_sentence_and_keeps_what_it_has(main_py, clip, tmp_path, plain_func):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        done = main_py(clip, "--headless", "--func", plain_func, "--save", disk / "out.avi")
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1] == f"--save {disk}/out.avi: the disk is full. What came before is saved."
+        said = int(re.search(r"clip.avi: (\d+) frames in", done.stdout).group(1))
+        assert len(frames_of(disk / "out.avi")) == said > 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_reader_of_stdout_that_goes_away_does_not_end_the_run(clip, tmp_path, plain_func):
+    out = tmp_path / "out.avi"
+    running = subprocess.Popen([sys.executable, "-u", "main.py", str(clip), "--headless", "--func", str(plain_func), "--save", str(out)],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running.stdout.close()
+    stderr = running.stderr.read()
+    assert running.wait(60) == 0, stderr
+    assert "Broken" not in stderr
+    assert len(frames_of(out)) == 45
+
+
+def truncated(clip, folder):
+    video = cv2.VideoCapture(str(clip))
+    writer = cv2.VideoWriter(str(folder / "whole.mkv"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (640, 360))
+    while True:
+        ok, frame = video.read()
+        if not ok:
+            break
+        writer.write(frame)
+    writer.release()
+    whole = (folder / "whole.mkv").read_bytes()
+    (folder / "cut.mkv").write_bytes(whole[:len(whole) // 2])
+    return folder / "cut.mkv"
+
+
+def test_a_truncated_video_gives_what_it_has_and_says_so(main_py, clip, tmp_path, plain_func):
+    done = main_py(truncated(clip, tmp_path), "--headless", "--func", plain_func)
+    assert done.returncode == 0, done.stderr
+    said = int(re.search(r"cut\.mkv: (\d+) frames in", done.stdout).group(1))
+    assert 0 < said < 45
+    assert f"cut.mkv: ended after {said} of 45 frames." in done.stderr
+
+
+def test_a_video_whose_container_lies_about_its_length_is_read_to_its_end(main_py, clip, tmp_path, plain_func):
+    lying = bytearray(clip.read_bytes())
+    header = lying.index(b"avih")  # dwTotalFrames is the fifth number of the AVI's main header
+    for place in (header + 8 + 16, lying.index(b"strh") + 8 + 32):  # and dwLength the ninth of the stream's
+        lying[place:place + 4] = (20).to_bytes(4, "little")
+    (tmp_path / "lying.avi").write_bytes(lying)
+    done = main_py(tmp_path / "lying.avi", "--headless", "--func", plain_func)
+    assert done.returncode == 0, done.stderr
+    assert "lying.avi: 45 frames in" in done.stdout
+
+
+@pytest.mark.parametrize("name, content", [("empty.mp4", b""), ("text.mp4", b"not a video\n" * 100)])
+def test_a_file_that_is_no_video_is_named(main_py, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    done = main_py(tmp_path / name, "--headless")
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path / name}: not a video that OpenCV can read.\n"
+
+
+def test_frames_that_change_their_size_are_all_served_and_saved(main_py, clip, tmp_path, plain_func):
+    # two MJPEG streams of different sizes, one behind the other: what a camera sends whose resolution is changed
+    first, second = tmp_path / "a.mjpeg", b""
+    for number, frame in enumerate(frames_of(clip)[:20]):
+        second += cv2.imencode(".jpg", frame if number < 10 else cv2.resize(frame, (320, 240)))[1].tobytes()
+    first.write_bytes(second)
+    done = main_py(first, "--headless", "--func", plain_func, "--save", tmp_path / "out.avi")
+    assert done.returncode == 0, done.stderr
+    assert len(frames_of(tmp_path / "out.avi")) == 20
+
+
 @pytest.mark.parametrize("returned", ["cv2.cvtColor(IMG, cv2.COLOR_BGR2GRAY)", "cv2.cvtColor(IMG, cv2.COLOR_BGR2BGRA)"])
 def test_grey_and_bgra_frames_are_saved_too(main_py, clip, tmp_path, returned):
     (tmp_path / "other.py").write_text(f"import cv2\ndef myFunc(rknn_lite, IMG):\n    return {returned}\n")

@@ -1,5 +1,6 @@
 """What rknnpool.py promises, against a runtime class that counts (conftest.py)."""
 import asyncio
+import collections
 import itertools
 import random
 import threading
@@ -217,6 +218,46 @@ def test_an_exception_of_func_comes_at_its_frame_and_the_rest_goes_on(runtime):
                 seen.append(-error.args[0])
         assert seen == [-frame if frame % 10 == 3 else frame for frame in range(40)]
         assert list(results) == []
+
+
+def test_an_exception_ahead_of_the_consumer_waits_for_its_turn(runtime):
+    raised = threading.Event()
+
+    def func(context, frame):
+        if frame == 3:
+            raised.set()
+            raise KeyError(frame)
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 3, func, runtime=runtime) as pool:
+        results = pool.map(range(10))
+        assert raised.wait(10)  # before anything was taken
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(KeyError):
+            next(results)
+        assert list(results) == [4, 5, 6, 7, 8, 9]
+
+
+def test_of_200000_frames_from_8_threads_every_result_reaches_its_own_caller(runtime):
+    def caller(number):
+        waiting, right = collections.deque(), 0
+        for frame in range(25_000):
+            waiting.append(((number, frame), pool.submit((number, frame))))
+            if len(waiting) == 100:
+                sent, future = waiting.popleft()
+                right += future.result() == sent
+        return right + sum(future.result() == sent for sent, future in waiting)
+
+    served = itertools.count()
+
+    def func(context, frame):
+        next(served)
+        return frame
+
+    with rknnPoolExecutor("model", 6, func, runtime=runtime) as pool, ThreadPoolExecutor(8) as callers:
+        assert sum(callers.map(caller, range(8))) == 200_000
+    assert next(served) == 200_000
+    assert [context.released for context in runtime.contexts] == [1] * 6
 
 
 def test_an_exception_of_frames_comes_after_the_frames_before_it(runtime):
