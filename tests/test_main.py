@@ -158,7 +158,8 @@ def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tm
     out = tmp_path / "out.avi"
     script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
     arguments = [clip, "--headless", "--threads", "1", "--func", tmp_path / "hangs.py", "--save", out]
-    running = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
     assert running.stdout.readline() == "hangs\n"
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=60)
