@@ -1,0 +1,61 @@
+"""A camera on the network: serves a video file over HTTP as Motion JPEG, without end, at its own pace.
+
+    python tests/mjpeg_server.py PORT FILE    # http://127.0.0.1:PORT/demo.mjpg
+
+Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first frame on, and misses
+frames where it does not keep up. Ends with the thread that started it.
+"""
+import ctypes
+import http.server
+import signal
+import sys
+import time
+
+import cv2
+
+PR_SET_PDEATHSIG = 1
+
+
+def read(path):
+    """The clip's frames, a list of JPEGs, and its rate in frames a second."""
+    video, jpegs = cv2.VideoCapture(path), []
+    while True:
+        ok, frame = video.read()
+        if not ok:
+            break
+        jpegs.append(cv2.imencode(".jpg", frame)[1].tobytes())
+    if not jpegs:
+        sys.exit(f"{path}: OpenCV cannot read it.")
+    return jpegs, video.get(cv2.CAP_PROP_FPS)
+
+
+class Camera(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        began, number = time.monotonic(), 0
+        try:
+            while True:
+                jpeg = self.server.jpegs[number % len(self.server.jpegs)]
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg))
+                number = max(number + 1, int((time.monotonic() - began) * self.server.fps))
+                time.sleep(max(0, began + number / self.server.fps - time.monotonic()))
+        except ConnectionError:  # the client has gone
+            pass
+
+    def log_message(self, *_):
+        pass
+
+
+def main(port, path):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # which reaches a stopped process, too
+    jpegs, fps = read(path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Camera) as server:
+        server.jpegs, server.fps = jpegs, fps
+        print("ready", server.server_port, flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

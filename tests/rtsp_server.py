@@ -1,0 +1,82 @@
+"""A camera on the network: serves a video file over RTSP as it is (H.264 or MPEG-4), without end, at its own pace.
+
+    /usr/bin/python3 tests/rtsp_server.py PORT FILE    # rtsp://127.0.0.1:PORT/demo
+
+Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first frame on, with
+timestamps that go on rising when it starts over. Ends with the thread that started it.
+It runs on Debian's own Python, for GStreamer's bindings are there: apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi
+"""
+import ctypes
+import itertools
+import signal
+import sys
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+
+PR_SET_PDEATHSIG = 1
+COPY = Gst.BufferCopyFlags.FLAGS | Gst.BufferCopyFlags.MEMORY
+PAYLOADERS = {"video/x-h264": "rtph264pay", "video/mpeg": "rtpmp4vpay"}
+
+
+def read(path):
+    """The clip's encoded frames, a list of Gst.Buffer in the order of decoding, and their Gst.Caps."""
+    pipeline = Gst.parse_launch("filesrc name=file ! parsebin ! appsink name=sink sync=false")
+    pipeline.get_by_name("file").props.location = path
+    sink, buffers, caps = pipeline.get_by_name("sink"), [], None
+    pipeline.set_state(Gst.State.PLAYING)
+    while True:
+        sample = sink.emit("pull-sample")
+        if sample is None:
+            break
+        caps = caps or sample.get_caps()
+        buffers.append(sample.get_buffer())
+    pipeline.set_state(Gst.State.NULL)
+    if not buffers:
+        sys.exit(f"{path}: GStreamer cannot read it.")
+    return buffers, caps
+
+
+class Camera(GstRtspServer.RTSPMediaFactory):
+    def __init__(self, buffers, caps):
+        super().__init__()
+        self.buffers, self.caps = buffers, caps
+        self.lap = sum(buffer.duration for buffer in buffers)  # ns
+        self.set_launch(f"( appsrc name=source format=time ! {PAYLOADERS[caps.get_structure(0).get_name()]} name=pay0 )")
+
+    def do_configure(self, media):
+        source = media.get_element().get_by_name_recurse_up("source")
+        source.props.caps = self.caps
+        source.connect("need-data", self.push, self.endless())
+
+    def endless(self):
+        for lap in itertools.count():
+            for buffer in self.buffers:
+                again = buffer.copy_region(COPY, 0, buffer.get_size())  # copy() gives the same one
+                again.pts, again.duration = buffer.pts + lap * self.lap, buffer.duration
+                again.dts = buffer.dts if buffer.dts == Gst.CLOCK_TIME_NONE else buffer.dts + lap * self.lap
+                yield again
+
+    @staticmethod
+    def push(source, _, frames):
+        source.emit("push-buffer", next(frames))
+
+
+def main(port, path):
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # which reaches a stopped process, too
+    Gst.init(None)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(port)
+    server.get_mount_points().add_factory("/demo", Camera(*read(path)))
+    if not server.attach():
+        sys.exit(f"{port}: the port is in use.")
+    print("ready", server.get_bound_port(), flush=True)
+    GLib.MainLoop().run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
