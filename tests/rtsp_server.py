@@ -24,19 +24,20 @@ PAYLOADERS = {"video/x-h264": "rtph264pay", "video/mpeg": "rtpmp4vpay"}
 
 def read(path):
     """The clip's encoded frames, a list of Gst.Buffer in the order of decoding, and their Gst.Caps."""
-    pipeline = Gst.parse_launch("filesrc name=file ! parsebin ! appsink name=sink sync=false")
+    pipeline = Gst.parse_launch("filesrc name=file ! parsebin ! appsink name=sink sync=false wait-on-eos=false")
     pipeline.get_by_name("file").props.location = path
     sink, buffers, caps = pipeline.get_by_name("sink"), [], None
     pipeline.set_state(Gst.State.PLAYING)
+    pipeline.get_bus().timed_pop_filtered(Gst.CLOCK_TIME_NONE, Gst.MessageType.EOS | Gst.MessageType.ERROR)
     while True:
-        sample = sink.emit("pull-sample")
+        sample = sink.emit("try-pull-sample", 0)
         if sample is None:
             break
         caps = caps or sample.get_caps()
         buffers.append(sample.get_buffer())
     pipeline.set_state(Gst.State.NULL)
-    if not buffers:
-        sys.exit(f"{path}: GStreamer cannot read it.")
+    if not buffers or caps.get_structure(0).get_name() not in PAYLOADERS:
+        sys.exit(f"{path}: neither H.264 nor MPEG-4 that GStreamer can read.")
     return buffers, caps
 
 
