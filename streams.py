@@ -123,7 +123,8 @@ class Stream:
         path = unquote(urlparse(source).path) if source.startswith("file://") else source
         if save and os.path.exists(save) and os.path.exists(path) and os.path.samefile(save, path):
             raise Sorry(f"--save {save}: is the video that is read.")
-        self.saver = Saver(save, self.capture.get(cv2.CAP_PROP_FPS) or 30) if save else None
+        fps = self.capture.get(cv2.CAP_PROP_FPS)
+        self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None  # RTSP may call its clock of 90,000 the rate
         self.stop = []  # holds something once no more shall be read
         self.count = self.dropped = self.code = 0
         self.began = self.ended = time.perf_counter()
@@ -131,8 +132,11 @@ class Stream:
     def frames(self):
         """The source's frames until it ends or is stopped. A live source that went away is opened again."""
         while not self.stop:
+            asked = time.perf_counter()
             ok, frame = self.capture.read()
-            if not ok and self.live:
+            # OpenCV hands out two leftovers of a silent RTSP source, and lets a timeout pass before each.
+            silent = "://" in self.source and time.perf_counter() > asked + 0.9 * TIMEOUT
+            if self.live and (silent or not ok):
                 ok, frame = self.come_back()
             if not ok:
                 return
@@ -189,13 +193,13 @@ class Stream:
         finally:
             self.ended = time.perf_counter()
             self.stop.append(None)
-            results.close()
-            self.dropped = results.dropped
             self.close()
+            results.close()  # which waits for the thread that reads
+            self.capture.release()
+            self.dropped = results.dropped
 
     def close(self):
-        """Close the source and the saved file. May be called again."""
-        self.capture.release()
+        """Close the saved file. May be called again."""
         if self.saver:
             self.saver.close()
 

@@ -75,6 +75,7 @@ def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
     (["there/is/none.mp4"], "there/is/none.mp4: no such file"),
     (["README.md"], "README.md: not a video"),
     (["models"], "models: is a directory"),
+    (["http://127.0.0.1:9/x"], "http://127.0.0.1:9/x: cannot be reached, or sends no video"),
     (["97"], "97: there is no camera of that number"),
     pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.onnx: no such file", marks=needs_no_npu),
     pytest.param(["models/demo.mp4", "--model", "README.md"], "README.md is not an ONNX model", marks=needs_no_npu),

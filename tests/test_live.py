@@ -1,0 +1,176 @@
+"""What main.py promises for cameras on the network: against real servers of RTSP and HTTP, which are killed, stopped and begun again."""
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import cv2
+import pytest
+from conftest import ROOT
+from test_main import frames_of
+
+import streams
+from rknnpool import rknnPoolExecutor
+
+SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are Debian's
+HAS_GST = os.path.exists(SYSTEM_PYTHON) and subprocess.run(
+    [SYSTEM_PYTHON, "-c", "import gi; gi.require_version('GstRtspServer', '1.0')"], capture_output=True).returncode == 0
+needs_gst = pytest.mark.skipif(not HAS_GST, reason="the RTSP server needs gir1.2-gst-rtsp-server-1.0 and python3-gi: apt-get install them")
+
+
+class Camera:
+    """A server of its own process, serving a clip of 30 FPS again and again."""
+
+    def __init__(self, command, scheme, clip):
+        self.command, self.scheme, self.clip, self.port = command, scheme, clip, "0"
+        self.start()
+
+    def start(self):
+        """Begin, or begin again on the same port."""
+        self.server = subprocess.Popen([*self.command, self.port, str(self.clip)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.port = self.server.stdout.readline().split()[1]
+
+    def kill(self):
+        self.server.kill()
+        self.server.wait()
+        self.server.stdout.close()
+
+    @property
+    def url(self):
+        return f"{self.scheme}://127.0.0.1:{self.port}/demo"
+
+
+CAMERAS = {"rtsp": [SYSTEM_PYTHON, "tests/rtsp_server.py"], "http": [sys.executable, "tests/mjpeg_server.py"]}
+
+
+@pytest.fixture(params=[pytest.param("rtsp", marks=needs_gst), "http"])
+def camera(request, demo_frames, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "camera.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (320, 180))
+    for frame in demo_frames:
+        writer.write(cv2.resize(frame, (320, 180)))
+    writer.release()
+    camera = Camera(CAMERAS[request.param], request.param, tmp_path / "camera.mp4")
+    yield camera
+    camera.kill()
+
+
+class Running:
+    """main.py at work, its lines as they come."""
+
+    def __init__(self, *arguments, settings=""):
+        script = f"import main, streams\n{settings}\nmain.main()"
+        self.process = subprocess.Popen([sys.executable, "-u", "-c", script, *map(str, arguments), "--headless"], cwd=ROOT,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.errors, self.error_came = [], threading.Condition()
+        threading.Thread(target=self.collect, daemon=True).start()
+
+    def collect(self):
+        for line in self.process.stderr:
+            with self.error_came:
+                self.errors.append(line)
+                self.error_came.notify_all()
+
+    def wait_for_error(self, text):
+        with self.error_came:
+            assert self.error_came.wait_for(lambda: any(text in line for line in self.errors), 60), self.errors
+
+    def wait_for_frames(self, of=""):
+        """Until 30 more frames have come out."""
+        for line in self.process.stdout:
+            if f"{of}FPS over the last 30 frames" in line:
+                return
+        raise AssertionError(self.errors)
+
+    def end(self):
+        """Ctrl-C: (exit code, the rest of stdout)."""
+        self.process.send_signal(signal.SIGINT)
+        stdout = self.process.stdout.read()
+        return self.process.wait(60), stdout
+
+
+@pytest.fixture
+def plain_func(tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
+    return path
+
+
+def test_a_camera_that_is_killed_and_begun_again_goes_on_with_a_line_each_time(camera, tmp_path, plain_func):
+    running = Running(camera.url, "--func", plain_func, "--save", tmp_path / "out.avi")
+    running.wait_for_frames()
+    for time in (1, 2):
+        camera.kill()
+        running.wait_for_error("went away")
+        camera.start()
+        with running.error_came:
+            assert running.error_came.wait_for(lambda: sum("came back" in line for line in running.errors) == time, 60)  # noqa: B023
+        running.wait_for_frames()
+    code, stdout = running.end()
+    assert code == 130
+    said = [line.split(": ")[1] for line in running.errors if camera.url in line]
+    assert [re.sub(r"\d+", "n", line) for line in said] == ["went away, trying again.\n", "came back after n s.\n"] * 2
+    count = int(re.search(rf"{camera.url}: (\d+) frames in .* FPS on average, \d+ dropped", stdout).group(1))
+    assert count >= 90
+    assert len(frames_of(tmp_path / "out.avi")) == count
+
+
+def test_a_camera_that_falls_silent_counts_as_gone(camera, plain_func):
+    running = Running(camera.url, "--func", plain_func, settings="streams.TIMEOUT = 1")
+    running.wait_for_frames()
+    camera.server.send_signal(signal.SIGSTOP)
+    running.wait_for_error("went away")
+    camera.server.send_signal(signal.SIGCONT)
+    running.wait_for_error("came back")
+    running.wait_for_frames()
+    assert running.end()[0] == 130
+
+
+def test_ctrl_c_while_a_camera_is_away_ends_with_the_summary(camera, plain_func):
+    running = Running(camera.url, "--func", plain_func)
+    running.wait_for_frames()
+    camera.kill()
+    running.wait_for_error("went away")
+    code, stdout = running.end()
+    assert code == 130
+    assert re.search(r"\d+ frames in", stdout)
+    camera.start()  # for the fixture to end
+
+
+def test_a_camera_that_goes_away_leaves_the_other_streams_running(camera, clip, plain_func):
+    running = Running(camera.url, clip, "--func", plain_func)
+    running.wait_for_frames(f"{camera.url}: ")
+    camera.kill()
+    running.wait_for_error("went away")
+    code, stdout = running.end()
+    camera.start()
+    assert code == 130
+    assert f"{clip}: 45 frames" in stdout
+
+
+def test_what_cannot_be_served_is_dropped_and_counted_and_the_newest_frame_is_next(camera, runtime):
+    """A camera of 30 FPS before an NPU of 10: the frames served are spread over what was sent, none is old."""
+    runtime.seconds = 0.1
+    stream, read, ages = streams.Stream(camera.url), [], []
+
+    def frames():
+        for number, _ in enumerate(stream.frames()):
+            read.append(number)
+            yield number
+
+    def func(context, number):
+        ages.append(read[-1] - number)  # frames that have come since
+        return context.inference([number])[0]
+
+    with rknnPoolExecutor("model", 1, func, runtime=runtime) as pool:
+        results, served = pool.map(frames(), live=True), []
+        for number in results:
+            served.append(number)
+            if len(served) == 20:
+                break
+        stream.stop.append(None)
+        results.close()
+    assert served == sorted(set(served))
+    assert len(read) > 30 and results.dropped >= len(read) - 20 - 2
+    assert sorted(ages)[len(ages) // 2] <= 1  # what is taken has just been read
