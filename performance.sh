@@ -141,7 +141,7 @@ row() {
     [[ -n ${kept[$key]:-} ]] || asked=-
     case $action in
         pin) pin ;;
-        restore) asked=$before; show; before=$REPLY; [[ $asked == - ]] || restore ;;
+        restore) show "$was_governor" "$was_step"; asked=$REPLY; show; before=$REPLY; [[ $asked == - ]] || restore ;;
     esac
     show
     printf '%-12s%-26s%-26s%s\n' "$name" "$before" "$asked" "$REPLY$note"
