@@ -16,7 +16,7 @@ sysroot=${SYSROOT:-}
 cpufreq=$sysroot/sys/devices/system/cpu/cpufreq
 devfreq=$sysroot/sys/class/devfreq
 state=$sysroot/run/rknnpool-clocks # a line for each part: folder governor limit step clock, with - for what it did not have
-declare -A kept                    # the same: folder -> the rest of its line
+declare -A kept=()                 # the same: folder -> the rest of its line
 usage='usage: sudo ./performance.sh [--restore | --status]'
 
 die() {

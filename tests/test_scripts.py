@@ -43,7 +43,7 @@ class Board:
     """A tree of files in `root` that looks like a board, and the scripts run against it."""
 
     def __init__(self, root):
-        self.root = root
+        self.root, self.started = root, []
         for script in ("performance.sh", "rkcat.sh"):
             shutil.copy(ROOT / script, root.parent)  # nobody may not be able to read the clone
         (root / "run").mkdir(parents=True)
@@ -102,8 +102,10 @@ class Board:
         environment.pop("SYSROOT", None)
         if sysroot:
             environment["SYSROOT"] = str(self.root)
-        return subprocess.Popen([BASH, str(self.root.parent / script), *arguments], preexec_fn=become, env=environment, text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        process = subprocess.Popen([BASH, str(self.root.parent / script), *arguments], preexec_fn=become, env=environment, text=True,
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+        self.started.append(process)
+        return process
 
     def run(self, script, *arguments, rights=True, **options):
         process = self.start(script, *arguments, rights=rights, **options)
@@ -129,9 +131,11 @@ def make_board():
     """make_board(soc, debugfs=True, devfreq=True): a Board that looks like that SoC's."""
     with tempfile.TemporaryDirectory(prefix="a board ") as folder:  # a path with spaces
         Path(folder).chmod(0o755)
+        boards = []
 
         def make(soc, debugfs=True, devfreq=True):
             board = Board(Path(folder) / soc)
+            boards.append(board)
             model, compatible, policies, nodes, load = SOCS[soc]
             board.file("proc/device-tree/model", f"{model}\0".encode())
             board.file("proc/device-tree/compatible", compatible.encode())
@@ -149,6 +153,10 @@ def make_board():
             return board
 
         yield make
+        for board in boards:
+            for process in board.started:
+                process.kill()  # one that a broken script left hanging at a FIFO
+                process.communicate()
         subprocess.run(["chmod", "-R", "u+rwx", folder], check=True)
 
 
@@ -264,6 +272,7 @@ def test_without_a_list_of_steps_the_highest_is_what_the_cpu_can_do(pc, make_boa
     assert lines_of(pc.pin())["CPU 1"] == "powersave 408 MHz performance 4200 MHz performance 408 MHz"
     board = make_board("rk3566")
     (board.root / CPUFREQ / "policy0/scaling_available_frequencies").unlink()
+    board.file(f"{CPUFREQ}/policy0/scaling_max_freq", 816000)
     board.pin()
     assert board.read(f"{CPUFREQ}/policy0/scaling_setspeed") == "1800000"
 
