@@ -601,14 +601,11 @@ def test_a_sleep_that_takes_no_fractions_is_one_sentence(board):
 
 
 def test_again_and_again_into_a_pipe_is_plain_text(board):
-    process = board.start("rkcat.sh", "0.01", start_new_session=True)
-    frames = []
-    while len(frames) < 3:
-        frames.append("".join(iter(process.stdout.readline, "\n")))
+    once = board.run("rkcat.sh").stdout
+    process = board.start("rkcat.sh", "0.01")
+    lines = [process.stdout.readline() for _ in range(3 * (once.count("\n") + 1))]
     process.terminate()
-    process.stdout.close()
-    process.wait(timeout=60)
-    assert frames == [board.run("rkcat.sh").stdout] * 3
+    assert "".join(lines) == 3 * f"{once}\n"
 
 
 def read_until(fd, text, seen=b""):
