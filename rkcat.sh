@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# rkcat.sh: what a Rockchip board is doing: NPU load per core, clocks and governors, temperatures, driver and runtime versions.
+#
+#     sudo ./rkcat.sh      once; without sudo all but the load, which the kernel shows to root only
+#     sudo ./rkcat.sh 1    again every second, in place, until Ctrl-C; fractions too where sleep takes them
+#
+# With SYSROOT=FOLDER it reads under that folder instead of /, for the tests.
+set -u
+shopt -s nullglob
+export LC_ALL=C # the point in 45.3, and the runtime's library read as bytes
+
+sysroot=${SYSROOT:-}
+devfreq=$sysroot/sys/class/devfreq
+debugfs=$sysroot/sys/kernel/debug
+usage='usage: ./rkcat.sh [SECONDS]'
+
+die() {
+    printf 'rkcat.sh: %s\n' "$1" >&2
+    exit 2
+}
+
+# get FILE: its first line into REPLY; false where there is none.
+get() {
+    REPLY=
+    { read -r REPLY <"$1"; } 2>/dev/null
+    [[ -n $REPLY ]]
+}
+
+# row NAME FOLDER FILES UNITS: a part's clock and governor. FILES is what their names begin with, UNITS how many of theirs make a MHz.
+row() {
+    local clock=-
+    get "$2/${3}cur_freq" && [[ $REPLY != *[!0-9]* ]] && clock="$((REPLY / $4)) MHz"
+    get "$2/${3}governor"
+    printf '%-20s%-10s%s\n' "$1" "$clock" "${REPLY:--}"
+}
+
+# part NAME FOLDER ...: a row for each folder; without one, a line that says so, but not on a PC, which never had the part.
+part() {
+    local folder
+    (($# > 1)) || [[ -z $board ]] || printf '%-20s%s\n' "$1" 'this kernel shows no clock for it'
+    for folder in "${@:2}"; do
+        row "$1" "$folder" '' 1000000
+    done
+}
+
+clocks() {
+    local folder cpus
+    for folder in "$sysroot"/sys/devices/system/cpu/cpufreq/policy*; do
+        get "$folder/related_cpus" || REPLY=${folder##*/}
+        cpus=${REPLY%% *}
+        [[ $REPLY != *' '* ]] || cpus+=-${REPLY##* }
+        row "CPU $cpus" "$folder" scaling_ 1000
+    done
+    part NPU "$devfreq"/*.npu*
+    part memory "$devfreq"/dmc*
+    part GPU "$devfreq"/*.gpu*
+}
+
+temperatures() {
+    local zone celsius
+    for zone in "$sysroot"/sys/class/thermal/thermal_zone*; do
+        get "$zone/temp"
+        [[ $REPLY =~ ^-?[0-9]+$ ]] || continue # a sensor that is switched off cannot be read
+        printf -v celsius '%.1f' "${REPLY}e-3"
+        get "$zone/type"
+        printf '%-20s%s C\n' "${REPLY:-${zone##*/}}" "$celsius"
+    done
+}
+
+# The NPU's load and its driver's version stand in debugfs, which is root's; some kernels have them in /proc too.
+driver() {
+    local missing='not shown: no rknpu in /sys/kernel/debug (is debugfs mounted, the driver loaded?)'
+    [[ ! -d $debugfs || -x $debugfs ]] || missing='shown to root only: sudo ./rkcat.sh'
+    get "$debugfs/rknpu/load" || get "$sysroot/proc/rknpu/load" || REPLY=$missing
+    REPLY=${REPLY#*load:} && REPLY=${REPLY#"${REPLY%%[! ]*}"}
+    printf '%-20s%s\n' 'NPU load' "${REPLY%,}"
+    get "$debugfs/rknpu/version" || get "$sysroot/proc/rknpu/version" || get "$sysroot/sys/module/rknpu/version" || REPLY=$missing
+    printf '%-20s%s\n' 'NPU driver' "${REPLY#RKNPU driver: v}"
+    printf '%-20s%s\n' 'RKNN runtime' "${runtime:-not found: no librknnrt.so with a version in /usr/lib}"
+}
+
+everything() {
+    printf '%s\n' "${board:-There is no Rockchip NPU in this machine.}"
+    [[ -z $board ]] || driver
+    clocks
+    temperatures
+}
+
+(($# <= 1)) || die "$usage"
+seconds=${1-}
+case $seconds in
+    --help | -h) printf '%s\n' "$usage"; exit ;;
+    *[!0-9.]* | *.*.*) die "'$seconds' is not a number of seconds above 0; $usage" ;;
+    *[1-9]*) ;;
+    *) (($# == 0)) || die "'$seconds' is not a number of seconds above 0; $usage" ;;
+esac
+
+board='' runtime=''
+for chip in $({ tr '\0' '\n' <"$sysroot/proc/device-tree/compatible"; } 2>/dev/null | sed -n 's/^rockchip,//p'); do
+    case $chip in
+        rk3588 | rk3588s | rk3582 | rk3576 | rk3566 | rk3568 | rk3562) board=$chip; break ;;
+    esac
+done
+if [[ -n $board ]]; then
+    get "$sysroot/proc/device-tree/model" && board="$REPLY ($board)"
+    runtime=$({ tr -cd '[:print:]\n' <"$sysroot/usr/lib/librknnrt.so"; } 2>/dev/null |
+        sed -n 's/.*librknnrt version: \([0-9][^ ]*\).*/\1/p' | sed -n 1p)
+fi
+
+if [[ -z $seconds ]]; then
+    everything
+    exit
+fi
+
+pause='' in_place=''
+[[ -t 1 && ${TERM:-dumb} != dumb ]] && in_place=yes
+leave() {
+    [[ -z $pause ]] || { kill "$pause"; wait "$pause"; } 2>/dev/null
+    [[ -z $in_place ]] || printf '\033[?25h\033[?1049l' # the cursor, and the screen as it was
+}
+trap leave EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+trap 'exit 129' HUP
+[[ -z $in_place ]] || printf '\033[?1049h\033[?25l'
+while :; do
+    shown=$(everything)
+    if [[ -n $in_place ]]; then
+        # Home, and the rest of each line and of the screen cleared: clearing all of it first would flicker.
+        printf '\033[H%s\033[K\033[J' "${shown//$'\n'/$'\033[K\r\n'}"
+    else
+        printf '%s\n\n' "$shown"
+    fi
+    sleep "$seconds" 2>/dev/null & # a trap would wait for the end of a sleep in the foreground
+    pause=$!
+    wait "$pause" || break
+    pause=''
+done
+pause=''
+leave
+trap - EXIT
+die "this machine's sleep does not take $seconds seconds; $usage"
