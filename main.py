@@ -84,6 +84,7 @@ def can_show():
     """Whether a window can be opened. Tried in a process of its own, for Qt ends the process where it cannot."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         return False
+    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # OpenCV's Qt has no fonts, needs none, and says so again and again
     attempt = [sys.executable, "-c", "import cv2; cv2.namedWindow('try'); cv2.destroyAllWindows()"]
     return subprocess.run(attempt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -98,8 +99,9 @@ def open_streams(sources, save):
     """The Streams of what can be opened, and whether that is all. Raises Sorry where it is nothing."""
     streams, failed = [], []
     for number, source in enumerate(sources, 1):
+        name = f"{source} ({sources[:number].count(source)})" if sources.count(source) > 1 else source
         try:
-            streams.append(Stream(source, save and numbered(save, number, len(sources))))
+            streams.append(Stream(source, save and numbered(save, number, len(sources)), name))
         except Sorry as error:
             failed.append(str(error))
     if not streams:
@@ -109,9 +111,18 @@ def open_streams(sources, save):
     return streams, not failed
 
 
+def open_window(name, place, frame, several):
+    """Open a stream's window: as large as its frames, or of several streams 640 pixels wide, two in a row."""
+    cv2.namedWindow(name, (cv2.WINDOW_NORMAL if several else cv2.WINDOW_AUTOSIZE) | cv2.WINDOW_GUI_NORMAL)
+    if several:
+        height = 640 * frame.shape[0] // frame.shape[1]
+        cv2.resizeWindow(name, 640, height)
+        cv2.moveWindow(name, place % 2 * 660, place // 2 * (height + 40))
+
+
 def watch(threads, streams, shown, window):
     """Show frames until all threads have ended. Returns False where that takes longer than PATIENCE after the streams were stopped."""
-    stopped = None
+    stopped, windows, closed = None, [], []
     while any(thread.is_alive() for thread in threads):
         if stopped is None and all(stream.stop for stream in streams):
             stopped = time.perf_counter()
@@ -122,9 +133,15 @@ def watch(threads, streams, shown, window):
         except queue.Empty:
             key = window and cv2.waitKey(1)
         else:
-            cv2.imshow(stream.source, frame)
+            if stream in closed:
+                continue
+            if stream not in windows:
+                open_window(stream.name, len(windows), frame, len(streams) > 1)
+                windows.append(stream)
+            cv2.imshow(stream.name, frame)
             key = cv2.waitKey(1)
-            if cv2.getWindowProperty(stream.source, cv2.WND_PROP_VISIBLE) < 1:
+            if cv2.getWindowProperty(stream.name, cv2.WND_PROP_VISIBLE) < 1:  # closed by the person before it
+                closed.append(stream)
                 stream.stop.append(None)
         if window and key & 0xff in (ord("q"), 27):  # or Esc
             for stream in streams:
@@ -162,7 +179,7 @@ def run(args):
         signal.signal(number, end)
     shown, threads, bars = queue.Queue(len(streams)), [], []
     for place, stream in enumerate(streams):
-        name = stream.source if len(streams) > 1 else None
+        name = stream.name if len(streams) > 1 else None
         bars.append(tqdm(total=stream.total or None, unit=" frames", desc=name, position=place, disable=None))
         arguments = pool, bars[-1], f"{name}: " if name else "", shown if window else None
         threads.append(threading.Thread(target=stream.run, args=arguments, daemon=True))

@@ -1,7 +1,7 @@
 """A stream is one source on its way through the pool: opened, read, brought back when it goes away, counted, saved.
 
     stream = Stream("rtsp://192.168.1.20/live")
-    stream.run(pool)
+    stream.run(pool, tqdm())
     print(stream.summary())
 """
 import os
@@ -111,11 +111,13 @@ class Saver:
 class Stream:
     """One source, and what becomes of its frames.
 
-    source: a file, a camera's number, or a URL; save: the file that gets the results, or None. Raises Sorry where either does not open.
+    source: a file, a camera's number, or a URL; save: the file that gets the results, or None; name: what it is called in messages, the
+    source itself by default. Raises Sorry where source or save does not open.
     A camera or broadcast is `live`: frames that cannot be served are dropped, and when it goes away it is tried again.
     """
 
-    def __init__(self, source, save=None):
+    def __init__(self, source, save=None, name=None):
+        self.name = name or source
         self.source, self.capture = source, open_source(source)
         self.total = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         # A file, even at a URL, has a number of frames.
@@ -144,7 +146,7 @@ class Stream:
 
     def come_back(self):
         gone, attempt = time.perf_counter(), 0
-        say(f"{self.source}: went away, trying again.", sys.stderr)
+        say(f"{self.name}: went away, trying again.", sys.stderr)
         while not self.stop:
             again = time.perf_counter() + RETRIES[min(attempt, len(RETRIES) - 1)]
             while not self.stop and time.perf_counter() < again:
@@ -157,12 +159,15 @@ class Stream:
                 continue
             ok, frame = self.capture.read()
             if ok:
-                say(f"{self.source}: came back after {time.perf_counter() - gone:.0f} s.", sys.stderr)
+                say(f"{self.name}: came back after {time.perf_counter() - gone:.0f} s.", sys.stderr)
                 return ok, frame
         return False, None
 
     def run(self, pool, bar, title="", shown=None):
-        """Serve the stream to its end, each result into the queue `shown`. `code` is then the exit code, 0 where nothing failed."""
+        """Serve the stream to its end; `code` is then the exit code, 0 where nothing failed.
+
+        bar: a tqdm bar; title: leads the lines of this stream; shown: a queue that gets (stream, result), or None.
+        """
         self.began = lap = time.perf_counter()
         results = pool.map(self.frames(), live=self.live)
         try:
@@ -178,9 +183,9 @@ class Stream:
                 if shown:
                     shown.put((self, frame))
             if self.count == 0 and not self.stop:
-                raise Sorry(f"{self.source}: no frame could be read.")
+                raise Sorry(f"{self.name}: no frame could be read.")
             if self.count < self.total and not self.stop:
-                say(f"{self.source}: ended after {self.count} of {self.total} frames.", sys.stderr)
+                say(f"{self.name}: ended after {self.count} of {self.total} frames.", sys.stderr)
         except Sorry as error:
             self.code = 2
             say(str(error), sys.stderr)
@@ -206,4 +211,4 @@ class Stream:
     def summary(self):
         seconds = self.ended - self.began
         dropped = f", {self.dropped} dropped" if self.live else ""
-        return f"{self.source}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{dropped}"
+        return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{dropped}"
