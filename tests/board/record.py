@@ -1,15 +1,21 @@
-"""A myFunc for main.py's --func: func.py's own, which also notes what it found, a line of JSON a frame, in the file $RECORD names.
+"""A myFunc for main.py's --func: that of func.py, or of $RECORD_MODULE, which also notes what it found, a line of JSON a frame, in $RECORD.
 
 test_board.py's clips carry each frame's number in a strip along the lower edge, so that a frame is known wherever it turns up.
 """
+import importlib
 import json
 import os
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 
-from func import detect, draw
+from func import draw
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
+detect = importlib.import_module(os.environ.get("RECORD_MODULE", "func")).detect
 
 STRIP = 32  # height of the strip in pixels, and width of one of its bits
 BITS = 6    # least significant first; white is 1

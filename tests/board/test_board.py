@@ -89,12 +89,15 @@ def recorded(path):
     return found
 
 
+def detections_on_the_pc(path, clip, *arguments, **environment):
+    subprocess.run([sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, *arguments], check=True, cwd=ROOT,
+                   env={**os.environ, "RECORD": str(path), **environment})
+    return recorded(path)
+
+
 @pytest.fixture(scope="session")
 def pc_detections(clip, tmp_path_factory):
-    path = tmp_path_factory.mktemp("pc") / "record.jsonl"
-    subprocess.run([sys.executable, "main.py", str(clip), "--headless", "--func", RECORD], check=True, cwd=ROOT,
-                   env={**os.environ, "RECORD": str(path)})
-    return recorded(path)
+    return detections_on_the_pc(tmp_path_factory.mktemp("pc") / "record.jsonl", clip)
 
 
 Played = namedtuple("Played", "run numbers detections")
@@ -108,11 +111,16 @@ def played(request, board, clip, tmp_path_factory):
     run = board.run("env", f"RECORD={record}", "python3", "main.py", clip, "--headless", "--func", RECORD, "--save", saved,
                     soc=request.param)
     assert run.code == 0, run.err
-    numbers, video = [], cv2.VideoCapture(str(saved))
+    return Played(run, numbers_in(saved), recorded(record))
+
+
+def numbers_in(path):
+    """The numbers of a saved video's frames."""
+    numbers, video = [], cv2.VideoCapture(str(path))
     while True:
         ok, frame = video.read()
         if not ok:
-            return Played(run, numbers, recorded(record))
+            return numbers
         numbers.append(read_number(frame))
 
 
@@ -143,8 +151,12 @@ def test_every_context_is_destroyed(played):
 
 
 def test_detections_agree_with_the_pc(played, pc_detections):
-    assert sorted(played.detections) == sorted(pc_detections) == list(range(FRAMES))
-    for these, those in ((pc_detections, played.detections), (played.detections, pc_detections)):
+    assert_agree(played.detections, pc_detections)
+
+
+def assert_agree(on_the_board, on_the_pc):
+    assert sorted(on_the_board) == sorted(on_the_pc) == list(range(FRAMES))
+    for these, those in ((on_the_pc, on_the_board), (on_the_board, on_the_pc)):
         agreed = [agrees for number, found in these.items() for agrees in agreement(found, those[number])]
         assert len(agreed) > FRAMES
         assert np.mean(agreed) >= 0.95
@@ -160,6 +172,34 @@ def iou(box, boxes):
     """IoU of a box (4,) with each of boxes (n, 4), xyxy: (n,)."""
     overlap = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).clip(0).prod(1)
     return overlap / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - overlap)
+
+
+# ---- several streams, and the examples ----
+
+def test_each_of_two_streams_comes_out_whole_and_in_order(board, clip, tmp_path):
+    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", clip, clip, "--headless", "--func", RECORD,
+                    "--save", tmp_path / "saved.avi")
+    assert run.code == 0, run.err
+    assert [numbers_in(tmp_path / f"saved_{number}.avi") for number in (1, 2)] == [list(range(FRAMES))] * 2
+    runs = [core["runs"] for core in run.report["cores"]]
+    assert sum(runs) == 2 * FRAMES and max(runs) - min(runs) <= 1
+    assert (run.report["opened"], run.report["destroyed"], run.report["shared"]) == (6, 6, 0)
+
+
+def test_yolov8_agrees_with_the_pc(board, clip, tmp_path):
+    model = ("--model", "models/yolov8n_emoji.rknn")
+    run = board.run("env", f"RECORD={tmp_path}/board", "RECORD_MODULE=yolov8", "python3", "main.py", clip, "--headless", "--func", RECORD,
+                    *model)
+    assert run.code == 0, run.err
+    assert_agree(recorded(tmp_path / "board"), detections_on_the_pc(tmp_path / "pc", clip, *model, RECORD_MODULE="yolov8"))
+
+
+def test_the_asyncio_example_serves_both_streams(board, clip):
+    run = board.run("python3", "examples/asyncio_streams.py", clip, clip)
+    assert run.code == 0, run.err
+    first, second = [line for line in run.out.splitlines() if "frames" in line]
+    assert first == second and f"{FRAMES} frames, " in first and " 0 objects" not in first
+    assert (run.report["runs"], run.report["opened"], run.report["destroyed"], run.report["shared"]) == (2 * FRAMES, 6, 6, 0)
 
 
 # ---- cores ----
