@@ -98,8 +98,9 @@ def infer(rknn_lite, square):
 def decode(outputs):
     """Boxes from YOLOv5's heads, before NMS.
 
-    outputs: three float32 arrays (1, 3 * (5 + classes), size / s, size / s) at strides s = 8, 16, 32 in any order, after the sigmoid.
-    Channels per anchor are x, y, w, h, objectness, classes; x = (2 sx - 0.5 + column) s, w = (2 sw)^2 anchor (Ultralytics YOLOv5 6.0).
+    outputs: three float32 arrays (1, 3 * (5 + classes), size / s, size / s) at strides s = 8, 16, 32 in any order, after the sigmoid; or
+    before it, as toolkit 1.x exports them, which is told by an objectness that is mostly negative. Channels per anchor are x, y, w, h,
+    objectness, classes; x = (2 sx - 0.5 + column) s, w = (2 sw)^2 anchor (Ultralytics YOLOv5 6.0).
     Returns boxes (n, 4) float32 xyxy in pixels of the square, classes (n,) int64, scores (n,) float32.
     Raises ModelError for outputs of other shapes.
     """
@@ -113,8 +114,12 @@ def decode(outputs):
     for output in outputs:
         head = output.reshape(3, channels // 3, -1).transpose(1, 0, 2)  # (5 + classes, 3, cells)
         # The objectness plane alone rules out nearly all anchors; only those left are gathered and computed.
-        anchor, cell = np.divmod(np.flatnonzero(head[4] >= OBJ_THRESH), head.shape[2])
-        found.append(head[:, anchor, cell])  # (5 + classes, n): the best class is found 5 times faster than in (n, 5 + classes)
+        sample = head[4, :, ::37]
+        before_sigmoid = np.count_nonzero(sample < 0) > sample.size / 2
+        least = np.log(OBJ_THRESH / (1 - OBJ_THRESH)) if before_sigmoid else OBJ_THRESH
+        anchor, cell = np.divmod(np.flatnonzero(head[4] >= least), head.shape[2])
+        good = head[:, anchor, cell]  # (5 + classes, n): the best class is found 5 times faster than in (n, 5 + classes)
+        found.append(1 / (1 + np.exp(-good)) if before_sigmoid else good)
         placed.append(_grid(output.shape[3], IMG_SIZE // output.shape[3])[:, anchor, cell])
     found, placed = np.concatenate(found, 1), np.concatenate(placed, 1)
     scores = found[5:].max(0) * found[4]

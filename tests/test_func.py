@@ -57,6 +57,15 @@ def test_decoding_gives_the_boxes_of_the_plain_reference(seed, share):
     np.testing.assert_allclose(scores, expected_scores, atol=1e-6)
 
 
+def test_exports_without_the_sigmoid_give_the_same_boxes():
+    heads = [head.clip(1e-6, 1 - 1e-6) for head in random_heads(2)]
+    expected = func.decode(heads)
+    found = func.decode([np.log(head / (1 - head)) for head in heads])
+    for values, wanted in zip(found, expected):
+        np.testing.assert_allclose(values, wanted, atol=1e-3)
+    assert len(expected[0]) > 10
+
+
 def test_heads_may_come_in_any_order():
     heads = random_heads(1)
     assert len(func.decode(heads[::-1])[0]) == len(func.decode(heads)[0]) > 0
