@@ -32,7 +32,7 @@ bigCores = True                          # stay on the fast CPU cores, where a S
 
 
 MOST_THREADS = 64
-PATIENCE = 10  # seconds that frames in work have to come out, after Ctrl-C
+PATIENCE = 10  # seconds without a frame, after Ctrl-C, that make a context hang
 CPUS = "/sys/devices/system/cpu"
 # Ctrl-C, kill and systemd's stop, a closed terminal
 ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -121,12 +121,12 @@ def open_window(name, place, frame, several):
 
 
 def watch(threads, streams, shown, window):
-    """Show frames until all threads have ended. Returns False where that takes longer than PATIENCE after the streams were stopped."""
-    stopped, windows, closed = None, [], []
+    """Show frames until all threads have ended. Returns False where none comes for PATIENCE after the streams were stopped."""
+    count, since, windows, closed = 0, time.perf_counter(), [], []
     while any(thread.is_alive() for thread in threads):
-        if stopped is None and all(stream.stop for stream in streams):
-            stopped = time.perf_counter()
-        if stopped and time.perf_counter() > stopped + PATIENCE:
+        if count != sum(stream.count for stream in streams) or not all(stream.stop for stream in streams):
+            count, since = sum(stream.count for stream in streams), time.perf_counter()
+        if time.perf_counter() > since + PATIENCE:
             return False
         try:
             stream, frame = shown.get(timeout=0.1)
@@ -135,10 +135,15 @@ def watch(threads, streams, shown, window):
         else:
             if stream in closed:
                 continue
-            if stream not in windows:
-                open_window(stream.name, len(windows), frame, len(streams) > 1)
-                windows.append(stream)
-            cv2.imshow(stream.name, frame)
+            try:
+                if stream not in windows:
+                    open_window(stream.name, len(windows), frame, len(streams) > 1)
+                    windows.append(stream)
+                cv2.imshow(stream.name, frame)
+            except (cv2.error, AttributeError):  # the func may return what it likes
+                say(f"{stream.name}: what myFunc returns cannot be shown: {type(frame).__name__}.", sys.stderr)
+                closed.append(stream)
+                continue
             key = cv2.waitKey(1)
             if cv2.getWindowProperty(stream.name, cv2.WND_PROP_VISIBLE) < 1:  # closed by the person before it
                 closed.append(stream)
@@ -186,7 +191,7 @@ def run(args):
         threads[-1].start()
     finished = watch(threads, streams, shown, window)
     try:
-        pool.release(timeout=0 if not finished else None)
+        pool.release(timeout=None if finished else 0)
     except TimeoutError as error:
         say(f"{error}.", sys.stderr)
     for bar in bars:

@@ -216,7 +216,7 @@ class rknnPoolExecutor:
                 said = ", ".join(f"context {number} of {self.TPEs} ({self._contexts[number - 1][1]})" for number in hung)
                 self._contexts = list(self._idle)
                 self._close_contexts()
-                raise TimeoutError(f"{said} did not come back from a frame within {timeout:g} s")
+                raise TimeoutError(f"{said} did not come back from a frame")
             self._executor.shutdown(wait=True)
             for results in list(self._maps):
                 results.close()

@@ -335,7 +335,7 @@ def test_release_with_a_timeout_says_which_context_hangs(runtime, soc):
     pool = rknnPoolExecutor("model", 3, func, runtime=runtime)
     futures = [pool.submit(frame) for frame in range(10)]
     assert hangs.wait(10)
-    with pytest.raises(TimeoutError, match=r"^context 2 of 3 \(core mask 2\) did not come back from a frame within 0.1 s$"):
+    with pytest.raises(TimeoutError, match=r"^context 2 of 3 \(core mask 2\) did not come back from a frame$"):
         pool.release(timeout=0.1)
     assert [context.released for context in runtime.contexts] == [1, 0, 1]
     pool.release()
