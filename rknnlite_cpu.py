@@ -107,6 +107,7 @@ class RKNNLite:
             return None
         image = inputs[0]
         shape = tuple(self._session.get_inputs()[0].shape)
+        shape = (1,) + shape[1:] if not isinstance(shape[0], int) else shape  # an open batch size
         if image.ndim != 4 or (1, image.shape[3]) + image.shape[1:3] != shape:
             wanted = (1,) + shape[2:] + shape[1:2]
             self._fail(f"{self._path} takes an input of shape {wanted}, not {image.shape}")

@@ -112,7 +112,12 @@ def build(onnx, target="rk3588", dtype="i8", calibration=None, count=64):
     rknn = RKNN(verbose=False)
     # The NPU subtracts and divides, so that it is fed with bytes.
     rknn.config(mean_values=[mean], std_values=[std], target_platform=target)
-    if rknn.load_onnx(str(onnx)):
+    shape = sides(model.graph.input[0])
+    if len(shape) != 4 or 0 in shape[1:]:
+        raise Sorry(f"{onnx}: its input has the shape {shape} (0: left open), and (1, channels, height, width) is needed.")
+    # An open batch size, as exports of ResNets often have it, is fixed here.
+    fixed = {} if shape[0] else {"inputs": [model.graph.input[0].name], "input_size_list": [[1] + shape[1:]]}
+    if rknn.load_onnx(str(onnx), **fixed):
         raise Sorry(f"{onnx}: rknn-toolkit2 cannot read this model, its own message stands above.")
     with tempfile.TemporaryDirectory() as folder:
         dataset = Path(folder) / "dataset.txt"

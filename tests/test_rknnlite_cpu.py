@@ -57,8 +57,9 @@ def test_release_may_be_called_twice_and_ends_inference(context):
 @pytest.fixture
 def with_metadata(tmp_path):
     """with_metadata(mean="1 2 3"): path of a model that gives back its input, (1, 3, 2, 2), and has this metadata."""
-    def write(channels=3, **metadata):
-        image, same = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 2, 2]) for name in ("image", "same"))
+    def write(channels=3, batch=1, **metadata):
+        image, same = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, channels, 2, 2])
+                       for name in ("image", "same"))
         graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["same"])], "graph", [image], [same])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 12)], ir_version=8)
         onnx.helper.set_model_props(model, metadata)
@@ -88,6 +89,11 @@ def test_the_models_own_mean_and_std_are_applied(context, with_metadata, metadat
 
 def test_a_grey_model_is_fed_0_to_1(context, with_metadata):
     np.testing.assert_allclose(fed(context, with_metadata(channels=1), channels=1), [10 / 255], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", ["N", None])
+def test_a_model_with_an_open_batch_size_is_run(context, with_metadata, batch):
+    np.testing.assert_allclose(fed(context, with_metadata(batch=batch, std="1 1 1")), [10, 20, 30])
 
 
 @pytest.mark.parametrize("metadata", [{"mean": "1 2"}, {"mean": ""}, {"std": "1 2 x"}, {"std": "0 1 1"}, {"mean": "nan 0 0"},
