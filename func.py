@@ -84,7 +84,7 @@ def _reuse(runtime):
 
 
 def infer(rknn_lite, square):
-    """The model's outputs for a letterboxed image (size, size, 3) uint8 RGB. The context's next inference may overwrite them.
+    """The model's outputs for an image of the size it takes, (size, size, 3) uint8 RGB. The context's next inference may overwrite them.
 
     Raises ModelError where inference fails.
     """
@@ -191,13 +191,19 @@ def colour(number):
 
 
 @functools.lru_cache(maxsize=2000)  # scores have two digits, so labels come again: to draw them was half of draw()'s time
-def label(number, score, size):
-    """The picture of a label, (h, w, 3) uint8 BGR, for a class's number, a score as text and OpenCV's font scale."""
-    text, font, paint = f"{CLASSES[number]} {score}", cv2.FONT_HERSHEY_SIMPLEX, colour(number)
+def label(text, number, size):
+    """The picture of a label, (h, w, 3) uint8 BGR: a text in OpenCV's font scale `size`, on the colour of a class."""
+    font, paint = cv2.FONT_HERSHEY_SIMPLEX, colour(number)
     (w, h), below = cv2.getTextSize(text, font, size, 1)
     picture = np.full((h + below + 2, w + 1, 3), paint, np.uint8)
     light = 0.114 * paint[0] + 0.587 * paint[1] + 0.299 * paint[2] > 110  # luma, ITU-R BT.601
     return cv2.putText(picture, text, (0, h + 1), font, size, (0, 0, 0) if light else (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def paste(IMG, picture, x, y):
+    """Lay a label() on the frame, its upper left corner at pixel (x, y) of it; what lies outside the frame is left out."""
+    place = IMG[y:y + picture.shape[0], x:x + picture.shape[1]]
+    place[:] = picture[:place.shape[0], :place.shape[1]]
 
 
 def draw(IMG, boxes, classes, scores):
@@ -209,11 +215,9 @@ def draw(IMG, boxes, classes, scores):
     for (x1, y1, x2, y2), number, score in zip(boxes[::-1].astype(int).tolist(), classes[::-1].tolist(), scores[::-1].tolist()):
         for inner in range(thickness):  # OpenCV draws thin lines so much faster that two of them cost half of one thick
             cv2.rectangle(IMG, (x1 + inner, y1 + inner), (min(x2, w - 1) - inner, min(y2, h - 1) - inner), colour(number))
-        picture = label(number, f"{score:.2f}", size)
-        x = max(0, min(x1, w - picture.shape[1]))
-        y = max(0, y1 + 1 - picture.shape[0])  # above the box, or inside it at the frame's upper edge
-        place = IMG[y:y + picture.shape[0], x:x + picture.shape[1]]
-        place[:] = picture[:place.shape[0], :place.shape[1]]  # a frame may be smaller than the label
+        picture = label(f"{CLASSES[number]} {score:.2f}", number, size)
+        # above the box, or inside it at the frame's upper edge
+        paste(IMG, picture, max(0, min(x1, w - picture.shape[1])), max(0, y1 + 1 - picture.shape[0]))
     return IMG
 
 

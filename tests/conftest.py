@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+import func
 import rknnpool
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,3 +118,12 @@ def main_py():
         command = [sys.executable, "main.py", *map(str, arguments)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
     return run
+
+
+def class_drawn(frame):
+    """The class whose label lies in the frame's upper left corner, as a saved video has it: by the hue of func.colour()."""
+    corner = cv2.cvtColor(np.float32(frame[2:10, 2:34]) / 255, cv2.COLOR_BGR2HSV)  # black and white letters leave the hue alone
+    coloured = corner[corner[..., 1] > 0.4]
+    hues = np.arange(len(func.CLASSES)) * 0.381966 % 1 * 360
+    off = np.abs((coloured[:, :1] - hues + 180) % 360 - 180)
+    return int(np.median(off, 0).argmin())

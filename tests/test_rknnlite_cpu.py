@@ -1,5 +1,6 @@
 """rknnlite_cpu.py answers as the wheel does, with return codes and without exceptions."""
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT
 
@@ -51,3 +52,56 @@ def test_release_may_be_called_twice_and_ends_inference(context):
     context.release()
     context.release()
     assert context.inference(inputs=[np.zeros((1, 640, 640, 3), np.uint8)]) is None
+
+
+@pytest.fixture
+def with_metadata(tmp_path):
+    """with_metadata(mean="1 2 3"): path of a model that gives back its input, (1, 3, 2, 2), and has this metadata."""
+    def write(channels=3, batch=1, **metadata):
+        image, same = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, channels, 2, 2])
+                       for name in ("image", "same"))
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["same"])], "graph", [image], [same])
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 12)], ir_version=8)
+        onnx.helper.set_model_props(model, metadata)
+        onnx.save(model, str(tmp_path / "model.onnx"))
+        return str(tmp_path / "model.onnx")
+    return write
+
+
+def fed(context, path, channels=3):
+    """What the network at `path` gets for an image of 10, 20, 30 (R, G, B): the value of each channel."""
+    assert context.load_rknn(path) == context.init_runtime() == 0, context.error
+    output, = context.inference(inputs=[np.full((1, 2, 2, channels), [10, 20, 30][:channels], np.uint8)])
+    assert output.shape == (1, channels, 2, 2) and output.dtype == np.float32
+    return output[0, :, 1, 0]
+
+
+@pytest.mark.parametrize("metadata, expected", [
+    ({}, [10 / 255, 20 / 255, 30 / 255]),
+    ({"mean": "1 2 3.5", "std": "2 4 10"}, [4.5, 4.5, 2.65]),
+    ({"std": "1 1 1"}, [10, 20, 30]),
+    ({"mean": "10 0 255"}, [0, 20 / 255, -225 / 255]),
+    ({"mean": "1  2\t3", "std": "1e1 10 10", "names": "{}"}, [0.9, 1.8, 2.7]),
+])
+def test_the_models_own_mean_and_std_are_applied(context, with_metadata, metadata, expected):
+    np.testing.assert_allclose(fed(context, with_metadata(**metadata)), expected, rtol=1e-6)
+
+
+def test_a_grey_model_is_fed_0_to_1(context, with_metadata):
+    np.testing.assert_allclose(fed(context, with_metadata(channels=1), channels=1), [10 / 255], rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", ["N", None])
+def test_a_model_with_an_open_batch_size_is_run(context, with_metadata, batch):
+    np.testing.assert_allclose(fed(context, with_metadata(batch=batch, std="1 1 1")), [10, 20, 30])
+
+
+@pytest.mark.parametrize("metadata", [{"mean": "1 2"}, {"mean": ""}, {"std": "1 2 x"}, {"std": "0 1 1"}, {"mean": "nan 0 0"},
+                                      {"std": "0.229 0.224 0.225"}, {"std": "1 1 1 1"}, {"mean": "[1, 2, 3]"}, {"std": "inf 1 1"}])
+def test_malformed_mean_or_std_returns_minus_one_with_a_sentence(context, with_metadata, metadata):
+    path = with_metadata(**metadata)
+    assert context.load_rknn(path) == 0
+    assert context.init_runtime() == -1
+    name, value = next(iter(metadata.items()))
+    assert context.error.startswith(f"{path}: its {name} is '{value}', not three numbers")
+    assert context.inference(inputs=[np.zeros((1, 2, 2, 3), np.uint8)]) is None

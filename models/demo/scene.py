@@ -144,6 +144,20 @@ def _recolour(rng):
     return matrix.astype(np.float32)
 
 
+def _worn(rng, image):
+    """The image as cameras and codecs leave it: blurred, noisy, JPEG-compressed, each with some chance."""
+    height, width = image.shape[:2]
+    if rng.random() < 0.25:
+        image = cv2.GaussianBlur(image, (3, 3), rng.uniform(0.3, 1.0))
+    if rng.random() < 0.5:
+        y, x = rng.integers(0, 1024 - min(height, 1023)), rng.integers(0, 1024 - min(width, 1023))
+        image = cv2.add(image, cv2.multiply(_noise()[y:y + height, x:x + width], rng.uniform(0, 0.25), dtype=cv2.CV_16S), dtype=cv2.CV_8U)
+    if rng.random() < 0.3:
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return image
+
+
 def draw_scene(seed, width=640, height=640, sizes=(0.05, 0.6), objects=(3, 12)):
     """Draw the scene of this seed.
 
@@ -187,16 +201,55 @@ def draw_scene(seed, width=640, height=640, sizes=(0.05, 0.6), objects=(3, 12)):
                 pixels[len(classes)] = shown
             break
     pixels[0] = 0
-    if rng.random() < 0.25:
-        image = cv2.GaussianBlur(image, (3, 3), rng.uniform(0.3, 1.0))
-    if rng.random() < 0.5:
-        y, x = rng.integers(0, 1024 - min(height, 1023)), rng.integers(0, 1024 - min(width, 1023))
-        image = cv2.add(image, cv2.multiply(_noise()[y:y + height, x:x + width], rng.uniform(0, 0.25), dtype=cv2.CV_16S), dtype=cv2.CV_8U)
-    if rng.random() < 0.3:
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    image = _worn(rng, image)
     boxes, _ = visible_boxes(owner, len(classes))
     return image, boxes, np.array(classes, np.int64)
+
+
+def draw_object(seed, size=256):
+    """Draw one object for a classifier, more or less in the middle: 0.4 to 0.95 of the central 7/8, which the classifier sees.
+
+    seed: int or sequence of ints. Some are cut from a scene, the others stand on a background with small clutter, some half hidden.
+    Returns image (size, size, 3) uint8 BGR, and the COCO class number.
+    """
+    rng = np.random.default_rng(seed)
+    if rng.random() < 0.25:
+        wide = size * 3 // 2
+        image, boxes, classes = draw_scene(int(rng.integers(1 << 62)), wide, wide, (0.2, 0.6), (1, 3))
+        if len(boxes):
+            sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
+            number = sides.argmax()  # the largest, close up and whole, so that there is no doubt about what is meant
+            side = sides[number] / rng.uniform(0.6, 0.95) * 8 / 7
+            corner = (boxes[number, :2] + boxes[number, 2:] - side) / 2 + rng.normal(0, 0.03, 2) * side
+            if corner.min() >= 0 and corner.max() + side <= wide:
+                matrix = np.column_stack([np.eye(2) * size / side, -corner * size / side])
+                return cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE), int(classes[number])
+
+    def lay(character, length, centre, tilt):
+        sprite, corner = place(character, length, centre, rng.normal(0, tilt), np.exp(rng.normal(0, 0.1)), rng.random() < 0.5,
+                               _recolour(rng))
+        where, part = clip(sprite, corner, size, size)
+        return sprite, where, part
+
+    image = _background(rng, size, size)
+    everything = DISTRACTORS + "".join(GLYPHS.values())
+    for _ in range(rng.integers(0, 5)):
+        _, where, part = lay(everything[rng.integers(len(everything))], size * rng.uniform(0.08, 0.3), rng.random(2) * size, 20)
+        if where is not None:
+            blend(image, where, part)
+    class_number = list(GLYPHS)[rng.integers(len(GLYPHS))]
+    glyphs = GLYPHS[class_number]
+    length, centre = size * 7 / 8 * rng.uniform(0.4, 0.95), size * (0.5 + rng.normal(0, 0.04, 2))
+    _, where, part = lay(glyphs[rng.integers(len(glyphs))], length, centre, 8)
+    blend(image, where, part)
+    if rng.random() < 0.3:
+        solid = np.zeros((size, size), bool)
+        solid[where] = part[..., 3] > 127
+        character, aside = DISTRACTORS[rng.integers(len(DISTRACTORS))], rng.uniform(-0.5, 0.5, 2) * length
+        _, where, part = lay(character, length * rng.uniform(0.25, 0.6), centre + aside, 20)
+        if where is not None and np.count_nonzero(solid[where] & (part[..., 3] > 127)) < 0.4 * np.count_nonzero(solid):
+            blend(image, where, part)
+    return _worn(rng, image), class_number
 
 
 def main():

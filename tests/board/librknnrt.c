@@ -29,7 +29,7 @@ enum { MAX_CORES = 3, MAX_CONTEXTS = 256, MAX_TENSORS = 16 };
 /* npu.py describes a tensor so. */
 struct tensor {
     char name[RKNN_MAX_NAME];
-    uint32_t n_dims, dims[4]; /* input NHWC, outputs NCHW */
+    uint32_t n_dims, dims[4]; /* input NHWC, outputs NCHW, or fewer dimensions and then zeros */
     int32_t zp;
     float scale;
 };
@@ -305,7 +305,7 @@ static int describe(const struct context *c, bool output, struct rknn_tensor_att
     memcpy(attr->dims, t->dims, sizeof t->dims);
     memcpy(attr->name, t->name, sizeof t->name);
     attr->n_elems = attr->size = attr->size_with_stride = elements(t);
-    attr->fmt = output ? RKNN_TENSOR_NCHW : RKNN_TENSOR_NHWC;
+    attr->fmt = !output ? RKNN_TENSOR_NHWC : t->n_dims == 4 ? RKNN_TENSOR_NCHW : RKNN_TENSOR_UNDEFINED;
     attr->type = RKNN_TENSOR_INT8;
     attr->qnt_type = RKNN_TENSOR_QNT_AFFINE_ASYMMETRIC;
     attr->zp = t->zp;

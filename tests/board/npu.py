@@ -25,11 +25,11 @@ except ImportError as error:
 
 HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of the FlatBuffer that follows
 COUNTS = struct.Struct("<2I")          # inputs, outputs
-TENSOR = struct.Struct("<256sI4Iif")   # librknnrt.c's struct tensor: name, dimensions, zero point, scale
+TENSOR = struct.Struct("<256sI4Iif")   # librknnrt.c's struct tensor: name, number of dimensions, dimensions, zero point, scale
 ATTRIBUTES_FIELD = 3                   # of the FlatBuffer's root table: shapes and ranges of inputs and outputs, as a Python literal
 
 Tensor = namedtuple("Tensor", "name shape scale zero_point")  # value = (stored - zero_point) * scale
-Model = namedtuple("Model", "inputs outputs")
+Model = namedtuple("Model", "inputs outputs mean std")  # mean and std as convert.py has built them in, one number or one a channel
 
 
 class ModelError(Exception):
@@ -37,14 +37,17 @@ class ModelError(Exception):
 
 
 def parse(rknn):
-    """Names, shapes (as the ONNX has them) and quantisation of a .rknn's inputs and outputs: a Model. Raises ModelError."""
+    """Names, shapes (as the ONNX has them), quantisation and normalisation of a .rknn's input and outputs: a Model. Raises ModelError."""
     try:
         buffer = memoryview(rknn)[HEADER.size:]
         attributes = ast.literal_eval(_string_field(buffer, ATTRIBUTES_FIELD))
         shapes = attributes["attrs"]
         names = sorted(shapes, key=lambda name: shapes[name]["idx"])
-        return Model([_tensor(name, attributes) for name in names if not shapes[name]["is_output"]],
-                     [_tensor(name, attributes) for name in names if shapes[name]["is_output"]])
+        inputs, outputs = ([name for name in names if shapes[name]["is_output"] == is_output] for is_output in (False, True))
+        if len(inputs) != 1 or any(len(shapes[name]["shape"]) > 4 for name in outputs):
+            raise ModelError("the emulated NPU runs models with one input, and outputs of at most 4 dimensions")
+        return Model([_tensor(name, attributes) for name in inputs], [_tensor(name, attributes) for name in outputs],
+                     np.float32(shapes[inputs[0]]["mean"]), np.float32(shapes[inputs[0]]["std"]))
     except (KeyError, IndexError, ValueError, SyntaxError, struct.error) as error:
         raise ModelError(f"not a quantised .rknn of toolkit 2.x ({type(error).__name__}: {error})") from None
 
@@ -76,8 +79,6 @@ class Network:
 
     def __init__(self, rknn, folders):
         self.model = parse(rknn)
-        if len(self.model.inputs) != 1:
-            raise ModelError("the emulated NPU runs models with one input")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many runs as cores are under way at a time
         self._session = onnxruntime.InferenceSession(str(_onnx_of(rknn, folders)), options, providers=["CPUExecutionProvider"])
@@ -86,7 +87,7 @@ class Network:
         """image: bytes of (1, H, W, 3) uint8. Returns the outputs' int8 values as bytes, one object per output."""
         _, channels, height, width = self.model.inputs[0].shape
         pixels = np.frombuffer(image, np.uint8).reshape(1, height, width, channels)
-        blob = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / 255  # the mean and std that convert.py sets
+        blob = np.ascontiguousarray(((pixels - self.model.mean) / self.model.std).transpose(0, 3, 1, 2))
         outputs = self._session.run([tensor.name for tensor in self.model.outputs], {self.model.inputs[0].name: blob})
         return [quantise(values, tensor).tobytes() for values, tensor in zip(outputs, self.model.outputs)]
 
@@ -132,9 +133,10 @@ class Connection(socketserver.StreamRequestHandler):
             sentence = str(error).encode()
             self._send(COUNTS.pack(0, 0), struct.pack("<I", len(sentence)), sentence)
             return
-        inputs, outputs = network.model
-        self._send(COUNTS.pack(len(inputs), len(outputs)), *(self._describe(tensor, "NHWC") for tensor in inputs),
-                   *(self._describe(tensor, "NCHW") for tensor in outputs))
+        inputs, outputs = network.model[:2]
+        self._send(COUNTS.pack(len(inputs), len(outputs)),
+                   *(self._describe(tensor, [tensor.shape[axis] for axis in (0, 2, 3, 1)]) for tensor in inputs),  # NHWC
+                   *(self._describe(tensor, tensor.shape) for tensor in outputs))
         while True:
             image = self._receive()
             if image is None:
@@ -150,9 +152,8 @@ class Connection(socketserver.StreamRequestHandler):
             self.wfile.write(part)
 
     @staticmethod
-    def _describe(tensor, layout):
-        shape = [tensor.shape["NCHW".index(axis)] for axis in layout]
-        return TENSOR.pack(tensor.name.encode(), 4, *shape, tensor.zero_point, tensor.scale)
+    def _describe(tensor, shape):
+        return TENSOR.pack(tensor.name.encode(), len(shape), *shape, *[0] * (4 - len(shape)), tensor.zero_point, tensor.scale)
 
 
 def main():

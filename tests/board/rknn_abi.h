@@ -35,7 +35,7 @@ enum {
 enum { RKNN_NPU_CORE_AUTO = 0, RKNN_NPU_CORE_ALL = 0xffff }; /* the other masks have bit n set for core n */
 
 enum { RKNN_TENSOR_INT8 = 2, RKNN_TENSOR_UINT8 = 3 };
-enum { RKNN_TENSOR_NCHW = 0, RKNN_TENSOR_NHWC = 1 };
+enum { RKNN_TENSOR_NCHW = 0, RKNN_TENSOR_NHWC = 1, RKNN_TENSOR_UNDEFINED = 3 };
 enum { RKNN_TENSOR_QNT_AFFINE_ASYMMETRIC = 2 };
 
 struct rknn_input_output_num {

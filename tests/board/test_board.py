@@ -15,11 +15,16 @@ import cv2
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # record.py imports func.py
-
-from record import add_number, read_number
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "examples", "models/demo")]  # record.py imports func.py
+
+from conftest import class_drawn  # noqa: E402
+from record import add_number, read_number  # noqa: E402
+from resnet import classify  # noqa: E402
+from scene import FONT, draw_object  # noqa: E402
+
+from rknnlite_cpu import RKNNLite  # noqa: E402
+
 BOARD = ROOT / "tests" / "board" / "board.sh"
 RECORD = "tests/board/record.py"
 MODEL = "models/yolov5n_emoji.rknn"
@@ -200,6 +205,29 @@ def test_the_asyncio_example_serves_both_streams(board, clip):
     first, second = [line for line in run.out.splitlines() if "frames" in line]
     assert first == second and f"{FRAMES} frames, " in first and " 0 objects" not in first
     assert (run.report["runs"], run.report["opened"], run.report["destroyed"], run.report["shared"]) == (2 * FRAMES, 6, 6, 0)
+
+
+@pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
+def test_classes_agree_with_the_pc(board, tmp_path):
+    clip, saved, model = tmp_path / "clip.avi", tmp_path / "saved.avi", "models/resnet18_emoji.rknn"
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 30, (512, 512))
+    for number in range(FRAMES):
+        writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
+    writer.release()
+    run = board.run("python3", "main.py", clip, "--headless", "--func", "examples/resnet.py", "--model", model, "--save", saved)
+    assert run.code == 0, run.err
+    assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
+    pc = RKNNLite()
+    assert pc.load_rknn(str(ROOT / model)) == pc.init_runtime() == 0
+    before, after = cv2.VideoCapture(str(clip)), cv2.VideoCapture(str(saved))
+    agreed = []
+    for _ in range(FRAMES):
+        classes, scores = classify(pc, before.read()[1])
+        on_board = class_drawn(after.read()[1])
+        if scores[0] >= 0.5:
+            agreed.append(on_board == classes[0])
+    assert len(agreed) > FRAMES / 2
+    assert np.mean(agreed) >= 0.95
 
 
 # ---- cores ----

@@ -1,0 +1,89 @@
+"""Top-1 and top-5 accuracy of a demo classifier on drawn objects that it has never seen, read by the project's own examples/resnet.py.
+
+    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx
+    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx --int8 objects/   # as convert.py quantises it, simulated
+    python models/demo/evaluate_classifier.py --draw objects/                              # 64 pictures to calibrate with
+"""
+import argparse
+import collections
+import sys
+from pathlib import Path
+
+import cv2
+from scene import draw_object
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "models")]
+from resnet import classify  # noqa: E402
+
+import func  # noqa: E402
+
+SEED, CALIBRATION_SEED = 2, 9  # train_classifier.py's objects have seed 1
+
+
+def accuracy(context, objects=2000):
+    """Classify `objects` drawn objects of an unseen seed with an RKNNLite context, or what answers as one.
+
+    Returns (share whose class is the best, share whose class is among the best five, Counter of (class, class taken for it)).
+    """
+    first = five = 0
+    confused = collections.Counter()
+    for number in range(objects):
+        image, truth = draw_object((SEED, number))
+        classes, _ = classify(context, image)
+        first += truth == classes[0]
+        five += truth in classes
+        if truth != classes[0]:
+            confused[truth, int(classes[0])] += 1
+    return first / objects, five / objects, confused
+
+
+def on_cpu(path):
+    """An RKNNLite context of rknnlite_cpu.py."""
+    from rknnlite_cpu import RKNNLite
+    context = RKNNLite()
+    if context.load_rknn(str(path)) or context.init_runtime():
+        raise SystemExit(context.error)
+    return context
+
+
+class Simulated:
+    """The quantised network in rknn-toolkit2's simulator, which runs only what was built in the same process."""
+
+    def __init__(self, path, calibration):
+        import convert
+        try:
+            self.rknn = convert.build(path, "rk3588", "i8", calibration)
+        except convert.Sorry as error:
+            raise SystemExit(str(error)) from None
+        if self.rknn.init_runtime():
+            raise SystemExit("The simulator did not start.")
+
+    def inference(self, inputs):
+        return self.rknn.inference(inputs, data_format="nhwc")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="the .onnx")
+    parser.add_argument("--objects", type=int, default=2000)
+    parser.add_argument("--int8", metavar="FOLDER", type=Path, help="simulate the int8 .rknn, calibrated with these images")
+    parser.add_argument("--draw", metavar="FOLDER", type=Path, help="draw 64 objects as JPEG files, and nothing else")
+    args = parser.parse_args()
+    if args.draw:
+        args.draw.mkdir(parents=True, exist_ok=True)
+        for number in range(64):
+            image, _ = draw_object((CALIBRATION_SEED, number))
+            cv2.imwrite(str(args.draw / f"{number:06}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        return
+    if args.model is None:
+        parser.error("which model?")
+    context = Simulated(args.model, args.int8) if args.int8 else on_cpu(args.model)
+    first, five, confused = accuracy(context, args.objects)
+    worst = ", ".join(f"{func.CLASSES[a]} for {func.CLASSES[b]} {count}" for (b, a), count in confused.most_common(5))
+    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.objects} objects: top-1 {first:.3f}, top-5 {five:.3f}; "
+          f"most often taken: {worst}")
+
+
+if __name__ == "__main__":
+    main()
