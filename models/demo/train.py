@@ -36,7 +36,7 @@ Recipe = namedtuple("Recipe", "network loss optimizer options steps final_steps 
 RECIPES = {
     "yolov5n": Recipe(YOLOv5, yolov5_loss, torch.optim.SGD, dict(momentum=0.937, nesterov=True, weight_decay=5e-4),
                       6750, 2500, 0.02, 0.005),
-    "yolov8n": Recipe(YOLOv8, yolov8_loss, torch.optim.AdamW, dict(weight_decay=0.02), 5500, 1200, 2e-3, 4e-4),
+    "yolov8n": Recipe(YOLOv8, yolov8_loss, torch.optim.AdamW, dict(weight_decay=0.02), 5000, 250, 2e-3, 4e-4),
 }
 # ---------------------------------------------------------------------------------------------------------------------------
 
@@ -59,12 +59,12 @@ class Scenes(Dataset):
         else:  # a wide frame between letterbox bars
             height = size * 9 // 16
             top = (size - height) // 2
-            if size == 640:
-                wide, boxes, classes = random_street((seed, number))
-            elif number % 3 == 1:
-                wide, boxes, classes = window(*random_street((seed, number)), size, height, (seed, number))
-            else:
+            if number % 3 == 0:
                 wide, boxes, classes = draw_scene((seed, number), size, height, sizes, objects)
+            else:
+                wide, boxes, classes = random_street((seed, number))
+                if size < 640:
+                    wide, boxes, classes = window(wide, boxes, classes, size, height, (seed, number))
             image = np.full((size, size, 3), 114, np.uint8)
             image[top:top + height] = wide
             boxes[:, 1::2] += top
