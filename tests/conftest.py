@@ -12,6 +12,7 @@ import pytest
 
 import func
 import rknnpool
+import streams
 
 ROOT = Path(__file__).resolve().parents[1]
 collect_ignore = ["board/box"]  # the board's own userland
@@ -109,6 +110,19 @@ def clip(tmp_path_factory, demo_frames):
 def number_in(frame):
     """The number that clip() drew in a frame."""
     return round(float(np.count_nonzero(frame[20, :, 1] > 127)) / 4) - 1
+
+
+def frames_of(path):
+    """All frames of a video file: a list."""
+    return list(streams.frames_of(cv2.VideoCapture(str(path))))
+
+
+@pytest.fixture
+def plain_func(tmp_path):
+    """Path of a --func file that gives every frame back as it is."""
+    path = tmp_path / "plain.py"
+    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import threading
 
 import cv2
 import pytest
-from conftest import ROOT
-from test_main import frames_of
+from conftest import ROOT, frames_of
 
 import streams
 from rknnpool import rknnPoolExecutor
@@ -88,13 +87,6 @@ class Running:
         self.process.send_signal(signal.SIGINT)
         stdout = self.process.stdout.read()
         return self.process.wait(60), stdout
-
-
-@pytest.fixture
-def plain_func(tmp_path):
-    path = tmp_path / "plain.py"
-    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    return path
 
 
 def test_a_camera_that_is_killed_and_begun_again_goes_on_with_a_line_each_time(camera, tmp_path, plain_func):

@@ -8,28 +8,11 @@ import sys
 import cv2
 import onnx
 import pytest
-from conftest import ROOT, number_in
+from conftest import ROOT, frames_of, number_in
 
 import rknnpool
 
 needs_no_npu = pytest.mark.skipif(rknnpool.soc() is not None, reason="this machine has an NPU, and the promise is about those without")
-
-
-@pytest.fixture
-def plain_func(tmp_path):
-    path = tmp_path / "plain.py"
-    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    return path
-
-
-def frames_of(path):
-    video = cv2.VideoCapture(str(path))
-    frames = []
-    while True:
-        ok, frame = video.read()
-        if not ok:
-            return frames
-        frames.append(frame)
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv"])

@@ -6,17 +6,9 @@ import sys
 
 import cv2
 import pytest
-from conftest import ROOT, number_in
-from test_main import frames_of
+from conftest import ROOT, frames_of, number_in
 
 import main
-
-
-@pytest.fixture
-def plain_func(tmp_path):
-    path = tmp_path / "plain.py"
-    path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    return path
 
 
 @pytest.fixture
