@@ -36,7 +36,7 @@ Recipe = namedtuple("Recipe", "network loss optimizer options steps final_steps 
 RECIPES = {
     "yolov5n": Recipe(YOLOv5, yolov5_loss, torch.optim.SGD, dict(momentum=0.937, nesterov=True, weight_decay=5e-4),
                       6750, 2500, 0.02, 0.005),
-    "yolov8n": Recipe(YOLOv8, yolov8_loss, torch.optim.AdamW, dict(weight_decay=0.02), 5000, 250, 2e-3, 4e-4),
+    "yolov8n": Recipe(YOLOv8, yolov8_loss, torch.optim.AdamW, dict(weight_decay=0.02), 5000, 550, 2e-3, 4e-4),
 }
 # ---------------------------------------------------------------------------------------------------------------------------
 
