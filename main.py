@@ -98,6 +98,11 @@ def numbered(path, number, count):
 def open_streams(sources, save):
     """The Streams of what can be opened, and whether that is all. Raises Sorry where it is nothing."""
     streams, failed = [], []
+    saved = [numbered(save, number, len(sources)) for number in range(1, len(sources) + 1)] if save else []
+    for path in saved:
+        for source in sources:
+            if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+                raise Sorry(f"--save {path}: is the video that is read.")
     for number, source in enumerate(sources, 1):
         name = f"{source} ({sources[:number].count(source)})" if sources.count(source) > 1 else source
         try:
@@ -109,6 +114,14 @@ def open_streams(sources, save):
     for said in failed:
         say(said, sys.stderr)
     return streams, not failed
+
+
+def is_closed(name):
+    """Whether the person has closed the window. Once the last one is closed, OpenCV's Qt fails at the question."""
+    try:
+        return cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) < 1
+    except cv2.error:
+        return True
 
 
 def open_window(name, place, frame, several):
@@ -131,7 +144,7 @@ def watch(threads, streams, shown, window):
         try:
             stream, frame = shown.get(timeout=0.1)
         except queue.Empty:
-            key = window and cv2.waitKey(1)
+            pass
         else:
             if stream in closed:
                 continue
@@ -144,8 +157,9 @@ def watch(threads, streams, shown, window):
                 say(f"{stream.name}: what myFunc returns cannot be shown: {type(frame).__name__}.", sys.stderr)
                 closed.append(stream)
                 continue
-            key = cv2.waitKey(1)
-            if cv2.getWindowProperty(stream.name, cv2.WND_PROP_VISIBLE) < 1:  # closed by the person before it
+        key = window and cv2.waitKey(1)
+        for stream in windows:  # all of them, for imshow() would open a closed one again
+            if stream not in closed and is_closed(stream.name):
                 closed.append(stream)
                 stream.stop.append(None)
         if window and key & 0xff in (ord("q"), 27):  # or Esc
@@ -181,7 +195,8 @@ def run(args):
         signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
 
     for number in ENDINGS:  # until here nothing is lost when they end the program at once, even in the middle of OpenCV
-        signal.signal(number, end)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, end)
     shown, threads, bars = queue.Queue(len(streams)), [], []
     for place, stream in enumerate(streams):
         name = stream.name if len(streams) > 1 else None
@@ -202,7 +217,7 @@ def run(args):
             say(stream.summary())
     if len(streams) > 1:
         count = sum(stream.count for stream in streams)
-        seconds = max(stream.ended for stream in streams) - min(stream.began for stream in streams)
+        seconds = max(stream.ended or time.perf_counter() for stream in streams) - min(stream.began for stream in streams)
         say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
     codes = [stream.code for stream in streams]
     code = 1 if 1 in codes else 2 if 2 in codes or not complete else 128 + signals[0] if signals else 0
@@ -213,6 +228,9 @@ def run(args):
 
 
 def main():
+    for name in ("stdout", "stderr"):  # closed by the shell (>&-)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="*", metavar="source", default=cap if isinstance(cap, (list, tuple)) else [cap],
                         help=f"files, camera numbers or URLs (default: {cap})")

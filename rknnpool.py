@@ -53,6 +53,7 @@ class rknnPoolExecutor:
     runtime: class with RKNNLite's interface. If it has an attribute NPU_CORES, that many cores are assumed, whatever the device tree says
         (benchmark.py's simulated NPU).
 
+    func must not wait for other frames of the same pool, or release it: all threads may be waiting so.
     Raises ValueError for TPEs below 1, and RuntimeError with the reason where a context does not open; those before it are closed then.
     """
 
@@ -139,10 +140,10 @@ class rknnPoolExecutor:
 
     def _hand_in(self, frame, lane):
         future = Future()
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
         with self._handing_in:
-            self._executor.submit(self._serve)
+            self._executor.submit(self._serve)  # which raises after release(), and then nothing is pending
+            self._pending.add(future)
+            future.add_done_callback(self._pending.discard)
             if not lane.frames:
                 self._waiting.append(lane)
             lane.frames.append((future, frame))
@@ -161,6 +162,7 @@ class rknnPoolExecutor:
                 future.set_exception(error)
             else:
                 future.set_result(result)
+        del future, frame  # a failed future refers to this call by its traceback: a circle, which would keep frames until gc runs
 
     def _renew(self, frame, lane):
         """Put a newer frame in the place of one that still waits. Returns False where none does."""
@@ -193,7 +195,10 @@ class rknnPoolExecutor:
             future = self._put.popleft()
         except IndexError:
             return None, False
-        return future.result(), True
+        try:
+            return future.result(), True
+        finally:
+            del future  # as in _serve()
 
     def release(self, timeout=None):
         """Stop: frames not yet begun are cancelled, those in work finished, then every context is closed. May be called again.
@@ -207,9 +212,10 @@ class rknnPoolExecutor:
             self._released = True
             for results in list(self._maps):
                 results.stop()
+            with self._handing_in:  # what is handed in before is cancelled here, what comes later is refused
+                self._executor.shutdown(wait=False)
             for future in list(self._pending):
                 future.cancel()
-            self._executor.shutdown(wait=False)
             if concurrent.futures.wait(list(self._pending), timeout).not_done:
                 with self._returned:
                     hung = [number for number, context in enumerate(self._contexts, 1) if context not in self._idle]
@@ -219,7 +225,7 @@ class rknnPoolExecutor:
                 raise TimeoutError(f"{said} did not come back from a frame")
             self._executor.shutdown(wait=True)
             for results in list(self._maps):
-                results.close()
+                results.close(timeout)
             self._close_contexts()
 
     @property
@@ -285,6 +291,7 @@ class _OrderedResults:
             return future.result()
         finally:
             self._places.release()
+            del future, self  # as in _serve()
 
     @property
     def dropped(self):
@@ -296,12 +303,12 @@ class _OrderedResults:
         self._stopped.set()
         self._places.release()
 
-    def close(self):
-        """Stop, wait for the feeder's present frame to be read, and cancel what no context has begun."""
+    def close(self, timeout=None):
+        """Stop, wait (at most `timeout` seconds) for the feeder's present frame to be read, and cancel what no context has begun."""
         self._done = True
         self.stop()
         if self._feeder is not threading.current_thread():
-            self._feeder.join()
+            self._feeder.join(timeout)
         while True:
             try:
                 future = self._futures.get_nowait()

@@ -34,8 +34,8 @@ def say(text, file=None):
     try:
         tqdm.write(text, file=file or sys.stdout)
         (file or sys.stdout).flush()
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")
+    except OSError:
+        setattr(sys, "stderr" if file else "stdout", open(os.devnull, "w"))
 
 
 def open_source(source):
@@ -129,7 +129,7 @@ class Stream:
         self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None  # RTSP may call its clock of 90,000 the rate
         self.stop = []  # holds something once no more shall be read
         self.count = self.dropped = self.code = 0
-        self.began = self.ended = time.perf_counter()
+        self.began, self.ended = time.perf_counter(), None
 
     def frames(self):
         """The source's frames until it ends or is stopped. A live source that went away is opened again."""
@@ -138,7 +138,7 @@ class Stream:
             ok, frame = self.capture.read()
             # OpenCV hands out two leftovers of a silent RTSP source, and lets a timeout pass before each.
             silent = "://" in self.source and time.perf_counter() > asked + 0.9 * TIMEOUT
-            if self.live and (silent or not ok):
+            if self.live and (silent or not ok) and not self.stop:
                 ok, frame = self.come_back()
             if not ok:
                 return
@@ -209,6 +209,6 @@ class Stream:
             self.saver.close()
 
     def summary(self):
-        seconds = self.ended - self.began
+        seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
         dropped = f", {self.dropped} dropped" if self.live else ""
         return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{dropped}"

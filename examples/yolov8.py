@@ -26,25 +26,31 @@ def decode(outputs):
     Raises ModelError for outputs of other shapes.
     """
     step = check(outputs)
-    sides, found, centres, strides = [], [], [], []
-    for boxes, classes, *total in zip(*(outputs[part::step] for part in range(step))):
-        columns = boxes.shape[3]
+    boxes, numbers, scores = [np.empty((2, 0, 2), np.float32)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+    for sides, classes, *total in zip(*(outputs[part::step] for part in range(step))):
+        columns = sides.shape[3]
         classes = classes.reshape(len(func.CLASSES), -1)  # (classes, cells)
         # The sum rules out nearly all cells, and the best class the rest; only the distributions of what is left are decoded.
         cells = np.flatnonzero(total[0] >= func.OBJ_THRESH - SLACK) if total else None
         if cells is None or len(cells) > classes.shape[1] // 20:  # as many faint scores as this are sooner compared than gathered
             cells = np.flatnonzero(classes.max(0) >= func.OBJ_THRESH)
-        found.append(classes[:, cells])
-        sides.append(boxes.reshape(4 * BINS, -1)[:, cells])
-        centres.append(_centres(columns)[:, cells])
-        strides.append(np.full(len(cells), func.IMG_SIZE // columns, np.float32))
-    found = np.concatenate(found, 1)
-    scores = found.max(0, initial=0)
-    good = np.flatnonzero(scores >= func.OBJ_THRESH)
-    sides, centres, strides = (np.concatenate(parts, -1)[..., good] for parts in (sides, centres, strides))
-    weights = np.exp(sides.reshape(4, BINS, -1) - sides.reshape(4, BINS, -1).max(1, keepdims=True))  # softmax over the bins
-    distances = (weights * np.arange(BINS, dtype=np.float32)[:, np.newaxis]).sum(1) / weights.sum(1) * strides  # (4, n) pixels
-    return np.concatenate([centres - distances[:2], centres + distances[2:]]).T, found[:, good].argmax(0), scores[good]
+        if len(cells) == 0:
+            continue
+        found = classes.take(cells, 1)  # (classes, n)
+        best = found.argmax(0)
+        score = found[best, np.arange(len(cells))]
+        good = np.flatnonzero(score >= func.OBJ_THRESH)
+        weights = np.exp(np.minimum(sides.reshape(4 * BINS, -1).take(cells[good], 1), 80))  # of the softmax; e^89 is too much for float32
+        weighted, weight = np.matmul(_EXPECTATION, weights.reshape(4, BINS, -1)).transpose(1, 0, 2)
+        distances = (weighted / weight).reshape(2, 2, -1) * np.float32(func.IMG_SIZE // columns)  # left, top; right, lower: in pixels
+        boxes.append((_centres(columns).take(cells[good], 1) + distances * _OUTWARDS).transpose(0, 2, 1))
+        numbers.append(best[good])
+        scores.append(score[good])
+    return np.concatenate(np.concatenate(boxes, 1), 1), np.concatenate(numbers), np.concatenate(scores)
+
+
+_EXPECTATION = np.float32([np.arange(BINS), np.ones(BINS)])  # times weights: their sum, each times its bin, and their sum
+_OUTWARDS = np.float32([-1, 1]).reshape(2, 1, 1)
 
 
 @functools.lru_cache(maxsize=None)

@@ -263,6 +263,41 @@ def test_the_source_is_never_overwritten(main_py, clip, tmp_path):
     assert copy.read_bytes() == clip.read_bytes()
 
 
+def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, plain_func):
+    fifo, out = tmp_path / "camera.avi", tmp_path / "out.avi"
+    os.mkfifo(fifo)
+    script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
+    running = subprocess.Popen([sys.executable, "-u", "-c", script, str(fifo), "--headless", "--func", str(plain_func), "--save", str(out)],
+                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with open(fifo, "wb") as writer:
+        content = clip.read_bytes()
+        writer.write(content[:-len(content) // 4])
+        writer.flush()
+        assert "last 30 frames" in running.stdout.readline()  # and now the writer stalls
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130, stderr
+    said = int(re.search(r"camera.avi: (\d+) frames in", stdout).group(1))
+    assert len(frames_of(out)) == said >= 30
+
+
+def test_nohup_is_respected(clip, tmp_path, plain_func):
+    running = subprocess.Popen(["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)], cwd=ROOT,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout.readline().startswith("FPS over")
+    running.send_signal(signal.SIGHUP)
+    stdout, stderr = running.communicate(timeout=100)
+    assert running.returncode == 0, stderr
+    assert "demo.mp4: 600 frames" in stdout
+
+
+@pytest.mark.parametrize("elsewhere", [">&-", "2>&-", ">/dev/full"])
+def test_a_closed_stdout_or_stderr_does_not_end_the_run(clip, tmp_path, plain_func, elsewhere):
+    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi {elsewhere}"
+    assert subprocess.run(["sh", "-c", command], cwd=ROOT, timeout=100).returncode == 0
+    assert len(frames_of(tmp_path / "out.avi")) == 45
+
+
 FIRST_SOURCE_SCRIPT = '''
 import sys
 import cv2

@@ -1,10 +1,13 @@
 """What rknnpool.py promises, against a runtime class that counts (conftest.py)."""
 import asyncio
 import collections
+import contextlib
+import gc
 import itertools
 import random
 import threading
 import time
+import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
@@ -343,6 +346,49 @@ def test_release_with_a_timeout_says_which_context_hangs(runtime, soc):
     for thread in pool._executor._threads:
         thread.join(10)
     assert all(future.done() for future in futures)
+
+
+def test_release_ends_while_other_threads_go_on_submitting(runtime):
+    def caller(pool):
+        with contextlib.suppress(RuntimeError, CancelledError):
+            while True:
+                pool.submit(1)
+
+    for _ in range(20):
+        pool = rknnPoolExecutor("model", 2, infer, runtime=runtime)
+        callers = [threading.Thread(target=caller, args=(pool,)) for _ in range(4)]
+        for thread in callers:
+            thread.start()
+        pool.submit(2).result(10)
+        pool.release(timeout=30)  # raises where something is pending for ever
+        for thread in callers:
+            thread.join(10)
+
+
+@pytest.mark.parametrize("way", ["map", "submit", "put"])
+def test_a_frame_whose_func_failed_is_let_go_at_once(runtime, way):
+    class Frame:
+        pass
+
+    def func(context, frame):
+        raise KeyError
+
+    frames = [Frame() for _ in range(3)]
+    alive = [weakref.ref(frame) for frame in frames]
+    gc.disable()
+    try:
+        with rknnPoolExecutor("model", 2, func, runtime=runtime) as pool:
+            results = pool.map(frames) if way == "map" else None
+            for frame in frames:
+                if way == "put":
+                    pool.put(frame)
+                with pytest.raises(KeyError):
+                    next(results) if way == "map" else pool.get() if way == "put" else pool.submit(frame).result()
+            del results
+        del frame, frames, pool
+        assert [reference() for reference in alive] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_release_in_the_middle_of_map_from_another_thread_ends_it(runtime):

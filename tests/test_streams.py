@@ -58,6 +58,15 @@ def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, sho
     assert len(frames_of(tmp_path / "out_1.avi")) == 30 and len(frames_of(tmp_path / "out_2.avi")) == 15
 
 
+def test_no_stream_is_saved_over_the_source_of_another(main_py, clip, short_clip, tmp_path):
+    second = tmp_path / "out_1.avi"
+    second.write_bytes(clip.read_bytes())
+    done = main_py(short_clip, second, "--headless", "--save", tmp_path / "out.avi")
+    assert done.returncode == 2
+    assert done.stderr == f"--save {second}: is the video that is read.\n"
+    assert second.read_bytes() == clip.read_bytes()
+
+
 def test_cap_may_be_a_list(clip, short_clip, plain_func):
     script = f"import main\nmain.cap = [{str(clip)!r}, {str(short_clip)!r}]\nmain.main()"
     done = subprocess.run([sys.executable, "-c", script, "--headless", "--func", str(plain_func)], cwd=ROOT, capture_output=True, text=True,
