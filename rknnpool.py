@@ -141,12 +141,18 @@ class rknnPoolExecutor:
     def _hand_in(self, frame, lane):
         future = Future()
         with self._handing_in:
-            self._executor.submit(self._serve)  # which raises after release(), and then nothing is pending
+            if self._released:
+                raise RuntimeError("the pool has been released")
             self._pending.add(future)
-            future.add_done_callback(self._pending.discard)
             if not lane.frames:
                 self._waiting.append(lane)
             lane.frames.append((future, frame))
+        future.add_done_callback(self._pending.discard)
+        try:
+            self._executor.submit(self._serve)  # not under the lock, which the thread that it wakes needs at once
+        except RuntimeError:  # released in the meantime
+            future.cancel()
+            raise
         return future
 
     def _serve(self):
@@ -209,11 +215,11 @@ class rknnPoolExecutor:
         with self._releasing:
             if self._released:
                 return
-            self._released = True
+            with self._handing_in:  # what is handed in before is cancelled here, what comes later is refused
+                self._released = True
             for results in list(self._maps):
                 results.stop()
-            with self._handing_in:  # what is handed in before is cancelled here, what comes later is refused
-                self._executor.shutdown(wait=False)
+            self._executor.shutdown(wait=False)
             for future in list(self._pending):
                 future.cancel()
             if concurrent.futures.wait(list(self._pending), timeout).not_done:

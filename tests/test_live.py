@@ -141,6 +141,46 @@ def test_a_camera_that_goes_away_leaves_the_other_streams_running(camera, clip, 
     assert f"{clip}: 45 frames" in stdout
 
 
+def test_main_drops_and_counts_what_a_slow_func_cannot_serve(camera, tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ndef myFunc(rknn_lite, IMG):\n    time.sleep(0.1)\n    return IMG\n")  # 10 FPS of 30
+    running = Running(camera.url, "--threads", 1, "--func", tmp_path / "slow.py")
+    running.wait_for_frames()
+    code, stdout = running.end()
+    assert code == 130
+    count, dropped = map(int, re.search(r"(\d+) frames in .*, (\d+) dropped", stdout).groups())
+    assert count >= 30 and dropped >= count
+
+
+def test_the_pauses_between_attempts_grow(monkeypatch):
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+        def sleep(self, seconds):
+            self.now += seconds
+
+    clock, attempts = Clock(), []
+
+    class Gone:
+        def release(self):
+            pass
+
+    def refuse(source):
+        attempts.append(round(clock.now))
+        if len(attempts) == 8:
+            stream.stop.append(None)
+        raise streams.Sorry("refused")
+
+    stream = object.__new__(streams.Stream)
+    stream.name, stream.source, stream.capture, stream.stop = "camera", "rtsp://camera", Gone(), []
+    monkeypatch.setattr(streams, "time", clock)
+    monkeypatch.setattr(streams, "open_source", refuse)
+    assert stream.come_back() == (False, None)
+    assert attempts == pytest.approx([1, 3, 7, 15, 30, 60, 90, 120], abs=1)
+
+
 def test_what_cannot_be_served_is_dropped_and_counted_and_the_newest_frame_is_next(camera, runtime):
     """A camera of 30 FPS before an NPU of 10: the frames served are spread over what was sent, none is old."""
     runtime.seconds = 0.1

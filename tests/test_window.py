@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f"a window needs {', '.joi
 def screen():
     """The name of an X server's display."""
     read, write = os.pipe()
-    server = subprocess.Popen(["Xvfb", "-displayfd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["Xvfb", "-noreset", "-displayfd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
     with os.fdopen(read) as number:
         yield f":{number.readline().strip()}"
@@ -40,5 +40,5 @@ def test_each_stream_has_a_window_and_a_key_ends_them_all(screen, tmp_path, key)
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 0, stderr
     counts = [int(line.split(": ")[1].split()[0]) for line in stdout.splitlines() if "frames in" in line]
-    assert counts[0] + counts[1] == counts[2] and 0 < counts[2] < 1200
+    assert counts[0] + counts[1] == counts[2] and 0 < min(counts[:2]) and max(counts[:2]) < 600
     assert "Qt" not in stderr
