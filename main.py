@@ -219,6 +219,8 @@ def run(args):
         count = sum(stream.count for stream in streams)
         seconds = max(stream.ended or time.perf_counter() for stream in streams) - min(stream.began for stream in streams)
         say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
+    elif streams[0].error:
+        say(streams[0].error, sys.stderr)
     codes = [stream.code for stream in streams]
     code = 1 if 1 in codes else 2 if 2 in codes or not complete else 128 + signals[0] if signals else 0
     if not finished:

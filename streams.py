@@ -129,6 +129,7 @@ class Stream:
         self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None  # RTSP may call its clock of 90,000 the rate
         self.stop = []  # holds something once no more shall be read
         self.count = self.dropped = self.code = 0
+        self.error = None  # why it failed: a sentence, or a traceback
         self.began, self.ended = time.perf_counter(), None
 
     def frames(self):
@@ -187,16 +188,15 @@ class Stream:
             if self.count < self.total and not self.stop:
                 say(f"{self.name}: ended after {self.count} of {self.total} frames.", sys.stderr)
         except Sorry as error:
-            self.code = 2
-            say(str(error), sys.stderr)
+            self.code, self.error = 2, str(error)
         except ModelError as error:
-            self.code = 2
-            say(f"{pool.rknnModel}: {error}.", sys.stderr)
+            self.code, self.error = 2, f"{pool.rknnModel}: {error}."
         except BaseException:  # an error in the user's func: its author wants the traceback, and the other streams go on
-            self.code = 1
-            say(traceback.format_exc().rstrip(), sys.stderr)
+            self.code, self.error = 1, traceback.format_exc().rstrip()
         finally:
             self.ended = time.perf_counter()
+            if title and self.error:  # a stream alone has its error said last, when the runtime has said all it has to say
+                say(self.error, sys.stderr)
             self.stop.append(None)
             self.close()
             results.close()  # which waits for the thread that reads

@@ -25,13 +25,13 @@ def decode(outputs):
     Returns boxes (n, 4) float32 xyxy in pixels of the square, classes (n,) int64, scores (n,) float32.
     Raises ModelError for outputs of other shapes.
     """
-    step = check(outputs)
-    boxes, numbers, scores = [np.empty((2, 0, 2), np.float32)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-    for sides, classes, *total in zip(*(outputs[part::step] for part in range(step))):
-        columns = sides.shape[3]
-        classes = classes.reshape(len(func.CLASSES), -1)  # (classes, cells)
+    step = check(tuple(np.shape(output) for output in outputs), func.IMG_SIZE, len(func.CLASSES))
+    boxes, numbers, scores = [], [], []
+    for place in range(0, len(outputs), step):
+        columns = outputs[place].shape[3]
+        classes = outputs[place + 1].reshape(len(func.CLASSES), -1)  # (classes, cells)
         # The sum rules out nearly all cells, and the best class the rest; only the distributions of what is left are decoded.
-        cells = np.flatnonzero(total[0] >= func.OBJ_THRESH - SLACK) if total else None
+        cells = np.flatnonzero(outputs[place + 2] >= func.OBJ_THRESH - SLACK) if step == 3 else None
         if cells is None or len(cells) > classes.shape[1] // 20:  # as many faint scores as this are sooner compared than gathered
             cells = np.flatnonzero(classes.max(0) >= func.OBJ_THRESH)
         if len(cells) == 0:
@@ -39,38 +39,42 @@ def decode(outputs):
         found = classes.take(cells, 1)  # (classes, n)
         best = found.argmax(0)
         score = found[best, np.arange(len(cells))]
-        good = np.flatnonzero(score >= func.OBJ_THRESH)
-        weights = np.exp(np.minimum(sides.reshape(4 * BINS, -1).take(cells[good], 1), 80))  # of the softmax; e^89 is too much for float32
-        weighted, weight = np.matmul(_EXPECTATION, weights.reshape(4, BINS, -1)).transpose(1, 0, 2)
-        distances = (weighted / weight).reshape(2, 2, -1) * np.float32(func.IMG_SIZE // columns)  # left, top; right, lower: in pixels
-        boxes.append((_centres(columns).take(cells[good], 1) + distances * _OUTWARDS).transpose(0, 2, 1))
+        good = score >= func.OBJ_THRESH
+        cells = cells[good]
+        weights = outputs[place].reshape(4 * BINS, -1).take(cells, 1)
+        np.minimum(weights, 80, out=weights)  # e^89 is too much for float32
+        np.exp(weights, out=weights)          # of the softmax
+        sums = np.matmul(_EXPECTATION, weights.reshape(4, BINS, -1))  # (4, 2, n)
+        distances = sums[:, 0] / sums[:, 1] * np.float32(func.IMG_SIZE // columns)  # left, top, right, lower in pixels: (4, n)
+        centres = _centres(columns, func.IMG_SIZE).take(cells, 1)
+        boxes.append(np.concatenate([centres - distances[:2], centres + distances[2:]]))
         numbers.append(best[good])
         scores.append(score[good])
-    return np.concatenate(np.concatenate(boxes, 1), 1), np.concatenate(numbers), np.concatenate(scores)
+    if not boxes:
+        return np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
+    return np.concatenate(boxes, 1).T, np.concatenate(numbers), np.concatenate(scores)
 
 
 _EXPECTATION = np.float32([np.arange(BINS), np.ones(BINS)])  # times weights: their sum, each times its bin, and their sum
-_OUTWARDS = np.float32([-1, 1]).reshape(2, 1, 1)
 
 
 @functools.lru_cache(maxsize=None)
-def _centres(columns):
+def _centres(columns, size):
     """x and y of the centres of a head's cells, in pixels of the square: (2, cells) float32."""
     row, column = np.divmod(np.arange(columns * columns), columns)
-    return ((np.stack([column, row]) + 0.5) * (func.IMG_SIZE // columns)).astype(np.float32)
+    return ((np.stack([column, row]) + 0.5) * (size // columns)).astype(np.float32)
 
 
-def check(outputs):
-    """How many outputs each stride has, 2 or 3. Raises ModelError where they are not YOLOv8's."""
-    found = [np.shape(output) for output in outputs]
-    step = 2 if len(outputs) == 6 else 3
-    channels = (4 * BINS, len(func.CLASSES), 1)[:step]
-    sizes = [func.IMG_SIZE // stride for stride in STRIDES]
-    expected = [[(1, number, size, size) for number in channels] for size in sizes]
+@functools.lru_cache(maxsize=None)
+def check(found, size, classes):
+    """How many outputs each stride has, 2 or 3, from the shapes found. Raises ModelError where they are not YOLOv8's."""
+    step = 2 if len(found) == 6 else 3
+    sizes = [size // stride for stride in STRIDES]
+    expected = [tuple((1, channels, side, side) for channels in (4 * BINS, classes, 1)[:step]) for side in sizes]
     if sorted(found[at:at + step] for at in range(0, len(found), step)) != sorted(expected):
         raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but examples/yolov8.py reads YOLOv8 with "
-                         f"{len(func.CLASSES)} classes at {func.IMG_SIZE} pixels: for each of {', '.join(map(str, sizes))} rows and "
-                         f"columns {4 * BINS}, {len(func.CLASSES)} and, if there are nine outputs, 1 channels")
+                         f"{classes} classes at {size} pixels: for each of {', '.join(map(str, sizes))} rows and columns {4 * BINS}, "
+                         f"{classes} and, if there are nine outputs, 1 channels")
     return step
 
 
