@@ -112,10 +112,10 @@ if [[ -z $seconds ]]; then
     exit
 fi
 
-pause='' in_place=''
+in_place=''
 [[ -t 1 && ${TERM:-dumb} != dumb ]] && in_place=yes
 leave() {
-    [[ -z $pause ]] || { kill "$pause"; wait "$pause"; } 2>/dev/null
+    [[ -z ${!-} ]] || { kill "$!"; wait "$!"; } 2>/dev/null # the sleep; $! has it before any trap can run
     [[ -z $in_place ]] || printf '\033[?25h\033[?1049l' # the cursor, and the screen as it was
 }
 trap leave EXIT
@@ -132,11 +132,8 @@ while :; do
         printf '%s\n\n' "$shown"
     fi
     sleep "$seconds" 2>/dev/null & # a trap would wait for the end of a sleep in the foreground
-    pause=$!
-    wait "$pause" || break
-    pause=''
+    wait "$!" || break
 done
-pause=''
 leave
 trap - EXIT
 die "this machine's sleep does not take $seconds seconds; $usage"
