@@ -18,7 +18,7 @@ from func import ModelError
 
 RETRIES = 1, 2, 4, 8, 15, 30    # seconds between two attempts to open a live source that went away; the last one for ever
 TIMEOUT = 5                     # seconds after which a URL that sends nothing counts as gone
-RESERVE = 1 << 20               # bytes that a disk must have free for the end of a saved video
+RESERVE = 1 << 20               # bytes at least that a disk must have free for the end of a saved video
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is said here, in a sentence
@@ -74,7 +74,7 @@ class Saver:
     """Writes frames to a video file, opened with the first one's size."""
 
     def __init__(self, path, fps):
-        self.path, self.fps, self.writer = path, fps, None
+        self.path, self.fps, self.writer, self.count = path, fps, None, 0
         if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
             raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
         new = not os.path.lexists(path)
@@ -89,7 +89,9 @@ class Saver:
         if getattr(frame, "dtype", None) != "uint8" or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)):
             what = f"array of {frame.dtype} {frame.shape}" if hasattr(frame, "dtype") else type(frame).__name__
             raise Sorry(f"--save {self.path}: myFunc returned a {what}, and only frames of uint8, (h, w, 3), can be saved.")
-        if shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < RESERVE:  # OpenCV would lose frames without a word
+        # OpenCV would lose frames without a word. An .mp4's index, 4 to 5 bytes a frame, comes last, and without it nothing can be played.
+        reserve = max(RESERVE, 2 * frame.nbytes) + 8 * self.count
+        if shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < reserve:
             raise Sorry(f"--save {self.path}: the disk is full. What came before is saved.")
         if frame.shape[2:] != (3,):
             frame = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR if frame.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
@@ -102,6 +104,7 @@ class Saver:
         if frame.shape[1::-1] != self.size:
             frame = cv2.resize(frame, self.size)
         self.writer.write(frame)
+        self.count += 1
 
     def close(self):
         if self.writer is not None:
