@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import cv2
 from tqdm import tqdm
@@ -101,6 +102,7 @@ def open_streams(sources, save):
     saved = [numbered(save, number, len(sources)) for number in range(1, len(sources) + 1)] if save else []
     for path in saved:
         for source in sources:
+            source = unquote(urlparse(source).path) if source.startswith("file://") else source
             if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
                 raise Sorry(f"--save {path}: is the video that is read.")
     for number, source in enumerate(sources, 1):

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 import traceback
-from urllib.parse import unquote, urlparse
 
 import cv2
 from tqdm import tqdm
@@ -125,9 +124,6 @@ class Stream:
         self.total = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         # A file, even at a URL, has a number of frames.
         self.live = str(source).isdigit() or str(source).startswith("/dev/") or "://" in str(source) and not self.total
-        path = unquote(urlparse(source).path) if source.startswith("file://") else source
-        if save and os.path.exists(save) and os.path.exists(path) and os.path.samefile(save, path):
-            raise Sorry(f"--save {save}: is the video that is read.")
         fps = self.capture.get(cv2.CAP_PROP_FPS)
         self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None  # RTSP may call its clock of 90,000 the rate
         self.stop = []  # holds something once no more shall be read
