@@ -2,15 +2,16 @@
 
     python benchmark.py                                             # the settings below
     python benchmark.py --simulate yolov5s_relu@rk3588              # an NPU of the speed that Rockchip publishes
-    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; and where CPU time goes
-    python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second
-    python benchmark.py --threads plain 2                           # two threads against a plain loop without a pool
-    python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
-    python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool
-    python benchmark.py --heads                                     # func.decode against decoding every anchor
-    python benchmark.py --func examples/yolov8.py --model models/yolov8n_emoji.rknn --heads      # or every cell; any other flag, too
+    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; and where CPU
+    time goes python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second python
+    benchmark.py --threads plain 2                           # two threads against a plain loop without a pool python
+    benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat? python benchmark.py --simulate
+    yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool python benchmark.py --heads
+    # func.decode against decoding every anchor python benchmark.py --func funcs/yolov8.py --model
+    models/yolov8n_emoji.rknn --heads      # or every cell; any other flag, too
 
-Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib, --heads pytest.
+Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib, --heads
+pytest.
 """
 import argparse
 import collections
@@ -30,22 +31,24 @@ import cv2
 import numpy as np
 
 import func
-import rknnlite_cpu
 import rknnpool
+import runtimes.cpu as cpu
 from main import load_func, stay_on_big_cores
-from simulated_npu import PUBLISHED, Recorder, opened, parse_simulate, record, simulated
-from streams import Sorry, open_source
+from rknnmodel import InputError
+from runtimes.simulated import PUBLISHED, Recorder, opened, parse_simulate, record, simulated
+from streams import open_source
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
 cap = "models/demo.mp4"                  # the video, begun again at its end
-threads = "1 2 3 4 5 6 7 8 9 all"        # the table's columns; all: two threads, each frame on all cores; plain: one, without a pool
+# the table's columns; all: two threads, each frame on all cores; plain: one, without a pool
+threads = "1 2 3 4 5 6 7 8 9 all"
 seconds = 5.0                            # measured for each column in each round
 warmup = 1.0                             # seconds before that
 rounds = 3                               # every column once a round, so that drift hits all alike; the median counts
 simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3"
 output = "runs/benchmark"                # where the .json and the .png go
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 RECORDED = 60     # frames, spread over the video, whose outputs a simulated NPU gives: 2.1 MB each
 IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
@@ -60,7 +63,7 @@ def looped(path):
             capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
             ok, frame = capture.read()
             if not ok:
-                raise Sorry(f"{path}: cannot be read again from its beginning.")
+                raise InputError(f"{path}: cannot be read again from its beginning.")
         yield frame
 
 
@@ -95,7 +98,7 @@ class Bench:
         total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         size = f"{video.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{video.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
         if total < 1:
-            raise Sorry(f"{args.cap}: is not a video with an end, which the benchmark could begin again.")
+            raise InputError(f"{args.cap}: is not a video with an end, which the benchmark could begin again.")
         if args.simulate:
             inference, self.cores = parse_simulate(args.simulate)
             print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
@@ -105,7 +108,7 @@ class Bench:
             npu = f"simulated NPU, {self.cores} x {inference * 1000:.1f} ms"
         else:
             self.runtime = rknnpool.RKNNLite
-            on_cpu = self.runtime is rknnlite_cpu.RKNNLite
+            on_cpu = self.runtime is cpu.RKNNLite
             self.cores = 1 if on_cpu else rknnpool.NPU_CORES[rknnpool.soc()]
             self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
             npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {rknnpool.soc()}"
@@ -124,10 +127,11 @@ class Bench:
         try:
             return rknnpool.rknnPoolExecutor(self.args.model, count, function, coreMask=mask, runtime=self.runtime)
         except RuntimeError as error:  # its message is a sentence
-            raise Sorry(f"{error}.") from None
+            raise InputError(f"{error}.") from None
 
     def bare(self):
-        """FPS of inference alone: no video, no drawing; two contexts on every core of an NPU, or one on every CPU core."""
+        """FPS of inference alone: no video, no drawing; two contexts on every core of an NPU, or one on every CPU
+        core."""
         frame = next(self.frames())
 
         def loop(context, _):
@@ -152,7 +156,8 @@ class Bench:
         return item[:2]
 
     def measure(self, column):
-        """One column, once: a dict of fps, latencies in ms, cpu_ms a frame, runs per core, peak rss_mb, dropped frames."""
+        """One column, once: a dict of fps, latencies in ms, cpu_ms a frame, runs per core, peak rss_mb, dropped
+        frames."""
         reset_peak()
         if column == "plain":
             context = opened(self.runtime, self.args.model)
@@ -163,7 +168,8 @@ class Bench:
             return self.window(pool.map(self.clocked(), live=bool(self.args.live)), lambda: pool.runs)
 
     def window(self, results, runs):
-        """Counts from the first result after the warm-up to one that comes `seconds` later, so that no part of a frame counts."""
+        """Counts from the first result after the warm-up to one that comes `seconds` later, so that no part of a frame
+        counts."""
         warm, latencies = time.perf_counter() + self.args.warmup, []
         first, _ = next(results)
         while time.perf_counter() < warm:
@@ -176,12 +182,14 @@ class Bench:
                 dropped = number - first - len(latencies)
                 break
         count = len(latencies)
-        return dict(fps=count / (now - began), latencies=latencies, cpu_ms=(time.process_time() - cpu) * 1000 / count, rss_mb=rss("VmHWM"),
+        return dict(fps=count / (now - began), latencies=latencies, cpu_ms=(time.process_time() - cpu) * 1000 / count,
+                    rss_mb=rss("VmHWM"),
                     runs=[after - before for before, after in zip(runs_before, runs())], dropped=dropped)
 
 
 def run_table(bench, columns):
-    """Measure every column in every round: a list of one dict a column, of what the table shows, and the ceiling in FPS."""
+    """Measure every column in every round: a list of one dict a column, of what the table shows, and the ceiling in
+    FPS."""
     measured, ceilings = {column: [] for column in columns}, []
     for number in range(1, bench.args.rounds + 1):
         if bench.ceiling is None:
@@ -195,9 +203,11 @@ def run_table(bench, columns):
         every = {key: [once[key] for once in of_rounds] for key in of_rounds[0]}
         fps, latencies = statistics.median(every["fps"]), np.concatenate(every["latencies"])
         table.append(dict(
-            threads=column, fps=fps, fps_of_rounds=every["fps"], share=fps / ceiling, p50_ms=float(np.percentile(latencies, 50)),
+            threads=column, fps=fps, fps_of_rounds=every["fps"], share=fps / ceiling,
+            p50_ms=float(np.percentile(latencies, 50)),
             p99_ms=float(np.percentile(latencies, 99)), cpu_ms=statistics.median(every["cpu_ms"]),
-            runs=[sum(of_core) for of_core in zip(*every["runs"])], rss_mb=max(every["rss_mb"]), dropped=sum(every["dropped"])))
+            runs=[sum(of_core) for of_core in zip(*every["runs"])], rss_mb=max(every["rss_mb"]),
+            dropped=sum(every["dropped"])))
     return table, ceiling
 
 
@@ -208,12 +218,15 @@ def title(column):
 def markdown(table):
     """The table, a column per thread count."""
     rows = [("", [title(column["threads"]) for column in table]), ("---", ["---"] * len(table))]
-    for name, form in [("FPS", "**{fps:.1f}**"), ("share of the ceiling", "{share:.1%}"), ("latency p50, ms", "{p50_ms:.1f}"),
-                       ("latency p99, ms", "{p99_ms:.1f}"), ("CPU, ms a frame", "{cpu_ms:.2f}"), ("runs per core", "{runs}"),
+    for name, form in [("FPS", "**{fps:.1f}**"), ("share of the ceiling", "{share:.1%}"),
+                       ("latency p50, ms", "{p50_ms:.1f}"),
+                       ("latency p99, ms", "{p99_ms:.1f}"), ("CPU, ms a frame", "{cpu_ms:.2f}"),
+                       ("runs per core", "{runs}"),
                        ("peak RSS, MB", "{rss_mb:.0f}"), ("frames dropped", "{dropped}")]:
         if name == "share of the ceiling" and not table[0]["share"]:
             continue  # an NPU that takes no time has no ceiling
-        rows.append((name, [form.format(**{**column, "runs": " ".join(map(str, column["runs"])) or "–"}) for column in table]))
+        rows.append((name, [form.format(**{**column, "runs": " ".join(map(str, column["runs"])) or "–"})
+                            for column in table]))
     return "\n".join("| " + " | ".join([name, *cells]) + " |" for name, cells in rows)
 
 
@@ -230,7 +243,8 @@ def plot(table, ceiling, name, path):
     axes.plot(list(counts), list(counts.values()), "o-", label="the pool")
     for column in table:
         if not column["threads"].isdigit():
-            axes.axhline(column["fps"], linestyle=":" if column["threads"] == "all" else "-.", color="grey", label=title(column["threads"]))
+            axes.axhline(column["fps"], linestyle=":" if column["threads"] == "all" else "-.", color="grey",
+                         label=title(column["threads"]))
     if np.isfinite(ceiling):
         axes.axhline(ceiling, linestyle="--", color="tab:red", label=f"ceiling: {ceiling:.0f} FPS")
     axes.set(xlabel="threads", ylabel="frames a second", title=name, xticks=list(counts), ylim=(0, None))
@@ -240,7 +254,8 @@ def plot(table, ceiling, name, path):
 
 
 class Stopwatch:
-    """Takes the place of the module cv2 in func.py: `seconds` is the CPU time spent inside OpenCV, which holds no GIL there."""
+    """Takes the place of the module cv2 in func.py: `seconds` is the CPU time spent inside OpenCV, which holds no GIL
+    there."""
 
     seconds = 0.0
 
@@ -258,9 +273,10 @@ class Stopwatch:
 def profile(bench):
     """Where a frame's CPU time goes: a dict of stage: [ms a frame, of these holding the GIL, at most].
 
-    Every stage runs alone, so that the process's CPU time is the stage's, FFmpeg's threads included. What is not inside OpenCV or the
-    runtime counts as holding the GIL. That is an upper bound, for NumPy lets go of it in its longer loops. The stopwatch in OpenCV's place
-    costs time itself, so it is there on every second frame only, and the sums are those of the others.
+    Every stage runs alone, so that the process's CPU time is the stage's, FFmpeg's threads included. What is not inside
+    OpenCV or the runtime counts as holding the GIL. That is an upper bound, for NumPy lets go of it in its longer
+    loops. The stopwatch in OpenCV's place costs time itself, so it is there on every second frame only, and the sums
+    are those of the others.
     """
     count = max(1, round(60 * bench.args.seconds))  # frames
     stages, watch = collections.defaultdict(lambda: [0.0, 0.0]), Stopwatch()
@@ -287,7 +303,8 @@ def profile(bench):
         stage("draw", lambda: func.draw(frame, func.unletterbox(boxes, placed, frame), classes, scores))  # noqa: B023
     func.cv2 = cv2
     context.release()
-    with bench.pool(2 * bench.cores, lambda context, frame: time.sleep(0.001)) as pool:  # asleep, so that threads wake up as in earnest
+    # asleep, so that threads wake up as in earnest
+    with bench.pool(2 * bench.cores, lambda context, frame: time.sleep(0.001)) as pool:
         stage("hand-over", lambda: list(pool.map(range(10 * count))), of=10 * count)
         stages["hand-over"][1] = stages["hand-over"][0]
     for part in stages.values():
@@ -305,26 +322,31 @@ def soak(bench, column, step=2000):
         for served, (number, _) in enumerate(pool.map(enumerate(frames, 1), live=True), 1):
             if served % step == 0 or served == bench.args.soak:
                 rate = served / (time.perf_counter() - began)
-                print(f"{served} frames served, {number - served} dropped, {rate:.1f} FPS, RSS {rss():.1f} MB", flush=True)
+                print(f"{served} frames served, {number - served} dropped, {rate:.1f} FPS, RSS {rss():.1f} MB",
+                      flush=True)
             if served == bench.args.soak:
                 break
 
 
 def streams(bench, column):
     """Several sources on one pool, all at once: FPS, dropped frames and latencies, the worst stream's."""
-    print("| streams | FPS in all | FPS, slowest | dropped | latency p50, ms | latency p99, ms |\n| --- | --- | --- | --- | --- | --- |")
+    print("| streams | FPS in all | FPS, slowest | dropped | latency p50, ms | latency p99, ms |\n| --- | --- | --- | "
+          "--- | --- | --- |")
     for count in bench.args.streams:
         with bench.pool(column, bench.serve) as pool, ThreadPoolExecutor(count) as consumers:
             results = [pool.map(bench.clocked(), live=bool(bench.args.live)) for _ in range(count)]
-            measured = list(consumers.map(lambda stream: bench.window(stream, lambda: pool.runs), results))  # noqa: B023
+            measured = list(consumers.map(lambda stream: bench.window(stream, lambda: pool.runs),
+                                          results))  # noqa: B023
         fps = [stream["fps"] for stream in measured]
         p50, p99 = (max(np.percentile(stream["latencies"], share) for stream in measured) for share in (50, 99))
-        print(f"| {count} | {sum(fps):.1f} | {min(fps):.1f} | {sum(stream['dropped'] for stream in measured)} | {p50:.1f} | {p99:.1f} |",
+        print(f"| {count} | {sum(fps):.1f} | {min(fps):.1f} | {sum(stream['dropped'] for stream in measured)} | "
+              f"{p50:.1f} | {p99:.1f} |",
               flush=True)
 
 
 def heads(bench):
-    """How many times faster decoding is than the tests' plain version, which decodes every anchor or cell first: in turns, medians."""
+    """How many times faster decoding is than the tests' plain version, which decodes every anchor or cell first: in
+    turns, medians."""
     if bench.args.func:
         from tests.test_yolov8 import plain_decode, yolov8
         decode = yolov8.decode
@@ -347,19 +369,19 @@ def run(args):
     columns = list(dict.fromkeys(args.threads))
     for column in columns:
         if column not in ("all", "plain") and not re.fullmatch("[1-9][0-9]*", column):
-            raise Sorry(f"--threads {column}: give numbers from 1, all, or plain.")
+            raise InputError(f"--threads {column}: give numbers from 1, all, or plain.")
     if args.profile and args.func:
-        raise Sorry("--profile: knows the stages of func.py only.")
+        raise InputError("--profile: knows the stages of func.py only.")
     if args.streams and min(args.streams) < 1:
-        raise Sorry(f"--streams {min(args.streams)}: must be above 0.")
+        raise InputError(f"--streams {min(args.streams)}: must be above 0.")
     for name in ("seconds", "rounds", "live", "soak"):
         if getattr(args, name) is not None and not getattr(args, name) > 0:
-            raise Sorry(f"--{name} {getattr(args, name):g}: must be above 0.")
+            raise InputError(f"--{name} {getattr(args, name):g}: must be above 0.")
     try:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         open(args.output + ".json", "a").close()
     except OSError as error:
-        raise Sorry(f"--output {args.output}: cannot be written ({error.strerror}).") from None
+        raise InputError(f"--output {args.output}: cannot be written ({error.strerror}).") from None
     bench = Bench(args)
     if bench.cores == 1 and "all" in columns:
         print("One core: no column for all cores on one frame.", file=sys.stderr)
@@ -396,23 +418,29 @@ def main():
     parser.add_argument("--model", "--modelPath", default=modelPath, help=f"the .rknn (default: {modelPath})")
     parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
     parser.add_argument("--cap", default=cap, help=f"the video (default: {cap})")
-    parser.add_argument("--threads", nargs="+", default=threads.split(), metavar="N", help=f"numbers, all, plain (default: {threads})")
-    parser.add_argument("--seconds", type=float, default=seconds, help=f"for each column in each round (default: {seconds:g})")
+    parser.add_argument("--threads", nargs="+", default=threads.split(), metavar="N",
+                        help=f"numbers, all, plain (default: {threads})")
+    parser.add_argument("--seconds", type=float, default=seconds,
+                        help=f"for each column in each round (default: {seconds:g})")
     parser.add_argument("--warmup", type=float, default=warmup, help=f"seconds before that (default: {warmup:g})")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
-    parser.add_argument("--simulate", default=simulate, metavar="NPU", help=f"milliseconds x cores, or one of {', '.join(PUBLISHED)}")
+    parser.add_argument("--simulate", default=simulate, metavar="NPU",
+                        help=f"milliseconds x cores, or one of {', '.join(PUBLISHED)}")
     parser.add_argument("--output", default=output, help=f"where the .json and the .png go (default: {output})")
     parser.add_argument("--no-decode", action="store_true", help=f"read {IN_MEMORY} frames into memory first")
     parser.add_argument("--live", type=float, metavar="FPS", help="a live source of that rate")
-    parser.add_argument("--streams", type=int, nargs="+", metavar="N", help="instead of the table: so many sources, first of --threads")
+    parser.add_argument("--streams", type=int, nargs="+", metavar="N",
+                        help="instead of the table: so many sources, first of --threads")
     parser.add_argument("--profile", action="store_true", help="add where a frame's CPU time goes")
-    parser.add_argument("--soak", type=int, metavar="FRAMES", help="instead of the table: memory over so many frames, first of --threads")
-    parser.add_argument("--heads", action="store_true", help="instead of the table: decoding against decoding everything")
+    parser.add_argument("--soak", type=int, metavar="FRAMES",
+                        help="instead of the table: memory over so many frames, first of --threads")
+    parser.add_argument("--heads", action="store_true",
+                        help="instead of the table: decoding against decoding everything")
     cv2.setNumThreads(1)  # as in main.py
     stay_on_big_cores()
     try:
         run(parser.parse_args())
-    except (Sorry, func.ModelError) as error:
+    except (InputError, func.ModelError) as error:
         print(f"{str(error).rstrip('.')}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """myFunc for YOLOv5: letterbox, inference, decoding of Rockchip's three heads, boxes drawn. Replace it with your own.
 
-A func for the pool takes (context, frame), calls context.inference once, and returns what the caller of the pool shall get.
+A func for the pool takes (context, frame), calls context.inference once, and returns what the caller of the pool shall
+get.
 """
 import colorsys
 import functools
@@ -10,7 +11,9 @@ import threading
 import cv2
 import numpy as np
 
-# ---------------------------------------------------------------------------------------------------------------------------
+from rknnmodel import ModelError
+
+# --------------------------------------------------------------------------------------------------------------------
 OBJ_THRESH = 0.25  # least score (objectness * class) of a box
 NMS_THRESH = 0.45  # of two boxes of one class that overlap with a higher IoU the weaker one goes
 MAX_BOXES = 300    # of a frame at most, the best ones; ten times as many go into NMS
@@ -21,30 +24,35 @@ ANCHORS = {        # stride: three anchors' width, height in pixels of the model
     32: ((116, 90), (156, 198), (373, 326)),
 }
 CLASSES = (        # COCO's
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "fire hydrant",
-    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe",
-    "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat",
-    "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl",
-    "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
-    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven",
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant",
+    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra",
+    "giraffe",
+    "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat",
+    "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife",
+    "spoon", "bowl",
+    "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
+    "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven",
     "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 
 _canvas = threading.local()  # what letterbox() keeps for each thread
 
 
-class ModelError(RuntimeError):
-    """The model is not one that this func reads, or its inference failed. The message is a sentence for the person at the board."""
-
-
 def as_bgr(IMG):
-    """A frame, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA, uint8, as (h, w, 3) that can be drawn on: itself where it is so.
+    """A frame, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA, uint8, as (h, w, 3) that can be drawn on:
+    itself where it is so.
 
     Raises ValueError, with a sentence, for anything else.
     """
-    good = isinstance(IMG, np.ndarray) and IMG.dtype == np.uint8 and IMG.ndim in (2, 3) and IMG.shape[2:] in ((), (1,), (3,), (4,))
+    good = isinstance(IMG, np.ndarray) and IMG.dtype == np.uint8 and IMG.ndim in (2, 3) and IMG.shape[2:] in ((), (1,),
+                                                                                                              (3,),
+                                                                                                                  (4,))
     if not good or IMG.size == 0:
         what = f"an array of {IMG.dtype} {IMG.shape}" if isinstance(IMG, np.ndarray) else repr(IMG)[:60]
         raise ValueError(f"a frame is an array of uint8, (h, w, 3), and not {what}")
@@ -56,9 +64,9 @@ def as_bgr(IMG):
 def letterbox(IMG, size):
     """Fit a frame into a square without distorting it, grey around it.
 
-    IMG: (h, w, 3) uint8 BGR, or as as_bgr() takes it. Returns the square (size, size, 3) uint8 RGB, and (left, top, x_scale, y_scale):
-    pixel (x, y) of the frame stands at (x * x_scale + left, y * y_scale + top) of the square. The thread's next letterbox() draws into the
-    same square.
+    IMG: (h, w, 3) uint8 BGR, or as as_bgr() takes it. Returns the square (size, size, 3) uint8 RGB, and (left, top,
+    x_scale, y_scale): pixel (x, y) of the frame stands at (x * x_scale + left, y * y_scale + top) of the square. The
+    thread's next letterbox() draws into the same square.
     """
     IMG = as_bgr(IMG)
     h, w = IMG.shape[:2]
@@ -84,11 +92,13 @@ def _reuse(runtime):
 
 
 def infer(rknn_lite, square):
-    """The model's outputs for an image of the size it takes, (size, size, 3) uint8 RGB. The context's next inference may overwrite them.
+    """The model's outputs for an image of the size it takes, (size, size, 3) uint8 RGB. The context's next inference
+    may overwrite them.
 
     Raises ModelError where inference fails.
     """
-    outputs = rknn_lite.inference(inputs=[square[np.newaxis]], **_reuse(type(rknn_lite)))  # the 2.x wheel takes 4 dimensions only
+    # the 2.x wheel takes 4 dimensions only
+    outputs = rknn_lite.inference(inputs=[square[np.newaxis]], **_reuse(type(rknn_lite)))
     if outputs is None:
         reason = getattr(rknn_lite, "error", None) or "the runtime's own message stands above"
         raise ModelError(f"inference of an input of shape {square[np.newaxis].shape} failed: {reason}")
@@ -98,9 +108,10 @@ def infer(rknn_lite, square):
 def decode(outputs):
     """Boxes from YOLOv5's heads, before NMS.
 
-    outputs: three float32 arrays (1, 3 * (5 + classes), size / s, size / s) at strides s = 8, 16, 32 in any order, after the sigmoid; or
-    before it, as toolkit 1.x exports them, which is told by an objectness that is mostly negative. Channels per anchor are x, y, w, h,
-    objectness, classes; x = (2 sx - 0.5 + column) s, w = (2 sw)^2 anchor (Ultralytics YOLOv5 6.0).
+    outputs: three float32 arrays (1, 3 * (5 + classes), size / s, size / s) at strides s = 8, 16, 32 in any order,
+    after the sigmoid; or before it, as toolkit 1.x exports them, which is told by an objectness that is mostly
+    negative. Channels per anchor are x, y, w, h, objectness, classes; x = (2 sx - 0.5 + column) s, w = (2 sw)^2 anchor
+    (Ultralytics YOLOv5 6.0).
     Returns boxes (n, 4) float32 xyxy in pixels of the square, classes (n,) int64, scores (n,) float32.
     Raises ModelError for outputs of other shapes.
     """
@@ -108,7 +119,8 @@ def decode(outputs):
     expected = sorted((1, channels, IMG_SIZE // stride, IMG_SIZE // stride) for stride in ANCHORS)
     found = [np.shape(output) for output in outputs]
     if sorted(found) != expected:
-        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but func.py reads YOLOv5 with "
+        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but func.py reads YOLOv5 "
+                         f"with "
                          f"{len(CLASSES)} classes at {IMG_SIZE} pixels: {', '.join(map(str, reversed(expected)))}")
     found, placed = [], []
     for output in outputs:
@@ -118,7 +130,8 @@ def decode(outputs):
         before_sigmoid = np.count_nonzero(sample < 0) > sample.size / 2
         least = np.log(OBJ_THRESH / (1 - OBJ_THRESH)) if before_sigmoid else OBJ_THRESH
         anchor, cell = np.divmod(np.flatnonzero(head[4] >= least), head.shape[2])
-        good = head[:, anchor, cell]  # (5 + classes, n): the best class is found 5 times faster than in (n, 5 + classes)
+        # (5 + classes, n): the best class is found 5 times faster than in (n, 5 + classes)
+        good = head[:, anchor, cell]
         found.append(1 / (1 + np.exp(-good)) if before_sigmoid else good)
         placed.append(_grid(output.shape[3], IMG_SIZE // output.shape[3])[:, anchor, cell])
     found, placed = np.concatenate(found, 1), np.concatenate(placed, 1)
@@ -132,7 +145,8 @@ def decode(outputs):
 
 @functools.lru_cache(maxsize=None)
 def _grid(columns, stride):
-    """Of each anchor of a head 2 s, x and y of the box at sx = sy = 0, half its width and height at sw = sh = 1: (5, 3, cells) float32."""
+    """Of each anchor of a head 2 s, x and y of the box at sx = sy = 0, half its width and height at sw = sh = 1: (5, 3,
+    cells) float32."""
     row, column = np.divmod(np.arange(columns * columns), columns)
     grid = np.empty((5, 3, columns * columns), np.float32)
     grid[0], grid[1], grid[2] = 2 * stride, (column - 0.5) * stride, (row - 0.5) * stride
@@ -141,7 +155,8 @@ def _grid(columns, stride):
 
 
 def nms(boxes, classes, scores):
-    """Non-maximum suppression, class by class: the at most MAX_BOXES boxes, classes and scores that stay, best first. Boxes (n, 4) xyxy.
+    """Non-maximum suppression, class by class: the at most MAX_BOXES boxes, classes and scores that stay, best first.
+    Boxes (n, 4) xyxy.
 
     What is not finite goes.
     """
@@ -172,9 +187,10 @@ def unletterbox(boxes, placed, IMG):
 def detect(rknn_lite, IMG, decode=decode):
     """Find the objects of a frame.
 
-    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR, or as as_bgr() takes it; decode: reads the model's outputs, as decode() does.
-    Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64, scores (n,) float32, best first, n <= MAX_BOXES.
-    Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
+    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR, or as as_bgr() takes it; decode: reads the model's
+    outputs, as decode() does. Returns boxes (n, 4) float32 xyxy in pixels of IMG, classes (n,) int64, scores (n,)
+    float32, best first, n <= MAX_BOXES. Raises ModelError where the model cannot be run or read, ValueError where IMG
+    is no frame.
     """
     square, placed = letterbox(IMG, IMG_SIZE)
     with np.errstate(over="ignore", invalid="ignore"):  # of a broken model; nms() drops what comes of it
@@ -190,7 +206,8 @@ def colour(number):
     return tuple(int(255 * c) for c in reversed(colorsys.hsv_to_rgb(number * 0.381966 % 1, 0.85, 1.0)))
 
 
-@functools.lru_cache(maxsize=2000)  # scores have two digits, so labels come again: to draw them was half of draw()'s time
+# scores have two digits, so labels come again: to draw them was half of draw()'s time
+@functools.lru_cache(maxsize=2000)
 def label(text, number, size):
     """The picture of a label, (h, w, 3) uint8 BGR: a text in OpenCV's font scale `size`, on the colour of a class."""
     font, paint = cv2.FONT_HERSHEY_SIMPLEX, colour(number)
@@ -201,20 +218,24 @@ def label(text, number, size):
 
 
 def paste(IMG, picture, x, y):
-    """Lay a label() on the frame, its upper left corner at pixel (x, y) of it; what lies outside the frame is left out."""
+    """Lay a label() on the frame, its upper left corner at pixel (x, y) of it; what lies outside the frame is left
+    out."""
     place = IMG[y:y + picture.shape[0], x:x + picture.shape[1]]
     place[:] = picture[:place.shape[0], :place.shape[1]]
 
 
 def draw(IMG, boxes, classes, scores):
-    """Draw detections (as detect() returns them) on IMG (h, w, 3) uint8 BGR, in place; returns it, or of other frames as_bgr()'s copy."""
+    """Draw detections (as detect() returns them) on IMG (h, w, 3) uint8 BGR, in place; returns it, or of other frames
+    as_bgr()'s copy."""
     IMG = as_bgr(IMG)
     h, w = IMG.shape[:2]
     thickness, size = max(1, round(min(h, w) / 360)), max(0.3, min(h, w) / 1200)
     # The weakest first, so that the best box and label lie on top.
-    for (x1, y1, x2, y2), number, score in zip(boxes[::-1].astype(int).tolist(), classes[::-1].tolist(), scores[::-1].tolist()):
+    for (x1, y1, x2, y2), number, score in zip(boxes[::-1].astype(int).tolist(), classes[::-1].tolist(),
+                                               scores[::-1].tolist()):
         for inner in range(thickness):  # OpenCV draws thin lines so much faster that two of them cost half of one thick
-            cv2.rectangle(IMG, (x1 + inner, y1 + inner), (min(x2, w - 1) - inner, min(y2, h - 1) - inner), colour(number))
+            cv2.rectangle(IMG, (x1 + inner, y1 + inner), (min(x2, w - 1) - inner, min(y2, h - 1) - inner),
+                          colour(number))
         picture = label(f"{CLASSES[number]} {score:.2f}", number, size)
         # above the box, or inside it at the frame's upper edge
         paste(IMG, picture, max(0, min(x1, w - picture.shape[1])), max(0, y1 + 1 - picture.shape[0]))

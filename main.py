@@ -21,15 +21,17 @@ import cv2
 from tqdm import tqdm
 
 from func import myFunc
+from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor
-from streams import Sorry, Stream, say
+from streams import Stream, say
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
-cap = "models/demo.mp4"                  # a file, a camera's number, or a URL; or a list of them, each a stream of its own
+# a file, a camera's number, or a URL; or a list of them, each a stream of its own
+cap = "models/demo.mp4"
 TPEs = None                              # contexts, and threads; None: two per NPU core
 bigCores = True                          # stay on the fast CPU cores, where a SoC has two kinds
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 
 MOST_THREADS = 64
@@ -46,22 +48,22 @@ def beside_main(path):
 
 
 def load_func(path):
-    """myFunc of the Python file at `path`. Raises Sorry where there is none."""
+    """myFunc of the Python file at `path`. Raises InputError where there is none."""
     if not os.path.isfile(path):
-        raise Sorry(f"--func {path}: no such file.")
+        raise InputError(f"--func {path}: no such file.")
     spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if spec is None:
-        raise Sorry(f"--func {path}: not a Python file.")
+        raise InputError(f"--func {path}: not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # it may import its neighbours
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise Sorry(f"--func {path}: line {error.lineno} is not Python: {error.msg}.") from None
+        raise InputError(f"--func {path}: line {error.lineno} is not Python: {error.msg}.") from None
     except (ImportError, ValueError) as error:  # ValueError: NUL bytes
-        raise Sorry(f"--func {path}: {error}.") from None
+        raise InputError(f"--func {path}: {error}.") from None
     if not callable(getattr(module, "myFunc", None)):
-        raise Sorry(f"--func {path}: defines no function myFunc(rknn_lite, IMG).")
+        raise InputError(f"--func {path}: defines no function myFunc(rknn_lite, IMG).")
     return module.myFunc
 
 
@@ -71,7 +73,8 @@ def fast_cpus():
     for path in glob.glob(os.path.join(CPUS, "cpu[0-9]*", "cpu_capacity")):
         with open(path) as file:
             capacities[int(os.path.basename(os.path.dirname(path))[3:])] = int(file.read())
-    # Fast clusters may differ by a few percent (RK3588's two of A76 clock differently), slow ones have half of that or less.
+    # Fast clusters may differ by a few percent (RK3588's two of A76 clock differently), slow ones have half of that or
+    # less.
     return {cpu for cpu, capacity in capacities.items() if capacity > 0.75 * max(capacities.values())}
 
 
@@ -85,7 +88,8 @@ def can_show():
     """Whether a window can be opened. Tried in a process of its own, for Qt ends the process where it cannot."""
     if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
         return False
-    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # OpenCV's Qt has no fonts, needs none, and says so again and again
+    # OpenCV's Qt has no fonts, needs none, and says so again and again
+    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
     attempt = [sys.executable, "-c", "import cv2; cv2.namedWindow('try'); cv2.destroyAllWindows()"]
     return subprocess.run(attempt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -97,22 +101,22 @@ def numbered(path, number, count):
 
 
 def open_streams(sources, save):
-    """The Streams of what can be opened, and whether that is all. Raises Sorry where it is nothing."""
+    """The Streams of what can be opened, and whether that is all. Raises InputError where it is nothing."""
     streams, failed = [], []
     saved = [numbered(save, number, len(sources)) for number in range(1, len(sources) + 1)] if save else []
     for path in saved:
         for source in sources:
             source = unquote(urlparse(source).path) if source.startswith("file://") else source
             if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-                raise Sorry(f"--save {path}: is the video that is read.")
+                raise InputError(f"--save {path}: is the video that is read.")
     for number, source in enumerate(sources, 1):
         name = f"{source} ({sources[:number].count(source)})" if sources.count(source) > 1 else source
         try:
             streams.append(Stream(source, save and numbered(save, number, len(sources)), name))
-        except Sorry as error:
+        except InputError as error:
             failed.append(str(error))
     if not streams:
-        raise Sorry("\n".join(failed))
+        raise InputError("\n".join(failed))
     for said in failed:
         say(said, sys.stderr)
     return streams, not failed
@@ -136,7 +140,8 @@ def open_window(name, place, frame, several):
 
 
 def watch(threads, streams, shown, window):
-    """Show frames until all threads have ended. Returns False where none comes for PATIENCE after the streams were stopped."""
+    """Show frames until all threads have ended. Returns False where none comes for PATIENCE after the streams were
+    stopped."""
     count, since, windows, closed = 0, time.perf_counter(), [], []
     while any(thread.is_alive() for thread in threads):
         if count != sum(stream.count for stream in streams) or not all(stream.stop for stream in streams):
@@ -171,11 +176,12 @@ def watch(threads, streams, shown, window):
 
 
 def run(args):
-    """Run the sources to their ends. Returns the exit code; raises Sorry for bad input where nothing can be run."""
+    """Run the sources to their ends. Returns the exit code; raises InputError for bad input where nothing can be
+    run."""
     if args.threads is not None and args.threads < 1:
-        raise Sorry(f"--threads {args.threads}: at least one is needed.")
+        raise InputError(f"--threads {args.threads}: at least one is needed.")
     if args.threads is not None and args.threads > MOST_THREADS:
-        raise Sorry(f"--threads {args.threads}: each is a context, which takes tens of MB of the NPU's memory and, beyond two per core, "
+        raise InputError(f"--threads {args.threads}: each is a context, which takes tens of MB of the NPU's memory and, beyond two per core, "
                     f"serves no more frames; {MOST_THREADS} are the most.")
     func = load_func(args.func) if args.func else myFunc
     streams, complete = open_streams(args.sources, args.save)
@@ -185,12 +191,13 @@ def run(args):
     try:
         pool = rknnPoolExecutor(args.model, args.threads, func)
     except RuntimeError as error:  # its message is a sentence
-        raise Sorry(f"{error}.") from None
+        raise InputError(f"{error}.") from None
 
     signals = []
 
     def end(number, _):
-        # Reading stops, and what was read comes out. An exception, raised in the middle of a lock's own code, could break that lock.
+        # Reading stops, and what was read comes out. An exception, raised in the middle of a lock's own code, could
+        # break that lock.
         signals.append(number)
         for stream in streams:
             stream.stop.append(number)
@@ -219,7 +226,8 @@ def run(args):
             say(stream.summary())
     if len(streams) > 1:
         count = sum(stream.count for stream in streams)
-        seconds = max(stream.ended or time.perf_counter() for stream in streams) - min(stream.began for stream in streams)
+        seconds = max(stream.ended or time.perf_counter() for stream in streams) - min(stream.began
+                                                                                       for stream in streams)
         say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
     elif streams[0].error:
         say(streams[0].error, sys.stderr)
@@ -236,12 +244,14 @@ def main():
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="*", metavar="source", default=cap if isinstance(cap, (list, tuple)) else [cap],
+    parser.add_argument("sources", nargs="*", metavar="source",
+                        default=cap if isinstance(cap, (list, tuple)) else [cap],
                         help=f"files, camera numbers or URLs (default: {cap})")
     parser.add_argument("--model", default=modelPath, help=f"the .rknn (default: {modelPath})")
     parser.add_argument("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
     parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
-    parser.add_argument("--save", help="write the result to this video file (.mp4, .avi, .mkv), numbered where there are several sources")
+    parser.add_argument("--save",
+                        help="write the result to this video file (.mp4, .avi, .mkv), numbered where there are several sources")
     parser.add_argument("--headless", action="store_true", help="open no window")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
     if bigCores:
@@ -251,7 +261,7 @@ def main():
     args.sources, args.model = [beside_main(str(source)) for source in args.sources], beside_main(args.model)
     try:
         sys.exit(run(args))
-    except Sorry as error:
+    except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
 

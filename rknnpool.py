@@ -34,27 +34,29 @@ if soc():
     try:
         from rknnlite.api import RKNNLite
     except ImportError as error:
-        import rknnlite_cpu
-        from rknnlite_cpu import RKNNLite
-        rknnlite_cpu.why = f"{soc()} found, but not rknn-toolkit-lite2 ({error})"
+        from runtimes import cpu
+        from runtimes.cpu import RKNNLite
+        cpu.why = f"{soc()} found, but not rknn-toolkit-lite2 ({error})"
 else:
-    from rknnlite_cpu import RKNNLite
+    from runtimes.cpu import RKNNLite
 
 
 class rknnPoolExecutor:
     """Runs func(context, frame) on a pool of RKNNLite contexts.
 
     rknnModel: path of the model.
-    TPEs: number of contexts, and of threads; None means two per NPU core, so that one frame's pre- and post-processing overlaps
-        another's inference.
+    TPEs: number of contexts, and of threads; None means two per NPU core, so that one frame's pre- and post-processing
+        overlaps another's inference.
     func: callable (context, frame) -> result; None means func.py's myFunc. A context is in one call at a time.
-    coreMask: binds every context to these cores (RKNNLite.NPU_CORE_0_1_2: each frame on all three); None binds the contexts to single
-        cores in turn. SoCs with one core refuse masks, so there none is passed, whatever is given here.
-    runtime: class with RKNNLite's interface. If it has an attribute NPU_CORES, that many cores are assumed, whatever the device tree says
-        (benchmark.py's simulated NPU).
+    coreMask: binds every context to these cores (RKNNLite.NPU_CORE_0_1_2: each frame on all three); None binds the
+        contexts to single cores in turn. SoCs with one core refuse masks, so there none is passed, whatever is given
+        here.
+    runtime: class with RKNNLite's interface. If it has an attribute NPU_CORES, that many cores are assumed, whatever
+        the device tree says (benchmark.py's simulated NPU).
 
     func must not wait for other frames of the same pool, or release it: all threads may be waiting so.
-    Raises ValueError for TPEs below 1, and RuntimeError with the reason where a context does not open; those before it are closed then.
+    Raises ValueError for TPEs below 1, and RuntimeError with the reason where a context does not open; those before it
+    are closed then.
     """
 
     def __init__(self, rknnModel, TPEs=None, func=None, *, coreMask=None, runtime=RKNNLite):
@@ -120,12 +122,13 @@ class rknnPoolExecutor:
                 self._returned.notify_all()
 
     def _take(self):
-        # As many contexts as threads: there is always an idle one. The longest idle would not do, for it may be bound to a core at
-        # work while another core waits. Where every core has as many contexts the cores are kept within one run of each other;
-        # where some have more, they get more of the frames.
+        # As many contexts as threads: there is always an idle one. The longest idle would not do, for it may be bound
+        # to a core at work while another core waits. Where every core has as many contexts the cores are kept within
+        # one run of each other; where some have more, they get more of the frames.
         with self._returned:
             while True:
-                context, core = taken = min(self._idle, key=lambda idle: (idle[1].runs if self._even else idle[1].in_work, idle[1].runs))
+                context, core = taken = min(self._idle, key=lambda idle: (idle[1].runs if self._even
+                                                                          else idle[1].in_work, idle[1].runs))
                 if not self._even or core.runs == min(core.runs for core in self._cores):
                     break
                 self._returned.wait()
@@ -135,7 +138,8 @@ class rknnPoolExecutor:
             return taken
 
     def submit(self, frame):
-        """Hand in one frame, from any thread: a concurrent.futures.Future of func's result. Raises RuntimeError after release()."""
+        """Hand in one frame, from any thread: a concurrent.futures.Future of func's result. Raises RuntimeError after
+        release()."""
         return self._hand_in(frame, self._lane)
 
     def _hand_in(self, frame, lane):
@@ -168,7 +172,8 @@ class rknnPoolExecutor:
                 future.set_exception(error)
             else:
                 future.set_result(result)
-        del future, frame  # a failed future refers to this call by its traceback: a circle, which would keep frames until gc runs
+        # a failed future refers to this call by its traceback: a circle, which would keep frames until gc runs
+        del future, frame
 
     def _renew(self, frame, lane):
         """Put a newer frame in the place of one that still waits. Returns False where none does."""
@@ -179,20 +184,23 @@ class rknnPoolExecutor:
             return True
 
     def map(self, frames, live=False):
-        """Iterate over the results for `frames` (any iterable), in their order, each as soon as it and those before it are ready.
+        """Iterate over the results for `frames` (any iterable), in their order, each as soon as it and those before it
+        are ready.
 
-        A thread of its own reads `frames`, so that decoding overlaps inference. At most 2 * TPEs frames are in flight, that is read
-        and their results not yet taken: then it waits. With live=True it never waits: of the frames that no context is free for only the
-        newest is kept, and the iterator's `dropped` counts the others. Several map()s on one pool are served in turns.
-        An exception from `frames` or from func is raised by the next() whose turn that frame has; after one from func the iterator goes
-        on with the next frame. Leaving the loop early (or close()) stops the reading.
+        A thread of its own reads `frames`, so that decoding overlaps inference. At most 2 * TPEs frames are in flight,
+        that is read and their results not yet taken: then it waits. With live=True it never waits: of the frames that
+        no context is free for only the newest is kept, and the iterator's `dropped` counts the others. Several map()s
+        on one pool are served in turns. An exception from `frames` or from func is raised by the next() whose turn that
+        frame has; after one from func the iterator goes on with the next frame. Leaving the loop early (or close())
+        stops the reading.
         """
         results = _OrderedResults(self, frames, live)
         self._maps.add(results)
         return results
 
     def put(self, frame):
-        """Hand in one frame whose result get() returns in its turn. Nothing bounds how many wait: call get() as often as put()."""
+        """Hand in one frame whose result get() returns in its turn. Nothing bounds how many wait: call get() as often
+        as put()."""
         self._put.append(self.submit(frame))
 
     def get(self):
@@ -207,10 +215,11 @@ class rknnPoolExecutor:
             del future  # as in _serve()
 
     def release(self, timeout=None):
-        """Stop: frames not yet begun are cancelled, those in work finished, then every context is closed. May be called again.
+        """Stop: frames not yet begun are cancelled, those in work finished, then every context is closed. May be called
+        again.
 
-        timeout: seconds after which a context that is still in work is given up: the others are closed, and TimeoutError says which it is.
-        Its thread lives on, and Python waits for it at exit.
+        timeout: seconds after which a context that is still in work is given up: the others are closed, and
+        TimeoutError says which it is. Its thread lives on, and Python waits for it at exit.
         """
         with self._releasing:
             if self._released:
@@ -225,7 +234,8 @@ class rknnPoolExecutor:
             if concurrent.futures.wait(list(self._pending), timeout).not_done:
                 with self._returned:
                     hung = [number for number, context in enumerate(self._contexts, 1) if context not in self._idle]
-                said = ", ".join(f"context {number} of {self.TPEs} ({self._contexts[number - 1][1]})" for number in hung)
+                said = ", ".join(f"context {number} of {self.TPEs} ({self._contexts[number - 1][1]})"
+                                 for number in hung)
                 self._contexts = list(self._idle)
                 self._close_contexts()
                 raise TimeoutError(f"{said} did not come back from a frame")
@@ -275,13 +285,15 @@ class _OrderedResults:
 
     def __init__(self, pool, frames, live):
         self._futures = queue.SimpleQueue()  # in the order of the frames, then None
-        self._places = threading.Semaphore(pool.TPEs + 1 if live else 2 * pool.TPEs)  # live: what is in work and the newest
+        # live: what is in work and the newest
+        self._places = threading.Semaphore(pool.TPEs + 1 if live else 2 * pool.TPEs)
         self._lane = _Lane()
         self._stopped = threading.Event()
         self._done = False
         # The thread must not hold a reference to self: leaving the loop would then not end it.
         self._feeder = threading.Thread(target=_feed, name="rknnpool-feeder", daemon=True,
-                                        args=(pool, frames, live, self._lane, self._futures, self._places, self._stopped))
+                                        args=(pool, frames, live, self._lane, self._futures, self._places,
+                                              self._stopped))
         self._feeder.start()
 
     def __iter__(self):
@@ -310,7 +322,8 @@ class _OrderedResults:
         self._places.release()
 
     def close(self, timeout=None):
-        """Stop, wait (at most `timeout` seconds) for the feeder's present frame to be read, and cancel what no context has begun."""
+        """Stop, wait (at most `timeout` seconds) for the feeder's present frame to be read, and cancel what no context
+        has begun."""
         self._done = True
         self.stop()
         if self._feeder is not threading.current_thread():

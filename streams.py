@@ -5,7 +5,6 @@
     print(stream.summary())
 """
 import os
-import shutil
 import sys
 import time
 import traceback
@@ -13,19 +12,16 @@ import traceback
 import cv2
 from tqdm import tqdm
 
-from func import ModelError
+from results.video import Saver
+from rknnmodel import InputError, ModelError
 
-RETRIES = 1, 2, 4, 8, 15, 30    # seconds between two attempts to open a live source that went away; the last one for ever
+# seconds between two attempts to open a live source that went away; the last one for ever
+RETRIES = 1, 2, 4, 8, 15, 30
 TIMEOUT = 5                     # seconds after which a URL that sends nothing counts as gone
-RESERVE = 1 << 20               # bytes at least that a disk must have free for the end of a saved video
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is said here, in a sentence
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
-class Sorry(Exception):
-    """Bad input: the message is one sentence for stderr, the exit code 2."""
 
 
 def say(text, file=None):
@@ -38,25 +34,25 @@ def say(text, file=None):
 
 
 def open_source(source):
-    """The cv2.VideoCapture of a file, camera number or URL. Raises Sorry where it does not open."""
+    """The cv2.VideoCapture of a file, camera number or URL. Raises InputError where it does not open."""
     if str(source).isdigit():
         capture = cv2.VideoCapture(int(source))
         if not capture.isOpened():
-            raise Sorry(f"{source}: there is no camera of that number, or it is in use.")
+            raise InputError(f"{source}: there is no camera of that number, or it is in use.")
         return capture
     if "://" not in str(source):
         if os.path.isdir(source):
-            raise Sorry(f"{source}: is a directory, not a video.")
+            raise InputError(f"{source}: is a directory, not a video.")
         if not os.path.exists(source):
-            raise Sorry(f"{source}: no such file.")
+            raise InputError(f"{source}: no such file.")
         capture = cv2.VideoCapture(str(source))
     else:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 1000 * TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1000 * TIMEOUT]
         capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, timeouts)
         if not capture.isOpened():
-            raise Sorry(f"{source}: cannot be reached, or sends no video.")
+            raise InputError(f"{source}: cannot be reached, or sends no video.")
     if not capture.isOpened():
-        raise Sorry(f"{source}: not a video that OpenCV can read.")
+        raise InputError(f"{source}: not a video that OpenCV can read.")
     return capture
 
 
@@ -69,52 +65,11 @@ def frames_of(capture):
         yield frame
 
 
-class Saver:
-    """Writes frames to a video file, opened with the first one's size."""
-
-    def __init__(self, path, fps):
-        self.path, self.fps, self.writer, self.count = path, fps, None, 0
-        if os.path.splitext(path)[1].lower() not in (".mp4", ".avi", ".mkv"):
-            raise Sorry(f"--save {path}: the name must end in .mp4, .avi or .mkv.")
-        new = not os.path.lexists(path)
-        try:
-            open(path, "ab").close()
-        except OSError as error:
-            raise Sorry(f"--save {path}: cannot be written ({error.strerror}).") from None
-        if new:
-            os.remove(path)  # until there is a frame
-
-    def write(self, frame):
-        if getattr(frame, "dtype", None) != "uint8" or frame.ndim not in (2, 3) or frame.shape[2:] not in ((), (1,), (3,), (4,)):
-            what = f"array of {frame.dtype} {frame.shape}" if hasattr(frame, "dtype") else type(frame).__name__
-            raise Sorry(f"--save {self.path}: myFunc returned a {what}, and only frames of uint8, (h, w, 3), can be saved.")
-        # OpenCV would lose frames without a word. An .mp4's index, 4 to 5 bytes a frame, comes last, and without it nothing can be played.
-        reserve = max(RESERVE, 2 * frame.nbytes) + 8 * self.count
-        if shutil.disk_usage(os.path.dirname(os.path.abspath(self.path))).free < reserve:
-            raise Sorry(f"--save {self.path}: the disk is full. What came before is saved.")
-        if frame.shape[2:] != (3,):
-            frame = cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR if frame.shape[2:] == (4,) else cv2.COLOR_GRAY2BGR)
-        if self.writer is None:
-            self.size = frame.shape[1::-1]
-            code = "MJPG" if self.path.lower().endswith(".avi") else "mp4v"
-            self.writer = cv2.VideoWriter(self.path, cv2.VideoWriter_fourcc(*code), self.fps, self.size)
-            if not self.writer.isOpened():
-                raise Sorry(f"--save {self.path}: OpenCV cannot write a video of {self.size[0]}x{self.size[1]} pixels there.")
-        if frame.shape[1::-1] != self.size:
-            frame = cv2.resize(frame, self.size)
-        self.writer.write(frame)
-        self.count += 1
-
-    def close(self):
-        if self.writer is not None:
-            self.writer.release()
-
-
 class Stream:
     """One source, and what becomes of its frames.
 
-    source: a file, a camera's number, or a URL; save: the file that gets the results, or None; name: what it is called in messages, the
-    source itself by default. Raises Sorry where source or save does not open.
+    source: a file, a camera's number, or a URL; save: the file that gets the results, or None; name: what it is called
+    in messages, the source itself by default. Raises InputError where source or save does not open.
     A camera or broadcast is `live`: frames that cannot be served are dropped, and when it goes away it is tried again.
     """
 
@@ -125,7 +80,8 @@ class Stream:
         # A file, even at a URL, has a number of frames.
         self.live = str(source).isdigit() or str(source).startswith("/dev/") or "://" in str(source) and not self.total
         fps = self.capture.get(cv2.CAP_PROP_FPS)
-        self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None  # RTSP may call its clock of 90,000 the rate
+        # RTSP may call its clock of 90,000 the rate
+        self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None
         self.stop = []  # holds something once no more shall be read
         self.count = self.dropped = self.code = 0
         self.error = None  # why it failed: a sentence, or a traceback
@@ -155,7 +111,7 @@ class Stream:
             try:
                 self.capture.release()
                 self.capture = open_source(self.source)
-            except Sorry:
+            except InputError:
                 continue
             ok, frame = self.capture.read()
             if ok:
@@ -183,10 +139,10 @@ class Stream:
                 if shown:
                     shown.put((self, frame))
             if self.count == 0 and not self.stop:
-                raise Sorry(f"{self.name}: no frame could be read.")
+                raise InputError(f"{self.name}: no frame could be read.")
             if self.count < self.total and not self.stop:
                 say(f"{self.name}: ended after {self.count} of {self.total} frames.", sys.stderr)
-        except Sorry as error:
+        except InputError as error:
             self.code, self.error = 2, str(error)
         except ModelError as error:
             self.code, self.error = 2, f"{pool.rknnModel}: {error}."
@@ -194,7 +150,8 @@ class Stream:
             self.code, self.error = 1, traceback.format_exc().rstrip()
         finally:
             self.ended = time.perf_counter()
-            if title and self.error:  # a stream alone has its error said last, when the runtime has said all it has to say
+            # a stream alone has its error said last, when the runtime has said all it has to say
+            if title and self.error:
                 say(self.error, sys.stderr)
             self.stop.append(None)
             self.close()

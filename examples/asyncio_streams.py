@@ -1,6 +1,7 @@
 """Two streams with coroutines: each reads, infers and draws on its own, and all share one pool.
 
-    python examples/asyncio_streams.py street.mp4 rtsp://192.168.1.20/live      # without arguments: the demo video, twice
+    python examples/asyncio_streams.py street.mp4 rtsp://192.168.1.20/live      # without arguments: the demo video,
+    twice
 """
 import asyncio
 import sys
@@ -21,7 +22,8 @@ async def stream(pool, source):
     """Serve one source, a frame at a time: returns its frames, how many there were, and the objects found."""
     capture, frames, objects = cv2.VideoCapture(source), 0, 0
     while True:
-        ok, frame = await asyncio.get_running_loop().run_in_executor(None, capture.read)  # in a thread, for reading blocks
+        # in a thread, for reading blocks
+        ok, frame = await asyncio.get_running_loop().run_in_executor(None, capture.read)
         if not ok:
             return source, frames, objects
         boxes, classes, scores = await asyncio.wrap_future(pool.submit(frame))

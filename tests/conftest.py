@@ -34,7 +34,8 @@ class Core:
 
 @pytest.fixture
 def runtime():
-    """A fresh class with RKNNLite's interface. Its `contexts` lists what was opened, its `cores` maps a mask to a Core."""
+    """A fresh class with RKNNLite's interface. Its `contexts` lists what was opened, its `cores` maps a mask to a
+    Core."""
 
     class CountingRuntime:
         NPU_CORE_0_1_2 = 7
@@ -135,8 +136,10 @@ def main_py():
 
 
 def class_drawn(frame):
-    """The class whose label lies in the frame's upper left corner, as a saved video has it: by the hue of func.colour()."""
-    corner = cv2.cvtColor(np.float32(frame[2:10, 2:34]) / 255, cv2.COLOR_BGR2HSV)  # black and white letters leave the hue alone
+    """The class whose label lies in the frame's upper left corner, as a saved video has it: by the hue of
+    func.colour()."""
+    # black and white letters leave the hue alone
+    corner = cv2.cvtColor(np.float32(frame[2:10, 2:34]) / 255, cv2.COLOR_BGR2HSV)
     coloured = corner[corner[..., 1] > 0.4]
     hues = np.arange(len(func.CLASSES)) * 0.381966 % 1 * 360
     off = np.abs((coloured[:, :1] - hues + 180) % 360 - 180)

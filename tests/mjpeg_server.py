@@ -2,8 +2,8 @@
 
     python tests/mjpeg_server.py PORT FILE    # http://127.0.0.1:PORT/demo.mjpg
 
-Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first frame on, and misses
-frames where it does not keep up. Ends with the thread that started it.
+Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first
+frame on, and misses frames where it does not keep up. Ends with the thread that started it.
 """
 import ctypes
 import http.server

@@ -2,9 +2,10 @@
 
     /usr/bin/python3 tests/rtsp_server.py PORT FILE    # rtsp://127.0.0.1:PORT/demo
 
-Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first frame on, with
-timestamps that go on rising when it starts over. Ends with the thread that started it.
-It runs on Debian's own Python, for GStreamer's bindings are there: apt-get install gir1.2-gst-rtsp-server-1.0 python3-gi
+Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first
+frame on, with timestamps that go on rising when it starts over. Ends with the thread that started it.
+It runs on Debian's own Python, for GStreamer's bindings are there: apt-get install gir1.2-gst-rtsp-server-1.0
+python3-gi
 """
 import ctypes
 import itertools

@@ -1,10 +1,11 @@
-"""Two cameras for an hour: one is killed every minute, the func fails on one frame in a thousand. By hand; README.md has the figures.
+"""Two cameras for an hour: one is killed every minute, the func fails on one frame in a thousand. By hand; README.md
+has the figures.
 
     python tests/soak.py --minutes 60
 
-Real servers of RTSP and HTTP, main.py's streams, func.py on a simulated NPU of three cores. Every minute, and at the end, it prints the
-frames that were read, served, failed and dropped, how often a camera came back, resident memory and threads. Ends with exit code 1 where
-the frames do not add up or a thread is left.
+Real servers of RTSP and HTTP, main.py's streams, func.py on a simulated NPU of three cores. Every minute, and at the
+end, it prints the frames that were read, served, failed and dropped, how often a camera came back, resident memory and
+threads. Ends with exit code 1 where the frames do not add up or a thread is left.
 """
 import argparse
 import itertools
@@ -22,7 +23,7 @@ import func  # noqa: E402
 import streams  # noqa: E402
 from benchmark import rss  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
-from simulated_npu import record, simulated  # noqa: E402
+from runtimes.simulated import record, simulated  # noqa: E402
 from tests.test_live import CAMERAS, Camera  # noqa: E402
 
 MODEL = str(ROOT / "models/yolov5n_emoji.rknn")

@@ -1,4 +1,5 @@
-"""What benchmark.py and simulated_npu.py promise: an NPU's timetable, the model's outputs, and a table that is complete and saved."""
+"""What benchmark.py and runtimes/simulated.py promise: an NPU's timetable, the model's outputs, and a table that is
+complete and saved."""
 import itertools
 import json
 import sys
@@ -10,15 +11,15 @@ import pytest
 
 import benchmark
 import func
-import rknnlite_cpu
-import simulated_npu
+import runtimes.cpu as cpu
+from runtimes import simulated
 
 MODEL = str(benchmark.Path(benchmark.__file__).with_name("models") / "yolov5n_emoji.rknn")
 
 
 @pytest.fixture(scope="module")
 def recorded(demo_frames):
-    return simulated_npu.record(MODEL, [frame.copy() for frame in demo_frames[::20]], func.myFunc)
+    return simulated.record(MODEL, [frame.copy() for frame in demo_frames[::20]], func.myFunc)
 
 
 def context_on(npu, mask):
@@ -44,7 +45,7 @@ def infer_at_once(contexts):
 
 
 def test_a_core_serves_one_inference_after_the_other(recorded):
-    npu = simulated_npu.simulated(0.02, 3, recorded)
+    npu = simulated.simulated(0.02, 3, recorded)
     infer_at_once([context_on(npu, 2) for _ in range(4)])
     assert [cores for cores, _, _ in npu.schedule] == [[1]] * 4
     for (_, start, end), (_, next_start, _) in zip(npu.schedule, itertools.islice(npu.schedule, 1, None)):
@@ -53,14 +54,14 @@ def test_a_core_serves_one_inference_after_the_other(recorded):
 
 
 def test_cores_work_at_the_same_time(recorded):
-    npu = simulated_npu.simulated(0.5, 3, recorded)
+    npu = simulated.simulated(0.5, 3, recorded)
     infer_at_once([context_on(npu, mask) for mask in (1, 2, 4)])
     assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
     assert max(start for _, start, _ in npu.schedule) < min(end for _, _, end in npu.schedule)
 
 
 def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
-    npu = simulated_npu.simulated(0.02, 3, recorded)
+    npu = simulated.simulated(0.02, 3, recorded)
     infer_at_once([context_on(npu, mask) for mask in (1, 2, 4, 7, 7)])
     for one, other in itertools.combinations(npu.schedule, 2):
         if set(one[0]) & set(other[0]):
@@ -70,40 +71,40 @@ def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
 
 
 def test_without_a_mask_the_core_that_is_free_first_is_taken(recorded):
-    npu = simulated_npu.simulated(0.5, 3, recorded)
+    npu = simulated.simulated(0.5, 3, recorded)
     infer_at_once([context_on(npu, npu.NPU_CORE_AUTO) for _ in range(3)])
     assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
 
 
 def test_the_caller_waits_until_its_inference_is_done(recorded):
-    npu = simulated_npu.simulated(0.02, 1, recorded)
+    npu = simulated.simulated(0.02, 1, recorded)
     context_on(npu, 0).inference([np.zeros((1, 640, 640, 3), np.uint8)])
     assert time.perf_counter() >= npu.schedule[0][2]
 
 
 @pytest.mark.parametrize("cores, refused", [(3, (5, 6)), (2, (5, 6)), (1, (1, 2, 4, 7))])
 def test_masks_are_refused_as_the_wheel_refuses_them(recorded, cores, refused):
-    npu = simulated_npu.simulated(0, cores, recorded)
+    npu = simulated.simulated(0, cores, recorded)
     assert [npu().init_runtime(core_mask=mask) for mask in refused] == [-1] * len(refused)
     assert npu().init_runtime() == 0
 
 
 def test_the_outputs_are_the_models_own_to_one_quantisation_step(recorded, demo_frames):
-    cpu, npu = context_on(rknnlite_cpu.RKNNLite, 0), context_on(simulated_npu.simulated(0, 3, recorded), 1)
+    real, npu = context_on(cpu.RKNNLite, 0), context_on(simulated.simulated(0, 3, recorded), 1)
     for frame in (demo_frames[0], demo_frames[40]):
         square, _ = func.letterbox(frame, func.IMG_SIZE)
-        for expected, output in zip(cpu.inference([square[np.newaxis]]), npu.inference([square[np.newaxis]])):
+        for expected, output in zip(real.inference([square[np.newaxis]]), npu.inference([square[np.newaxis]])):
             assert output.dtype == np.float32 and output.shape == expected.shape
             np.testing.assert_allclose(output, expected, atol=1 / 255)
 
 
 def test_the_simulated_npu_takes_four_dimensions_only(recorded):
-    npu = context_on(simulated_npu.simulated(0, 3, recorded), 1)
+    npu = context_on(simulated.simulated(0, 3, recorded), 1)
     assert npu.inference([np.zeros((640, 640, 3), np.uint8)]) is None
 
 
 def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
-    npu = context_on(simulated_npu.simulated(0, 3, recorded), 1)
+    npu = context_on(simulated.simulated(0, 3, recorded), 1)
     image = np.zeros((1, 640, 640, 3), np.uint8)
     fresh = [npu.inference([image]) for _ in range(2)]
     reused = [npu.inference([image], reuse_outputs=True) for _ in range(2)]
@@ -115,18 +116,20 @@ def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
 
 
 def test_the_speed_of_a_published_model_is_its_published_figure():
-    assert simulated_npu.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
-    assert simulated_npu.parse_simulate("7.5x2") == (0.0075, 2)
+    assert simulated.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
+    assert simulated.parse_simulate("7.5x2") == (0.0075, 2)
 
 
 @pytest.fixture
 def benchmark_py(monkeypatch, clip, tmp_path, capfd):
-    """Run benchmark.py with these arguments on a short clip: (exit code, stdout, stderr, path of its output without the ending)."""
+    """Run benchmark.py with these arguments on a short clip: (exit code, stdout, stderr, path of its output without the
+    ending)."""
     monkeypatch.setattr(benchmark, "RECORDED", 3)
     monkeypatch.setattr(benchmark, "IN_MEMORY", 3)
 
     def run(*arguments):
-        quick = ["--cap", clip, "--model", MODEL, "--output", tmp_path / "new" / "out", "--seconds", 0.2, "--warmup", 0.05, "--rounds", 2]
+        quick = ["--cap", clip, "--model", MODEL, "--output", tmp_path / "new" / "out", "--seconds", 0.2, "--warmup",
+                 0.05, "--rounds", 2]
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, [*quick, *arguments])])
         capfd.readouterr()
         code = 0
@@ -143,7 +146,8 @@ def test_the_table_has_a_column_per_thread_count_and_is_saved_with_a_plot(benchm
     assert code == 0, stderr
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in stdout.splitlines() if line.startswith("|")]
     assert lines[0] == ["", "1 thread", "2 threads", "all cores on one frame", "plain loop"]
-    assert [line[0] for line in lines[2:]] == ["FPS", "share of the ceiling", "latency p50, ms", "latency p99, ms", "CPU, ms a frame",
+    assert [line[0] for line in lines[2:]] == ["FPS", "share of the ceiling", "latency p50, ms", "latency p99, ms",
+                                               "CPU, ms a frame",
                                                "runs per core", "peak RSS, MB", "frames dropped"]
     assert all(len(line) == 5 and all(line[1:]) for line in lines)
     assert "ceiling 600.0 FPS" in stdout and "2 threads: " in stdout and "times the plain loop" in stdout
@@ -187,14 +191,16 @@ def test_the_profile_names_every_stage(benchmark_py, monkeypatch):
     code, stdout, stderr, saved = benchmark_py("--simulate", "0x3", "--threads", 1, "--profile")
     assert code == 0, stderr
     stages = json.loads(saved.with_suffix(".json").read_text())["profile"]
-    assert [*stages] == ["decode the video", "letterbox", "inference call", "decode the heads", "NMS", "draw", "hand-over",
+    assert [*stages] == ["decode the video", "letterbox", "inference call", "decode the heads", "NMS", "draw",
+                         "hand-over",
                          "func.py's own: letterbox, heads, NMS, draw"]
     assert all(0 <= held <= in_all + 1e-9 for in_all, held in stages.values())
     assert all(f"| {name} |" in stdout for name in stages)
 
 
 def test_streams_are_measured_together(benchmark_py):
-    code, stdout, stderr, _ = benchmark_py("--simulate", "5x3", "--threads", 6, "--live", 20, "--streams", 1, 2, "--seconds", 1)
+    code, stdout, stderr, _ = benchmark_py("--simulate", "5x3", "--threads", 6, "--live", 20, "--streams", 1, 2,
+                                           "--seconds", 1)
     assert code == 0, stderr
     rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in stdout.splitlines()[2:]]
     assert [row[0] for row in rows] == [1, 2]

@@ -1,6 +1,4 @@
-"""What func.py and examples/yolov8.py make of frames and outputs that nobody would send on purpose."""
-import sys
-from pathlib import Path
+"""What func.py and funcs/yolov8.py make of frames and outputs that nobody would send on purpose."""
 
 import numpy as np
 import pytest
@@ -11,9 +9,7 @@ from test_func import random_heads as yolov5_heads
 from test_yolov8 import random_heads as yolov8_heads
 
 import func
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-import yolov8  # noqa: E402
+from funcs import yolov8
 
 MODULES = {"yolov5": (func, yolov5_heads(1)), "yolov8": (yolov8, yolov8_heads(1)),
            "yolov8 without sums": (yolov8, yolov8_heads(1, outputs=6))}
@@ -111,7 +107,8 @@ def test_grey_frames_come_back_in_colour_with_their_boxes(module, heads, shape):
 
 
 @every_module
-@pytest.mark.parametrize("frame", [None, np.zeros((0, 640, 3), np.uint8), np.zeros((0, 0), np.uint8), np.zeros((4, 4, 2), np.uint8),
+@pytest.mark.parametrize("frame", [None, np.zeros((0, 640, 3), np.uint8), np.zeros((0, 0), np.uint8),
+                                   np.zeros((4, 4, 2), np.uint8),
                                    np.zeros((4, 4, 3)), np.zeros(4, np.uint8), "frame.jpg"], ids=repr)
 def test_what_is_no_frame_is_refused_in_a_sentence(module, heads, frame):
     with pytest.raises(ValueError, match=r"^a frame is an array of uint8, \(h, w, 3\), and not "):

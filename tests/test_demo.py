@@ -22,7 +22,8 @@ every_model = pytest.mark.parametrize("model, detect", MODELS.values(), ids=MODE
 def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
     assert (demo_truth["width"], demo_truth["height"], demo_truth["fps"]) == (1280, 720, 60)
-    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT), video.get(cv2.CAP_PROP_FPS)) == (1280, 720, 60)
+    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT),
+            video.get(cv2.CAP_PROP_FPS)) == (1280, 720, 60)
     assert len(demo_truth["frames"]) == sum(1 for _ in frames_of(video)) == 600
 
 
@@ -46,7 +47,8 @@ def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_fals
     assert false / detections <= 0.02
 
 
-needs_font = pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
+needs_font = pytest.mark.skipif(not os.path.exists(FONT),
+                                reason="Debian's package fonts-noto-color-emoji is not installed")
 
 
 @needs_font

@@ -6,7 +6,8 @@ import func
 
 
 def plain_decode(outputs, image_size=640):
-    """The usual way, as a reference: decode all 25,200 anchors, then filter. Same results as func.decode, in its order of heads."""
+    """The usual way, as a reference: decode all 25,200 anchors, then filter. Same results as func.decode, in its order
+    of heads."""
     boxes, classes, scores = [], [], []
     for head in outputs:
         _, channels, rows, columns = head.shape
@@ -71,7 +72,8 @@ def test_heads_may_come_in_any_order():
     assert len(func.decode(heads[::-1])[0]) == len(func.decode(heads)[0]) > 0
 
 
-@pytest.mark.parametrize("width, height", [(1280, 720), (720, 1280), (640, 640), (640, 360), (1, 1), (1, 4000), (4000, 1), (333, 77)])
+@pytest.mark.parametrize("width, height",
+                         [(1280, 720), (720, 1280), (640, 640), (640, 360), (1, 1), (1, 4000), (4000, 1), (333, 77)])
 def test_a_frame_is_letterboxed_never_distorted(width, height):
     square, (left, top, x_scale, y_scale) = func.letterbox(np.zeros((height, width, 3), np.uint8), 640)
     assert square.shape == (640, 640, 3) and square.dtype == np.uint8
@@ -126,7 +128,8 @@ def test_boxes_of_one_class_that_overlap_are_reduced_to_the_best():
 @pytest.mark.parametrize("outputs, said", [
     ([np.zeros((1, 255, 80, 80), np.float32)], "(1, 255, 80, 80), but func.py reads"),
     ([np.zeros((1, 1000), np.float32)], "(1, 1000), but func.py reads"),
-    ([np.zeros((1, 18, n, n), np.float32) for n in (80, 40, 20)], "(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)"),
+    ([np.zeros((1, 18, n, n), np.float32) for n in (80, 40, 20)],
+     "(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)"),
 ])
 def test_outputs_of_another_model_are_named_with_what_was_expected(outputs, said):
     with pytest.raises(func.ModelError) as error:
@@ -150,7 +153,8 @@ def test_each_class_has_a_colour_of_its_own():
     assert len({func.colour(number) for number in range(len(func.CLASSES))}) == len(func.CLASSES)
 
 
-@pytest.mark.parametrize("box", [(0, 0, 60, 60), (1240, 0, 1280, 50), (1200, 690, 1280, 720), (0, 660, 50, 720), (600, 712, 700, 720)])
+@pytest.mark.parametrize("box", [(0, 0, 60, 60), (1240, 0, 1280, 50), (1200, 690, 1280, 720), (0, 660, 50, 720),
+                                 (600, 712, 700, 720)])
 def test_labels_stay_inside_the_frame(box):
     """Wherever the box lies, its label has as many pixels of text as in the middle of the frame."""
     def text_pixels(box):
@@ -163,6 +167,7 @@ def test_labels_stay_inside_the_frame(box):
 def test_line_width_and_text_fit_the_frame():
     def share_painted(width, height):
         IMG = np.zeros((height, width, 3), np.uint8)
-        func.draw(IMG, np.float32([[0.25, 0.25, 0.75, 0.75]]) * [width, height, width, height], np.array([0]), np.float32([0.5]))
+        func.draw(IMG, np.float32([[0.25, 0.25, 0.75, 0.75]]) * [width, height, width, height], np.array([0]),
+                  np.float32([0.5]))
         return np.count_nonzero(IMG.any(2)) / (width * height)
     assert share_painted(3840, 2160) == pytest.approx(share_painted(1280, 720), rel=0.3)

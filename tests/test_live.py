@@ -1,4 +1,5 @@
-"""What main.py promises for cameras on the network: against real servers of RTSP and HTTP, which are killed, stopped and begun again."""
+"""What main.py promises for cameras on the network: against real servers of RTSP and HTTP, which are killed, stopped
+and begun again."""
 import os
 import re
 import signal
@@ -10,13 +11,15 @@ import cv2
 import pytest
 from conftest import ROOT, frames_of
 
+import rknnmodel
 import streams
 from rknnpool import rknnPoolExecutor
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are Debian's
 HAS_GST = os.path.exists(SYSTEM_PYTHON) and subprocess.run(
     [SYSTEM_PYTHON, "-c", "import gi; gi.require_version('GstRtspServer', '1.0')"], capture_output=True).returncode == 0
-needs_gst = pytest.mark.skipif(not HAS_GST, reason="the RTSP server needs gir1.2-gst-rtsp-server-1.0 and python3-gi: apt-get install them")
+needs_gst = pytest.mark.skipif(not HAS_GST,
+                               reason="the RTSP server needs gir1.2-gst-rtsp-server-1.0 and python3-gi: apt-get install them")
 
 
 class Camera:
@@ -28,7 +31,8 @@ class Camera:
 
     def start(self):
         """Begin, or begin again on the same port."""
-        self.server = subprocess.Popen([*self.command, self.port, str(self.clip)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.server = subprocess.Popen([*self.command, self.port, str(self.clip)], cwd=ROOT, stdout=subprocess.PIPE,
+                                       text=True)
         self.port = self.server.stdout.readline().split()[1]
 
     def kill(self):
@@ -60,7 +64,8 @@ class Running:
 
     def __init__(self, *arguments, settings=""):
         script = f"import main, streams\n{settings}\nmain.main()"
-        self.process = subprocess.Popen([sys.executable, "-u", "-c", script, *map(str, arguments), "--headless"], cwd=ROOT,
+        self.process = subprocess.Popen([sys.executable, "-u", "-c", script, *map(str, arguments), "--headless"],
+                                        cwd=ROOT,
                                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.errors, self.error_came = [], threading.Condition()
         threading.Thread(target=self.collect, daemon=True).start()
@@ -97,7 +102,8 @@ def test_a_camera_that_is_killed_and_begun_again_goes_on_with_a_line_each_time(c
         running.wait_for_error("went away")
         camera.start()
         with running.error_came:
-            assert running.error_came.wait_for(lambda: sum("came back" in line for line in running.errors) == time, 60)  # noqa: B023
+            assert running.error_came.wait_for(lambda: sum("came back" in line for line in running.errors) == time,
+                                               60)  # noqa: B023
         running.wait_for_frames()
     code, stdout = running.end()
     assert code == 130
@@ -142,7 +148,8 @@ def test_a_camera_that_goes_away_leaves_the_other_streams_running(camera, clip, 
 
 
 def test_main_drops_and_counts_what_a_slow_func_cannot_serve(camera, tmp_path):
-    (tmp_path / "slow.py").write_text("import time\ndef myFunc(rknn_lite, IMG):\n    time.sleep(0.1)\n    return IMG\n")  # 10 FPS of 30
+    # 10 FPS of 30
+    (tmp_path / "slow.py").write_text("import time\ndef myFunc(rknn_lite, IMG):\n    time.sleep(0.1)\n    return IMG\n")
     running = Running(camera.url, "--threads", 1, "--func", tmp_path / "slow.py")
     running.wait_for_frames()
     code, stdout = running.end()
@@ -171,7 +178,7 @@ def test_the_pauses_between_attempts_grow(monkeypatch):
         attempts.append(round(clock.now))
         if len(attempts) == 8:
             stream.stop.append(None)
-        raise streams.Sorry("refused")
+        raise rknnmodel.InputError("refused")
 
     stream = object.__new__(streams.Stream)
     stream.name, stream.source, stream.capture, stream.stop = "camera", "rtsp://camera", Gone(), []

@@ -12,7 +12,8 @@ from conftest import ROOT, frames_of, number_in
 
 import rknnpool
 
-needs_no_npu = pytest.mark.skipif(rknnpool.soc() is not None, reason="this machine has an NPU, and the promise is about those without")
+needs_no_npu = pytest.mark.skipif(rknnpool.soc() is not None,
+                                  reason="this machine has an NPU, and the promise is about those without")
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv"])
@@ -68,15 +69,17 @@ def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
     (["models/demo.mp4", "--speed"], "unrecognized arguments: --speed"),
     (["models/demo.mp4", "--func", "none.py"], "--func none.py: no such file"),
     (["models/demo.mp4", "--func", "README.md"], "--func README.md: not a Python file"),
-    (["models/demo.mp4", "--func", "rknnlite_cpu.py"], "rknnlite_cpu.py: defines no function myFunc(rknn_lite, IMG)"),
-    (["models/demo.mp4", "--save", "none/out.mp4"], "--save none/out.mp4: cannot be written (No such file or directory)"),
+    (["models/demo.mp4", "--func", "runtimes/cpu.py"], "runtimes/cpu.py: defines no function myFunc(rknn_lite, IMG)"),
+    (["models/demo.mp4", "--save", "none/out.mp4"],
+     "--save none/out.mp4: cannot be written (No such file or directory)"),
     (["models/demo.mp4", "--save", "models"], "--save models: the name must end in"),
     (["models/demo.mp4", "--save", "models/demo.mp4"], "--save models/demo.mp4: is the video that is read"),
 ])
 def test_bad_input_ends_in_one_sentence_and_exit_code_2(main_py, arguments, said):
     done = main_py(*arguments, "--headless")
     assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]  # argparse's help before the sentence
+    # argparse's help before the sentence
+    lines = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]
     assert len(lines) == 1, done.stderr
     assert said in lines[0]
     assert done.stdout == ""
@@ -93,8 +96,10 @@ def test_a_func_file_with_a_syntax_error_is_named_with_its_line(main_py, tmp_pat
 def test_a_model_of_another_kind_is_named_with_its_shapes(main_py, tmp_path):
     image = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
     pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 1, 1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"])], "other", [image], [pooled])
-    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]), tmp_path / "other.onnx")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"])], "other",
+                                   [image], [pooled])
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]),
+              tmp_path / "other.onnx")
     done = main_py("--model", tmp_path / "other.rknn", "--headless")
     assert done.returncode == 2
     assert "(1, 3, 1, 1)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
@@ -122,7 +127,8 @@ def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path)
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
     out = tmp_path / "out.mp4"
-    running = subprocess.Popen([sys.executable, "-u", "main.py", "--headless", "--save", str(out)], cwd=ROOT, stdout=subprocess.PIPE,
+    running = subprocess.Popen([sys.executable, "-u", "main.py", "--headless", "--save", str(out)], cwd=ROOT,
+                               stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     assert running.stdout.readline().startswith("FPS over the last 30 frames")
     running.send_signal(number)
@@ -142,7 +148,8 @@ def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tm
     out = tmp_path / "out.avi"
     script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
     arguments = [clip, "--headless", "--threads", "1", "--func", tmp_path / "hangs.py", "--save", out]
-    running = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    running = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE,
                                text=True)
     assert running.stdout.readline() == "hangs\n"
     running.send_signal(signal.SIGINT)
@@ -170,7 +177,8 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_keeps_what_it_has(main_py, c
 
 def test_a_reader_of_stdout_that_goes_away_does_not_end_the_run(clip, tmp_path, plain_func):
     out = tmp_path / "out.avi"
-    running = subprocess.Popen([sys.executable, "-u", "main.py", str(clip), "--headless", "--func", str(plain_func), "--save", str(out)],
+    running = subprocess.Popen([sys.executable, "-u", "main.py", str(clip), "--headless", "--func", str(plain_func),
+                                "--save", str(out)],
                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     running.stdout.close()
     stderr = running.stderr.read()
@@ -250,7 +258,8 @@ def test_what_cannot_be_saved_is_said(main_py, clip, tmp_path, returned):
 def test_the_settings_hold_from_any_folder(tmp_path, clip):
     (tmp_path / "helper.py").write_text("limit = 1\n")
     (tmp_path / "my.py").write_text("import helper\ndef myFunc(rknn_lite, IMG):\n    return IMG\n")
-    done = subprocess.run([sys.executable, str(ROOT / "main.py"), "--headless", "--func", "my.py", str(clip)], cwd=tmp_path,
+    done = subprocess.run([sys.executable, str(ROOT / "main.py"), "--headless", "--func", "my.py", str(clip)],
+                          cwd=tmp_path,
                           capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
 
@@ -267,7 +276,8 @@ def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, p
     fifo, out = tmp_path / "camera.avi", tmp_path / "out.avi"
     os.mkfifo(fifo)
     script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
-    running = subprocess.Popen([sys.executable, "-u", "-c", script, str(fifo), "--headless", "--func", str(plain_func), "--save", str(out)],
+    running = subprocess.Popen([sys.executable, "-u", "-c", script, str(fifo), "--headless", "--func", str(plain_func),
+                                "--save", str(out)],
                                cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with open(fifo, "wb") as writer:
         content = clip.read_bytes()
@@ -282,7 +292,8 @@ def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, p
 
 
 def test_nohup_is_respected(clip, tmp_path, plain_func):
-    running = subprocess.Popen(["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)], cwd=ROOT,
+    running = subprocess.Popen(["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)],
+                               cwd=ROOT,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stdout.readline().startswith("FPS over")
     running.send_signal(signal.SIGHUP)
@@ -334,6 +345,7 @@ pool.release()
 
 def test_a_script_for_the_first_sources_pool_runs_unchanged(clip, tmp_path):
     (tmp_path / "script.py").write_text(FIRST_SOURCE_SCRIPT)
-    done = subprocess.run([sys.executable, str(tmp_path / "script.py"), str(clip)], cwd=ROOT, capture_output=True, text=True, timeout=100,
+    done = subprocess.run([sys.executable, str(tmp_path / "script.py"), str(clip)], cwd=ROOT, capture_output=True,
+                          text=True, timeout=100,
                           env=dict(os.environ, PYTHONPATH=str(ROOT)))
     assert done.stdout == "45 None\n", done.stderr

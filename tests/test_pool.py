@@ -79,7 +79,8 @@ def test_a_context_is_used_by_one_thread_at_a_time(runtime):
 
 
 @pytest.mark.parametrize("name, masks", [
-    ("rk3588", [1, 2, 4]), ("rk3588s", [1, 2, 4]), ("rk3582", [1, 2, 4]), ("rk3576", [1, 2]), ("rk3566", [None]), ("rk3562", [None])])
+    ("rk3588", [1, 2, 4]), ("rk3588s", [1, 2, 4]), ("rk3582", [1, 2, 4]), ("rk3576", [1, 2]), ("rk3566", [None]),
+    ("rk3562", [None])])
 def test_contexts_are_bound_to_the_cores_of_the_soc_in_turn(runtime, soc, name, masks):
     soc(name)
     rknnPoolExecutor("model", 7, infer, runtime=runtime).release()

@@ -1,4 +1,4 @@
-"""What examples/resnet.py promises, and the classifier that comes with it."""
+"""What funcs/resnet.py promises, and the classifier that comes with it."""
 import os
 import subprocess
 import sys
@@ -11,17 +11,18 @@ import pytest
 from conftest import ROOT, class_drawn
 
 import func
-from rknnlite_cpu import RKNNLite, normalisation
+from funcs import resnet
+from runtimes.cpu import RKNNLite, normalisation
 
-sys.path[:0] = [str(ROOT / folder) for folder in ("examples", "models", "models/demo", "tests/board")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("models", "models/demo", "tests/board")]
 import convert  # noqa: E402
 import npu  # noqa: E402
-import resnet  # noqa: E402
 from evaluate_classifier import accuracy  # noqa: E402
 from scene import FONT, draw_object  # noqa: E402
 
 MODEL = ROOT / "models/resnet18_emoji.rknn"
-needs_font = pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
+needs_font = pytest.mark.skipif(not os.path.exists(FONT),
+                                reason="Debian's package fonts-noto-color-emoji is not installed")
 
 
 class Context:
@@ -71,7 +72,8 @@ def test_the_model_sees_the_part_that_torchvision_cuts_out(width, height):
         np.testing.assert_allclose(ends, [first, 255 - first], atol=255 / (side * scale) + 0.5)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 3), (4000, 1, 3), (1, 4000, 3), (3, 2, 3), (300, 5, 3), (48, 64), (48, 64, 1), (48, 64, 4)])
+@pytest.mark.parametrize("shape", [(1, 1, 3), (4000, 1, 3), (1, 4000, 3), (3, 2, 3), (300, 5, 3), (48, 64), (48, 64, 1),
+                                   (48, 64, 4)])
 def test_frames_of_any_size_and_kind_are_classified_and_written_on(shape):
     IMG = resnet.myFunc(Context(logits()), np.full(shape, 7, np.uint8))
     assert IMG.shape == shape[:2] + (3,) and (IMG != 7).any()
@@ -131,7 +133,8 @@ def test_scores_outlive_the_next_inference():
     np.testing.assert_array_equal(scores, kept)
 
 
-@pytest.mark.parametrize("shapes", [[(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)], [(2, 1000)], [(1000,)], [(1, 0)], [],
+@pytest.mark.parametrize("shapes",
+                         [[(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)], [(2, 1000)], [(1000,)], [(1, 0)], [],
                                     [(1, 10, 7, 7)], [(1, 1000), (1, 512)]])
 def test_outputs_of_another_model_are_named_with_what_was_expected(shapes):
     with pytest.raises(func.ModelError) as error:
@@ -194,7 +197,8 @@ def written(monkeypatch, act):
 
 def test_a_class_without_a_name_is_shown_as_its_number(monkeypatch):
     monkeypatch.setattr(resnet, "CLASSES", ("tench", "goldfish"))
-    texts = written(monkeypatch, lambda: resnet.draw(np.zeros((90, 90, 3), np.uint8), np.array([1, 281]), np.float32([0.75, 0.125])))
+    texts = written(monkeypatch,
+                    lambda: resnet.draw(np.zeros((90, 90, 3), np.uint8), np.array([1, 281]), np.float32([0.75, 0.125])))
     assert texts == ["goldfish 0.75", "281 0.12"]
 
 
@@ -211,7 +215,8 @@ def test_the_models_mean_and_std_are_applied_on_the_cpu(context):
     image = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     metadata = {entry.key: entry.value for entry in onnx.load(str(MODEL.with_suffix(".onnx"))).metadata_props}
     assert metadata == {"mean": "123.675 116.28 103.53", "std": "58.395 57.12 57.375"}
-    by_hand = ((image[0] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None].astype(np.float32)
+    by_hand = ((image[0] / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0,
+                                                                                           1)[None].astype(np.float32)
     session = onnxruntime.InferenceSession(str(MODEL.with_suffix(".onnx")), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(context.inference([image])[0], session.run(None, {"image": by_hand})[0], atol=1e-3)
 
@@ -230,7 +235,8 @@ def copied(tmp_path):
 
 
 def convert_py(*arguments):
-    return subprocess.run([sys.executable, "models/convert.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "models/convert.py", *map(str, arguments)], cwd=ROOT, capture_output=True,
+                          text=True)
 
 
 def test_convert_writes_mean_and_std_into_the_onnx_and_says_so(copied):
@@ -255,7 +261,8 @@ def test_convert_refuses_what_is_no_model():
 
 
 def test_a_model_is_calibrated_with_what_its_example_feeds_it(demo_frames):
-    classifier, detector = (onnx.load(str(ROOT / f"models/{name}_emoji.onnx")).graph for name in ("resnet18", "yolov5n"))
+    classifier, detector = (onnx.load(str(ROOT / f"models/{name}_emoji.onnx")).graph
+                            for name in ("resnet18", "yolov5n"))
     np.testing.assert_array_equal(convert.fed(demo_frames[0], classifier), resnet.crop(demo_frames[0], 224))
     np.testing.assert_array_equal(convert.fed(demo_frames[0], detector), func.letterbox(demo_frames[0], 640)[0])
 
@@ -286,7 +293,8 @@ def test_main_runs_it_and_writes_what_it_finds(main_py, context, tmp_path):
     for number in range(12):
         writer.write(cv2.resize(draw_object((5, number))[0], (512, 512)))
     writer.release()
-    done = main_py(tmp_path / "clip.avi", "--headless", "--func", "examples/resnet.py", "--model", "models/resnet18_emoji.rknn",
+    done = main_py(tmp_path / "clip.avi", "--headless", "--func", "funcs/resnet.py", "--model",
+                   "models/resnet18_emoji.rknn",
                    "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
     before, after = (cv2.VideoCapture(str(tmp_path / name)) for name in ("clip.avi", "out.avi"))

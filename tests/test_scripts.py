@@ -1,6 +1,8 @@
-"""What performance.sh and rkcat.sh promise: run as they are, against trees of files that look like each SoC's /sys, /proc and /usr/lib.
+"""What performance.sh and rkcat.sh promise: run as they are, against trees of files that look like each SoC's /sys,
+/proc and /usr/lib.
 
-Where the tests run as root, the user without rights is nobody; else it is the user who runs them, with the files closed to him.
+Where the tests run as root, the user without rights is nobody; else it is the user who runs them, with the files closed
+to him.
 """
 import ctypes
 import os
@@ -25,11 +27,13 @@ STATE = "run/rknnpool-clocks"
 CPU_GOVERNORS = "conservative ondemand userspace powersave performance schedutil "
 NPU_GOVERNORS = "rknpu_ondemand dmc_ondemand userspace powersave performance simple_ondemand"
 
-# Per SoC: model and compatible; CPUs and highest step (kHz) of each policy; node and highest step (Hz) of NPU, memory, GPU; cores' load.
+# Per SoC: model and compatible; CPUs and highest step (kHz) of each policy; node and highest step (Hz) of NPU, memory,
+# GPU; cores' load.
 SOCS = {
     "rk3588": ("Orange Pi 5 Plus", "xunlong,orangepi-5-plus\0rockchip,rk3588\0",
                {0: ("0 1 2 3", 1800000), 4: ("4 5", 2256000), 6: ("6 7", 2352000)},
-               {"fdab0000.npu": 1000000000, "dmc": 2112000000, "fb000000.gpu": 1000000000}, "Core0: 98%, Core1: 97%, Core2:  5%,"),
+               {"fdab0000.npu": 1000000000, "dmc": 2112000000, "fb000000.gpu": 1000000000},
+               "Core0: 98%, Core1: 97%, Core2:  5%,"),
     "rk3576": ("Radxa ROCK 4D", "radxa,rock-4d\0rockchip,rk3576\0", {0: ("0 1 2 3", 2208000), 4: ("4 5 6 7", 2304000)},
                {"27700000.npu": 950000000, "dmc": 2112000000, "27800000.gpu": 950000000}, "Core0: 42%, Core1:  0%,"),
     "rk3566": ("Radxa ZERO 3", "radxa,zero3\0rockchip,rk3566\0", {0: ("0 1 2 3", 1800000)},
@@ -58,8 +62,10 @@ class Board:
 
     def policy(self, number, cpus, top, governor="schedutil"):
         folder = f"{CPUFREQ}/policy{number}/"
-        for name, text in {"related_cpus": cpus, "cpuinfo_max_freq": top, "scaling_max_freq": top, "scaling_min_freq": 408000,
-                           "scaling_cur_freq": 408000, "scaling_governor": governor, "scaling_setspeed": "<unsupported>",
+        for name, text in {"related_cpus": cpus, "cpuinfo_max_freq": top, "scaling_max_freq": top,
+                           "scaling_min_freq": 408000,
+                           "scaling_cur_freq": 408000, "scaling_governor": governor,
+                           "scaling_setspeed": "<unsupported>",
                            "scaling_available_frequencies": f"408000 816000 {top} ",
                            "scaling_available_governors": CPU_GOVERNORS}.items():
             self.file(folder + name, text)
@@ -84,8 +90,10 @@ class Board:
 
     def nodes(self):
         """What a run could change, or leave in /run: path -> content."""
-        paths = (Path(folder, name) for top in ("sys/devices", "run") for folder, _, names in os.walk(self.root / top) for name in names)
-        return {str(path.relative_to(self.root)): path.read_text() for path in paths if stat.S_ISREG(path.stat().st_mode)}
+        paths = (Path(folder, name) for top in ("sys/devices", "run") for folder, _,
+                 names in os.walk(self.root / top) for name in names)
+        return {str(path.relative_to(self.root)): path.read_text() for path in paths
+                if stat.S_ISREG(path.stat().st_mode)}
 
     def governors_and_limits(self):
         return {path: text for path, text in self.nodes().items() if not path.endswith(("setspeed", "set_freq"))}
@@ -93,7 +101,8 @@ class Board:
     def start(self, script, *arguments, rights=True, sysroot=True, **options):
         """The running script, as the user without rights if so asked."""
         def become():
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a pytest in the background hands it down ignored, and bash cannot undo that
+            # a pytest in the background hands it down ignored, and bash cannot undo that
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             if not rights and os.getuid() == 0:
                 os.setgroups([])
                 os.setgid(NOBODY)
@@ -102,7 +111,8 @@ class Board:
         environment.pop("SYSROOT", None)
         if sysroot:
             environment["SYSROOT"] = str(self.root)
-        process = subprocess.Popen([BASH, str(self.root.parent / script), *arguments], preexec_fn=become, env=environment, text=True,
+        process = subprocess.Popen([BASH, str(self.root.parent / script), *arguments], preexec_fn=become,
+                                   env=environment, text=True,
                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
         self.started.append(process)
         return process
@@ -229,7 +239,8 @@ def test_every_part_is_pinned_to_its_highest_step(make_board, soc):
 
 
 def test_the_table_says_before_asked_for_and_now(board):
-    board.file(f"{DEVFREQ}/fdab0000.npu/cur_freq", 800000000)  # what the kernel made of it, though 1000 MHz was asked for
+    # what the kernel made of it, though 1000 MHz was asked for
+    board.file(f"{DEVFREQ}/fdab0000.npu/cur_freq", 800000000)
     lines = board.pin().stdout.splitlines()
     assert lines == [
         "part        before                    asked for                 now",
@@ -279,12 +290,14 @@ def test_without_a_list_of_steps_the_highest_is_what_the_cpu_can_do(pc, make_boa
 
 @pytest.mark.parametrize("limit", ["scaling_max_freq", "max_freq"])
 def test_a_lowered_limit_is_raised_before_the_step_is_written(board, limit):
-    folder, node = (f"{CPUFREQ}/policy4", "") if limit.startswith("scaling") else (f"{DEVFREQ}/fdab0000.npu", "userspace")
+    folder, node = (f"{CPUFREQ}/policy4", "") if limit.startswith("scaling") else (f"{DEVFREQ}/fdab0000.npu",
+                                                                                   "userspace")
     board.file(f"{folder}/{limit}", "816000")
     watch = Watch(board.root / folder, board.root / folder / node)
     board.pin()
     written = watch.files_written()
-    assert written.index(limit) < next(number for number, name in enumerate(written) if name in ("scaling_setspeed", "set_freq"))
+    assert written.index(limit) < next(number for number,
+                                       name in enumerate(written) if name in ("scaling_setspeed", "set_freq"))
     assert board.read(f"{folder}/{limit}") in ("2256000", "1000000000")
 
 
@@ -468,7 +481,8 @@ def test_restore_with_nothing_to_restore_is_one_sentence(board):
     assert_refused(board.pin("--restore"), r"performance\.sh: nothing to restore: there is no .*/run/rknnpool-clocks")
 
 
-@pytest.mark.parametrize("script, arguments", [("performance.sh", ["--stats"]), ("performance.sh", ["--status", "--restore"]),
+@pytest.mark.parametrize("script, arguments",
+                         [("performance.sh", ["--stats"]), ("performance.sh", ["--status", "--restore"]),
                                                ("performance.sh", [""]), ("rkcat.sh", ["1", "2"])])
 def test_an_unknown_option_is_answered_with_the_usage(board, script, arguments):
     before = board.nodes()
@@ -575,7 +589,8 @@ def test_this_very_machine_can_be_asked(board):
 
 def test_frost_is_shown_and_a_dead_sensor_left_out(board):
     board.thermal(soc_thermal=-3500, gpu_thermal="", npu_thermal=-400)
-    assert board.run("rkcat.sh").stdout.splitlines()[-2:] == ["soc-thermal         -3.5 C", "npu-thermal         -0.4 C"]
+    assert board.run("rkcat.sh").stdout.splitlines()[-2:] == ["soc-thermal         -3.5 C",
+                                                              "npu-thermal         -0.4 C"]
 
 
 def test_a_missing_runtime_is_said(board):
@@ -587,7 +602,8 @@ def test_a_missing_runtime_is_said(board):
 
 @pytest.mark.parametrize("seconds", ["", "0", "0.00", "x", "-1", "1s", "1.2.3", ".", "1e3", "1 2"])
 def test_what_is_no_number_of_seconds_is_one_sentence(board, seconds):
-    assert_refused(board.run("rkcat.sh", seconds), rf"rkcat\.sh: '{re.escape(seconds)}' is not a number of seconds above 0; usage: .+")
+    assert_refused(board.run("rkcat.sh", seconds),
+                   rf"rkcat\.sh: '{re.escape(seconds)}' is not a number of seconds above 0; usage: .+")
 
 
 def test_a_sleep_that_takes_no_fractions_is_one_sentence(board):
@@ -625,7 +641,8 @@ def test_in_place_on_a_terminal_and_ctrl_c_leaves_it_clean(board, seconds):
     pid, terminal = pty.fork()
     if not pid:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.execve(BASH, [BASH, str(board.root.parent / "rkcat.sh"), seconds], {**os.environ, "SYSROOT": str(board.root), "TERM": "linux"})
+        os.execve(BASH, [BASH, str(board.root.parent / "rkcat.sh"), seconds],
+                  {**os.environ, "SYSROOT": str(board.root), "TERM": "linux"})
     seen = read_until(terminal, b"45.3 C")
     assert seen.startswith(b"\033[?1049h\033[?25l\033[HOrange Pi 5 Plus (rk3588)\033[K")
     if seconds == "0.01":

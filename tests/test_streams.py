@@ -69,7 +69,8 @@ def test_no_stream_is_saved_over_the_source_of_another(main_py, clip, short_clip
 
 def test_cap_may_be_a_list(clip, short_clip, plain_func):
     script = f"import main\nmain.cap = [{str(clip)!r}, {str(short_clip)!r}]\nmain.main()"
-    done = subprocess.run([sys.executable, "-c", script, "--headless", "--func", str(plain_func)], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", script, "--headless", "--func", str(plain_func)], cwd=ROOT,
+                          capture_output=True, text=True,
                           timeout=100)
     assert done.returncode == 0, done.stderr
     assert "in all: 60 frames" in done.stdout
@@ -79,7 +80,8 @@ def test_the_asyncio_example_serves_every_frame_of_each_stream(clip, short_clip)
     command = [sys.executable, "examples/asyncio_streams.py", clip, short_clip]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(rf"{clip}: 45 frames, [1-9]\d* objects\n{short_clip}: 15 frames, [1-9]\d* objects\n", done.stdout)
+    assert re.fullmatch(rf"{clip}: 45 frames, [1-9]\d* objects\n{short_clip}: 15 frames, [1-9]\d* objects\n",
+                        done.stdout)
 
 
 # ---- big cores ----
@@ -100,7 +102,8 @@ def cpus(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("capacities, fast", [
     ([530] * 4 + [1024] * 4, {4, 5, 6, 7}),
-    ([398] * 4 + [963] * 2 + [1024] * 2, {4, 5, 6, 7}),  # the two fast clusters of one RK3588 seldom reach the same clock
+    # the two fast clusters of one RK3588 seldom reach the same clock
+    ([398] * 4 + [963] * 2 + [1024] * 2, {4, 5, 6, 7}),
     ([1024] * 4, {0, 1, 2, 3}),
     ([None] * 4, set()),
 ], ids=["RK3576", "RK3588", "RK3568", "PC"])
@@ -118,7 +121,8 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
         (tmp_path / f"cpu{number}" / "cpu_capacity").write_text("1024" if number == allowed[-1] else "400")
     (tmp_path / "threads.py").write_text("import os\ndef myFunc(rknn_lite, IMG):\n    print('on', sorted(os.sched_getaffinity(0)))\n")
     script = f"import main\nmain.CPUS, main.bigCores = {str(tmp_path)!r}, {big_cores}\nmain.main()"
-    done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", "--func", str(tmp_path / "threads.py")], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", "--func",
+                           str(tmp_path / "threads.py")], cwd=ROOT,
                           capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     places = set(re.findall(r"on (\[.*\])", done.stdout))

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(bool(missing), reason=f"a window needs {', '.joi
 def screen():
     """The name of an X server's display."""
     read, write = os.pipe()
-    server = subprocess.Popen(["Xvfb", "-noreset", "-displayfd", str(write)], pass_fds=[write], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(["Xvfb", "-noreset", "-displayfd", str(write)], pass_fds=[write],
+                              stderr=subprocess.DEVNULL)
     os.close(write)
     with os.fdopen(read) as number:
         yield f":{number.readline().strip()}"
@@ -29,14 +30,18 @@ def screen():
 def test_each_stream_has_a_window_and_a_key_ends_them_all(screen, tmp_path, key):
     environment = dict(os.environ, DISPLAY=screen)
     (tmp_path / "plain.py").write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    command = [sys.executable, "-u", "main.py", "models/demo.mp4", "models/demo.mp4", "--func", str(tmp_path / "plain.py")]
-    running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-u", "main.py", "models/demo.mp4", "models/demo.mp4", "--func",
+               str(tmp_path / "plain.py")]
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)
     for name in ("(1)", "(2)"):
-        found = subprocess.run(["xdotool", "search", "--sync", "--name", f"^models/demo.mp4 .{name[1]}.$"], env=environment,
+        found = subprocess.run(["xdotool", "search", "--sync", "--name", f"^models/demo.mp4 .{name[1]}.$"],
+                               env=environment,
                                capture_output=True, text=True, timeout=60)
         assert found.stdout.strip(), running.poll()
     window = found.stdout.split()[-1]
-    subprocess.run(["xdotool", "windowfocus", "--sync", window, "key", "--window", window, key], env=environment, check=True, timeout=60)
+    subprocess.run(["xdotool", "windowfocus", "--sync", window, "key", "--window", window, key], env=environment,
+                   check=True, timeout=60)
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 0, stderr
     counts = [int(line.split(": ")[1].split()[0]) for line in stdout.splitlines() if "frames in" in line]

@@ -1,25 +1,23 @@
-"""What examples/yolov8.py promises: decoding against a plain reference, and the demo model on the demo video."""
-import sys
-from pathlib import Path
+"""What funcs/yolov8.py promises: decoding against a plain reference, and the demo model on the demo video."""
 
 import numpy as np
 import pytest
 
 import func
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
-import yolov8  # noqa: E402
+from funcs import yolov8
 
 
 def plain_decode(outputs):
-    """The usual way, as a reference: decode the distributions of all 8,400 cells, then filter. Same results as yolov8.decode."""
+    """The usual way, as a reference: decode the distributions of all 8,400 cells, then filter. Same results as
+    yolov8.decode."""
     boxes, classes, scores = [], [], []
     step = len(outputs) // 3
     for distribution, score in zip(outputs[::step], outputs[1::step]):
         _, _, rows, columns = distribution.shape
         bins = distribution.reshape(4, 16, rows, columns)
         weights = np.exp(bins - bins.max(1, keepdims=True))
-        distance = (weights / weights.sum(1, keepdims=True) * np.arange(16).reshape(1, 16, 1, 1)).sum(1)  # (4, rows, columns)
+        # (4, rows, columns)
+        distance = (weights / weights.sum(1, keepdims=True) * np.arange(16).reshape(1, 16, 1, 1)).sum(1)
         centre = np.stack(np.meshgrid(np.arange(columns), np.arange(rows))) + 0.5
         corners = np.concatenate([centre - distance[:2], centre + distance[2:]]) * (640 // columns)
         boxes.append(corners.reshape(4, -1).T)

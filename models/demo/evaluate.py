@@ -1,9 +1,10 @@
-"""mAP of a demo model on drawn scenes that it has never seen, read by the project's own func.py or examples/yolov8.py.
+"""mAP of a demo model on drawn scenes that it has never seen, read by the project's own func.py or funcs/yolov8.py.
 
     python models/demo/evaluate.py models/yolov5n_emoji.onnx
     python models/demo/evaluate.py models/yolov5n_emoji.onnx --int8 scenes/      # as convert.py quantises it, simulated
 
-mAP is COCO's: 101-point interpolated average precision, mean over classes; mAP50-95 the mean over IoU 0.50, 0.55, ... 0.95.
+mAP is COCO's: 101-point interpolated average precision, mean over classes; mAP50-95 the mean over IoU 0.50, 0.55, ...
+0.95.
 """
 import argparse
 import sys
@@ -13,10 +14,9 @@ import numpy as np
 from scene import draw_scene
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
-import yolov8  # noqa: E402
-
+sys.path.insert(0, str(ROOT))
 import func  # noqa: E402
+from funcs import yolov8  # noqa: E402
 
 SEED = 2  # train.py's scenes have seed 1, the calibration set's 9
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
@@ -43,7 +43,8 @@ def matches(boxes, classes, truth, truth_classes):
 
 
 def average_precision(hit, scores, objects):
-    """101-point interpolated average precision of one class: hit (n,) bool, scores (n,), number of objects there are."""
+    """101-point interpolated average precision of one class: hit (n,) bool, scores (n,), number of objects there
+    are."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(hit[order])
     precision = found / np.arange(1, len(order) + 1)
@@ -58,7 +59,8 @@ def decode(outputs):
 
 
 def mean_average_precision(predict, scenes=500):
-    """Evaluate `predict`, a callable (640, 640, 3) uint8 RGB -> YOLOv5's or YOLOv8's heads, on scenes of an unseen seed.
+    """Evaluate `predict`, a callable (640, 640, 3) uint8 RGB -> YOLOv5's or YOLOv8's heads, on scenes of an unseen
+    seed.
 
     Returns (mAP50, mAP50-95, {class: AP50}).
     """
@@ -75,7 +77,8 @@ def mean_average_precision(predict, scenes=500):
     finally:
         func.OBJ_THRESH = threshold
     hits, scores, found = np.concatenate(hits), np.concatenate(scores), np.concatenate(found)
-    precision = {int(c): [average_precision(hits[found == c, column], scores[found == c], objects[c]) for column in range(len(THRESHOLDS))]
+    precision = {int(c): [average_precision(hits[found == c, column], scores[found == c], objects[c])
+                          for column in range(len(THRESHOLDS))]
                  for c in np.flatnonzero(objects)}
     table = np.array(list(precision.values()))
     return table[:, 0].mean(), table.mean(), {c: values[0] for c, values in precision.items()}
@@ -83,12 +86,13 @@ def mean_average_precision(predict, scenes=500):
 
 def summary(result):
     map50, map50_95, classes = result
-    weakest = ", ".join(f"{func.CLASSES[c]} {value:.2f}" for c, value in sorted(classes.items(), key=lambda item: item[1])[:5])
+    weakest = ", ".join(f"{func.CLASSES[c]} {value:.2f}" for c,
+                        value in sorted(classes.items(), key=lambda item: item[1])[:5])
     return f"mAP50 {map50:.3f}, mAP50-95 {map50_95:.3f} over {len(classes)} classes; weakest: {weakest}"
 
 
 def onnx_predictor(path):
-    from rknnlite_cpu import RKNNLite
+    from runtimes.cpu import RKNNLite
     context = RKNNLite()
     if context.load_rknn(str(path)) or context.init_runtime():
         raise SystemExit(context.error)
@@ -109,7 +113,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--int8", metavar="FOLDER", type=Path, help="simulate the int8 .rknn, calibrated with these images")
+    parser.add_argument("--int8", metavar="FOLDER", type=Path,
+                        help="simulate the int8 .rknn, calibrated with these images")
     args = parser.parse_args()
     predict = int8_predictor(args.model, args.int8) if args.int8 else onnx_predictor(args.model)
     print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {summary(mean_average_precision(predict, args.scenes))}")

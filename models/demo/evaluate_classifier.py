@@ -1,8 +1,10 @@
-"""Top-1 and top-5 accuracy of a demo classifier on drawn objects that it has never seen, read by the project's own examples/resnet.py.
+"""Top-1 and top-5 accuracy of a demo classifier on drawn objects that it has never seen, read by the project's own
+funcs/resnet.py.
 
     python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx
-    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx --int8 objects/   # as convert.py quantises it, simulated
-    python models/demo/evaluate_classifier.py --draw objects/                              # 64 pictures to calibrate with
+    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx --int8 objects/   # as convert.py quantises it,
+    simulated python models/demo/evaluate_classifier.py --draw objects/                              # 64 pictures to
+    calibrate with
 """
 import argparse
 import collections
@@ -13,10 +15,9 @@ import cv2
 from scene import draw_object
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples"), str(ROOT / "models")]
-from resnet import classify  # noqa: E402
-
+sys.path[:0] = [str(ROOT), str(ROOT / "models")]
 import func  # noqa: E402
+from funcs.resnet import classify  # noqa: E402
 
 SEED, CALIBRATION_SEED = 2, 9  # train_classifier.py's objects have seed 1
 
@@ -24,7 +25,8 @@ SEED, CALIBRATION_SEED = 2, 9  # train_classifier.py's objects have seed 1
 def accuracy(context, objects=2000):
     """Classify `objects` drawn objects of an unseen seed with an RKNNLite context, or what answers as one.
 
-    Returns (share whose class is the best, share whose class is among the best five, Counter of (class, class taken for it)).
+    Returns (share whose class is the best, share whose class is among the best five, Counter of (class, class taken for
+    it)).
     """
     first = five = 0
     confused = collections.Counter()
@@ -39,8 +41,8 @@ def accuracy(context, objects=2000):
 
 
 def on_cpu(path):
-    """An RKNNLite context of rknnlite_cpu.py."""
-    from rknnlite_cpu import RKNNLite
+    """An RKNNLite context of runtimes/cpu.py."""
+    from runtimes.cpu import RKNNLite
     context = RKNNLite()
     if context.load_rknn(str(path)) or context.init_runtime():
         raise SystemExit(context.error)
@@ -54,7 +56,7 @@ class Simulated:
         import convert
         try:
             self.rknn = convert.build(path, "rk3588", "i8", calibration)
-        except convert.Sorry as error:
+        except convert.InputError as error:
             raise SystemExit(str(error)) from None
         if self.rknn.init_runtime():
             raise SystemExit("The simulator did not start.")
@@ -67,7 +69,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="the .onnx")
     parser.add_argument("--objects", type=int, default=2000)
-    parser.add_argument("--int8", metavar="FOLDER", type=Path, help="simulate the int8 .rknn, calibrated with these images")
+    parser.add_argument("--int8", metavar="FOLDER", type=Path,
+                        help="simulate the int8 .rknn, calibrated with these images")
     parser.add_argument("--draw", metavar="FOLDER", type=Path, help="draw 64 objects as JPEG files, and nothing else")
     args = parser.parse_args()
     if args.draw:

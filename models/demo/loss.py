@@ -1,7 +1,8 @@
 """Losses and target assignment of YOLOv5 and YOLOv8 (Ultralytics YOLOv5 6.0 and YOLOv8).
 
-Targets are (n, 6) float32 image, class, cx, cy, w, h in pixels. CIoU is Zheng et al., "Distance-IoU Loss", AAAI 2020; task-aligned
-assignment Feng et al., "TOOD", ICCV 2021; the loss on distributions Li et al., "Generalized Focal Loss", NeurIPS 2020.
+Targets are (n, 6) float32 image, class, cx, cy, w, h in pixels. CIoU is Zheng et al., "Distance-IoU Loss", AAAI 2020;
+task-aligned assignment Feng et al., "TOOD", ICCV 2021; the loss on distributions Li et al., "Generalized Focal Loss",
+NeurIPS 2020.
 """
 import math
 
@@ -9,12 +10,12 @@ import torch
 from network import ANCHORS, BINS, CLASSES, STRIDES
 from torch import nn
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 box_gain, object_gain, class_gain = 0.05, 1.0, 0.5   # YOLOv5; object_gain at 640 pixels
 level_gains = (4.0, 1.0, 0.4)                        # its objectness loss at strides 8, 16, 32
 gains = 7.5, 0.5, 1.5                                # YOLOv8: box, class, distribution
 candidates, alpha, beta = 10, 0.5, 6.0               # cells an object gets; exponents of score and IoU in their choice
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def ciou(a, b):
@@ -31,7 +32,8 @@ def ciou(a, b):
 
 
 def anchors_of(targets, anchors, stride, height, width):
-    """YOLOv5's targets of one level: every anchor within a factor of 4, in the target's cell and the two nearest neighbours.
+    """YOLOv5's targets of one level: every anchor within a factor of 4, in the target's cell and the two nearest
+    neighbours.
 
     targets (n, 6) image, class, cx, cy, w, h in pixels; anchors (3, 2) in pixels.
     Returns (targets (m, 6), anchor (m,), row (m,), column (m,)).
@@ -42,7 +44,8 @@ def anchors_of(targets, anchors, stride, height, width):
     x, y = targets[:, 2] / stride, targets[:, 3] / stride
     every = torch.ones_like(x, dtype=torch.bool)
     chosen, rows, columns = [], [], []
-    for dx, dy, wanted in ((0, 0, every), (-1, 0, x % 1 < 0.5), (1, 0, x % 1 > 0.5), (0, -1, y % 1 < 0.5), (0, 1, y % 1 > 0.5)):
+    for dx, dy, wanted in ((0, 0, every), (-1, 0, x % 1 < 0.5), (1, 0, x % 1 > 0.5), (0, -1, y % 1 < 0.5),
+                           (0, 1, y % 1 > 0.5)):
         column, row = x.long() + dx, y.long() + dy
         inside = wanted & (column >= 0) & (column < width) & (row >= 0) & (row < height)
         chosen.append(torch.nonzero(inside)[:, 0])
@@ -53,10 +56,12 @@ def anchors_of(targets, anchors, stride, height, width):
 
 
 def yolov5_loss(heads, targets, size):
-    """Loss of a batch of images of size x size, and its box, object and class parts; heads as network.YOLOv5 returns them."""
+    """Loss of a batch of images of size x size, and its box, object and class parts; heads as network.YOLOv5 returns
+    them."""
     box_loss = object_loss = class_loss = 0.0
     bce = nn.functional.binary_cross_entropy_with_logits
-    for head, stride, anchors, gain in zip(heads, STRIDES, torch.tensor(ANCHORS, dtype=torch.float32, device=targets.device), level_gains):
+    for head, stride, anchors, gain in zip(heads, STRIDES, torch.tensor(ANCHORS, dtype=torch.float32,
+                                                                        device=targets.device), level_gains):
         b, _, h, w = head.shape
         head = head.view(b, 3, 5 + CLASSES, h, w)
         wanted, anchor, row, column = anchors_of(targets, anchors, stride, h, w)
@@ -78,7 +83,8 @@ def yolov5_loss(heads, targets, size):
 
 
 def padded(targets, images):
-    """Targets by image: classes (images, most) int64, boxes (images, most, 4) xyxy, and which of them are real (images, most) bool."""
+    """Targets by image: classes (images, most) int64, boxes (images, most, 4) xyxy, and which of them are real (images,
+    most) bool."""
     counts = torch.bincount(targets[:, 0].long(), minlength=images)
     most = max(1, int(counts.max()))
     classes = torch.zeros((images, most), dtype=torch.long, device=targets.device)
@@ -100,11 +106,14 @@ def pairwise_iou(a, b):
 
 @torch.no_grad()
 def aligned(scores, predicted, centres, classes, boxes, real):
-    """Which object each cell shall find: (B, cells) index of the object, -1 for none, and the score it shall have (B, cells).
+    """Which object each cell shall find: (B, cells) index of the object, -1 for none, and the score it shall have (B,
+    cells).
 
-    scores (B, cells, CLASSES); predicted (B, cells, 4) xyxy; centres (cells, 2) in pixels; the rest as padded() returns it.
+    scores (B, cells, CLASSES); predicted (B, cells, 4) xyxy; centres (cells, 2) in pixels; the rest as padded() returns
+    it.
     """
-    inside = torch.cat([centres - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centres], 3).amin(3) > 0  # (B, objects, cells)
+    # (B, objects, cells)
+    inside = torch.cat([centres - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centres], 3).amin(3) > 0
     iou = pairwise_iou(boxes, predicted)
     score = scores.transpose(1, 2).gather(1, classes[:, :, None].expand(-1, -1, scores.shape[1]))
     alignment = (score ** alpha * iou ** beta) * inside * real[:, :, None]
@@ -120,7 +129,8 @@ def aligned(scores, predicted, centres, classes, boxes, real):
 
 
 def yolov8_loss(heads, targets, size):
-    """Loss of a batch of images of size x size, and its box, class and distribution parts; heads as network.YOLOv8 returns them."""
+    """Loss of a batch of images of size x size, and its box, class and distribution parts; heads as network.YOLOv8
+    returns them."""
     images = len(heads[0])
     distances = torch.cat([head.flatten(2) for head in heads[::2]], 2).transpose(1, 2).float()  # (B, cells, 4 * BINS)
     logits = torch.cat([head.flatten(2) for head in heads[1::2]], 2).transpose(1, 2).float()    # (B, cells, CLASSES)
@@ -131,7 +141,8 @@ def yolov8_loss(heads, targets, size):
         strides.append(torch.full((len(centres[-1]), 1), float(stride), device=logits.device))
     centres, strides = torch.cat(centres), torch.cat(strides)  # (cells, 2), (cells, 1)
     distances = distances.view(images, -1, 4, BINS)
-    sides = distances.softmax(3) @ torch.arange(BINS, dtype=torch.float32, device=logits.device) * strides  # (B, cells, 4)
+    # (B, cells, 4)
+    sides = distances.softmax(3) @ torch.arange(BINS, dtype=torch.float32, device=logits.device) * strides
     predicted = torch.cat([centres - sides[..., :2], centres + sides[..., 2:]], 2)
     classes, boxes, real = padded(targets, images)
     which, wanted = aligned(logits.sigmoid(), predicted.detach(), centres, classes, boxes, real)

@@ -1,4 +1,5 @@
-"""YOLOv5n and YOLOv8n with ReLU, written from the published architectures (Ultralytics, width 0.25, depth 0.33), in PyTorch.
+"""YOLOv5n and YOLOv8n with ReLU, written from the published architectures (Ultralytics, width 0.25, depth 0.33), in
+PyTorch.
 
 ReLU instead of SiLU because it stays on the NPU in int8 (../../README.md has the figures).
 """
@@ -59,7 +60,8 @@ class SPPF(nn.Module):
 
 
 class YOLOv5(nn.Module):
-    """images (B, 3, H, W) in 0..1 -> three heads (B, 3 * (5 + CLASSES), H / s, W / s), s = 8, 16, 32, before the sigmoid."""
+    """images (B, 3, H, W) in 0..1 -> three heads (B, 3 * (5 + CLASSES), H / s, W / s), s = 8, 16, 32, before the
+    sigmoid."""
 
     outputs = [f"stride{stride}" for stride in STRIDES]
 
@@ -112,9 +114,11 @@ class C2f(nn.Module):
 
 
 class YOLOv8(nn.Module):
-    """images (B, 3, H, W) in 0..1 -> six heads: at s = 8, 16, 32 boxes (B, 4 * BINS, H / s, W / s) and classes (B, CLASSES, H / s, W / s).
+    """images (B, 3, H, W) in 0..1 -> six heads: at s = 8, 16, 32 boxes (B, 4 * BINS, H / s, W / s) and classes (B,
+    CLASSES, H / s, W / s).
 
-    Boxes are logits over the distance of left, top, right, bottom from the cell's centre in strides, classes are before the sigmoid.
+    Boxes are logits over the distance of left, top, right, bottom from the cell's centre in strides, classes are before
+    the sigmoid.
     """
 
     outputs = [f"{what}{stride}" for stride in STRIDES for what in ("boxes", "classes", "sum")]
@@ -131,8 +135,10 @@ class YOLOv8(nn.Module):
         self.boxes = nn.ModuleList(
             nn.Sequential(Conv(c, 64, 3), Conv(64, 64, 3), nn.Conv2d(64, 4 * BINS, 1)) for c in (64, 128, 256))
         self.classes = nn.ModuleList(
-            nn.Sequential(Conv(c, CLASSES, 3), Conv(CLASSES, CLASSES, 3), nn.Conv2d(CLASSES, CLASSES, 1)) for c in (64, 128, 256))
-        for box, kind, stride in zip(self.boxes, self.classes, STRIDES):  # so that training starts from few and uncertain boxes
+            nn.Sequential(Conv(c, CLASSES, 3), Conv(CLASSES, CLASSES, 3), nn.Conv2d(CLASSES, CLASSES, 1))
+            for c in (64, 128, 256))
+        # so that training starts from few and uncertain boxes
+        for box, kind, stride in zip(self.boxes, self.classes, STRIDES):
             nn.init.constant_(box[-1].bias, 1.0)
             nn.init.constant_(kind[-1].bias, math.log(5 / CLASSES / (640 / stride) ** 2))
 
@@ -148,7 +154,8 @@ class YOLOv8(nn.Module):
 
     @staticmethod
     def export_form(heads):
-        """Heads as Rockchip's exports have them: after each class head, with its sigmoid, the clipped sum of its classes."""
+        """Heads as Rockchip's exports have them: after each class head, with its sigmoid, the clipped sum of its
+        classes."""
         outputs = []
         for boxes, classes in zip(heads[::2], heads[1::2]):
             scores = classes.sigmoid()

@@ -1,8 +1,9 @@
-"""Draws scenes of COCO objects, seeded, with their exact ground truth: the training, calibration and test images of the demo models.
+"""Draws scenes of COCO objects, seeded, with their exact ground truth: the training, calibration and test images of the
+demo models.
 
 An object is a glyph of Noto Color Emoji (SIL Open Font License 1.1; Debian's package fonts-noto-color-emoji).
-69 of COCO's 80 classes have one. Left out, for want of a glyph: fire hydrant, parking meter, bench, baseball glove, remote,
-microwave, oven, toaster, sink, refrigerator, hair drier.
+69 of COCO's 80 classes have one. Left out, for want of a glyph: fire hydrant, parking meter, bench, baseball glove,
+remote, microwave, oven, toaster, sink, refrigerator, hair drier.
 
     python models/demo/scene.py scenes/ --count 64      # writes scenes/000000.jpg ... and scenes/boxes.json
 """
@@ -37,7 +38,8 @@ VISIBLE = 0.4  # an object always shows at least this share of its own pixels; w
 
 @functools.lru_cache(maxsize=None)
 def glyph(character):
-    """The glyph cut to its own pixels, at full, half, quarter and eighth size: list of (h, w, 4) uint8 premultiplied BGRA."""
+    """The glyph cut to its own pixels, at full, half, quarter and eighth size: list of (h, w, 4) uint8 premultiplied
+    BGRA."""
     canvas = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(canvas).text((10, 10), character, font=ImageFont.truetype(FONT, FONT_SIZE), embedded_color=True)
     rgba = np.asarray(canvas)
@@ -56,8 +58,8 @@ def glyph(character):
 def place(character, size, centre, angle=0.0, stretch=1.0, mirror=False, colour=None):
     """One glyph as it will stand in an image: its pixels and where they go.
 
-    size: length of the glyph's longer side in pixels; centre: (x, y) in pixels, fractions count; angle in degrees; stretch:
-    width over height, 1 leaves it; colour: (4, 4) float matrix applied to premultiplied BGRA.
+    size: length of the glyph's longer side in pixels; centre: (x, y) in pixels, fractions count; angle in degrees;
+    stretch: width over height, 1 leaves it; colour: (4, 4) float matrix applied to premultiplied BGRA.
     Returns (sprite (h, w, 4) uint8 premultiplied BGRA, (x, y) of its upper left corner in the image).
     """
     levels = glyph(character)
@@ -69,7 +71,8 @@ def place(character, size, centre, angle=0.0, stretch=1.0, mirror=False, colour=
     height, width = level.shape[:2]
     scale = full * max(levels[0].shape[:2]) / max(height, width)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-    matrix = scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch ** 0.5 * (-1 if mirror else 1), stretch ** -0.5])
+    matrix = scale * np.array([[cos, -sin], [sin, cos]]) @ np.diag([stretch ** 0.5 * (-1 if mirror else 1),
+                                                                    stretch ** -0.5])
     reach = np.abs(matrix) @ [width / 2, height / 2] + 1
     corner = np.floor(np.asarray(centre, dtype=float) - reach).astype(int)
     extent = np.ceil(np.asarray(centre) + reach).astype(int) - corner
@@ -97,7 +100,8 @@ def blend(image, where, part):
 
 
 def visible_boxes(owner, count):
-    """Boxes (count, 4) xyxy in pixels (x2, y2 exclusive) around the pixels of each number in owner (h, w), and pixel counts (count,)."""
+    """Boxes (count, 4) xyxy in pixels (x2, y2 exclusive) around the pixels of each number in owner (h, w), and pixel
+    counts (count,)."""
     boxes = np.zeros((count, 4), np.float32)
     pixels = np.bincount(owner.ravel(), minlength=count + 1)[1:]
     for number in np.flatnonzero(pixels):
@@ -125,14 +129,16 @@ def _background(rng, width, height):
         if kind == 0:
             cv2.rectangle(image, (x1, y1), (x2, y2), colour, -1)
         elif kind == 1:
-            cv2.circle(image, (x1, y1), int(rng.integers(3, max(4, width // 6))), colour, -1 if rng.random() < 0.6 else 3, cv2.LINE_AA)
+            cv2.circle(image, (x1, y1), int(rng.integers(3, max(4, width // 6))), colour,
+                       -1 if rng.random() < 0.6 else 3, cv2.LINE_AA)
         elif kind == 2:
             cv2.line(image, (x1, y1), (x2, y2), colour, int(rng.integers(1, 9)), cv2.LINE_AA)
         elif kind == 3:
             cv2.fillConvexPoly(image, (rng.random((3, 2)) * (width, height)).astype(np.int32), colour, cv2.LINE_AA)
         else:
             text = "".join(chr(letter) for letter in rng.integers(ord("A"), ord("Z") + 1, rng.integers(2, 9)))
-            cv2.putText(image, text, (x1, y1), cv2.FONT_HERSHEY_DUPLEX, rng.uniform(0.4, 1.5), colour, int(rng.integers(1, 3)), cv2.LINE_AA)
+            cv2.putText(image, text, (x1, y1), cv2.FONT_HERSHEY_DUPLEX, rng.uniform(0.4, 1.5), colour,
+                        int(rng.integers(1, 3)), cv2.LINE_AA)
     return image
 
 
@@ -151,7 +157,8 @@ def _worn(rng, image):
         image = cv2.GaussianBlur(image, (3, 3), rng.uniform(0.3, 1.0))
     if rng.random() < 0.5:
         y, x = rng.integers(0, 1024 - min(height, 1023)), rng.integers(0, 1024 - min(width, 1023))
-        image = cv2.add(image, cv2.multiply(_noise()[y:y + height, x:x + width], rng.uniform(0, 0.25), dtype=cv2.CV_16S), dtype=cv2.CV_8U)
+        image = cv2.add(image, cv2.multiply(_noise()[y:y + height, x:x + width], rng.uniform(0, 0.25),
+                                            dtype=cv2.CV_16S), dtype=cv2.CV_8U)
     if rng.random() < 0.3:
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(35, 95))])
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -162,8 +169,8 @@ def draw_scene(seed, width=640, height=640, sizes=(0.05, 0.6), objects=(3, 12)):
     """Draw the scene of this seed.
 
     seed: int or sequence of ints; sizes: an object's longer side as a share of the image's width, drawn log-uniformly;
-    objects: fewest and most objects tried. Returns image (height, width, 3) uint8 BGR, boxes (n, 4) float32 xyxy in pixels around
-    what can be seen of each object, classes (n,) int64 COCO class numbers.
+    objects: fewest and most objects tried. Returns image (height, width, 3) uint8 BGR, boxes (n, 4) float32 xyxy in
+    pixels around what can be seen of each object, classes (n,) int64 COCO class numbers.
     """
     rng = np.random.default_rng(seed)
     image = _background(rng, width, height)
@@ -207,10 +214,11 @@ def draw_scene(seed, width=640, height=640, sizes=(0.05, 0.6), objects=(3, 12)):
 
 
 def draw_object(seed, size=256):
-    """Draw one object for a classifier, more or less in the middle: 0.4 to 0.95 of the central 7/8, which the classifier sees.
+    """Draw one object for a classifier, more or less in the middle: 0.4 to 0.95 of the central 7/8, which the
+    classifier sees.
 
-    seed: int or sequence of ints. Some are cut from a scene, the others stand on a background with small clutter, some half hidden.
-    Returns image (size, size, 3) uint8 BGR, and the COCO class number.
+    seed: int or sequence of ints. Some are cut from a scene, the others stand on a background with small clutter, some
+    half hidden. Returns image (size, size, 3) uint8 BGR, and the COCO class number.
     """
     rng = np.random.default_rng(seed)
     if rng.random() < 0.25:
@@ -223,10 +231,12 @@ def draw_object(seed, size=256):
             corner = (boxes[number, :2] + boxes[number, 2:] - side) / 2 + rng.normal(0, 0.03, 2) * side
             if corner.min() >= 0 and corner.max() + side <= wide:
                 matrix = np.column_stack([np.eye(2) * size / side, -corner * size / side])
-                return cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE), int(classes[number])
+                return cv2.warpAffine(image, matrix, (size, size),
+                                      borderMode=cv2.BORDER_REPLICATE), int(classes[number])
 
     def lay(character, length, centre, tilt):
-        sprite, corner = place(character, length, centre, rng.normal(0, tilt), np.exp(rng.normal(0, 0.1)), rng.random() < 0.5,
+        sprite, corner = place(character, length, centre, rng.normal(0, tilt), np.exp(rng.normal(0, 0.1)),
+                               rng.random() < 0.5,
                                _recolour(rng))
         where, part = clip(sprite, corner, size, size)
         return sprite, where, part
@@ -234,7 +244,8 @@ def draw_object(seed, size=256):
     image = _background(rng, size, size)
     everything = DISTRACTORS + "".join(GLYPHS.values())
     for _ in range(rng.integers(0, 5)):
-        _, where, part = lay(everything[rng.integers(len(everything))], size * rng.uniform(0.08, 0.3), rng.random(2) * size, 20)
+        _, where, part = lay(everything[rng.integers(len(everything))], size * rng.uniform(0.08, 0.3),
+                             rng.random(2) * size, 20)
         if where is not None:
             blend(image, where, part)
     class_number = list(GLYPHS)[rng.integers(len(GLYPHS))]

@@ -2,8 +2,9 @@
 
     python models/demo/street.py          # needs ffmpeg with libx264 (Debian's package ffmpeg)
 
-demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...]}: for each frame and object the
-COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the share of its own pixels that can be seen.
+demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...]}: for each frame and
+object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the share of its own
+pixels that can be seen.
 """
 import argparse
 import functools
@@ -15,12 +16,12 @@ import cv2
 import numpy as np
 from scene import GLYPHS, blend, clip, glyph, place, visible_boxes
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 width, height, fps, seconds = 1280, 720, 60, 10
 crf = 23              # libx264's quality
 shop_speed = -36      # pixels a second at which the camera's walk moves the shops; what stands nearer moves faster
 pavement_speed = -60
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 CLASS_OF = {character: number for number, glyphs in GLYPHS.items() for character in glyphs}
 SHOPS = (  # wall, awning (BGR), goods in the window, left to right
@@ -54,7 +55,8 @@ class Actor:
 
 def cast():
     """All actors, the farthest first."""
-    actors = [Actor("✈", 84, 1500, 112, -70, 0.3), Actor("🐦", 54, 620, 96, -40, 2.2), Actor("🦆", 56, 1150, 136, -64, 2.0),
+    actors = [Actor("✈", 84, 1500, 112, -70, 0.3), Actor("🐦", 54, 620, 96, -40, 2.2),
+              Actor("🦆", 56, 1150, 136, -64, 2.0),
               Actor("🪁", 84, 140, 118, 9, 0.5)]
     row = SHOP * len(SHOPS)
     for number, (_, _, goods) in enumerate(SHOPS):
@@ -62,18 +64,23 @@ def cast():
             actors.append(Actor(character, 68, number * SHOP + 94 + 142 * place_ + 68, 347, shop_speed, span=row))
     stand = {"speed": pavement_speed, "span": 1640}
     actors += [Actor("🚦", 80, 260, 447, **stand), Actor("🪴", 70, 760, 447, **stand), Actor("🚲", 92, 1180, 448, **stand)]
-    actors += [Actor("🚶", 88, 140, 452, -95, 1.6), Actor("🐕", 62, 470, 452, -95, 2.4), Actor("💃", 88, 1030, 452, -66, 1.2)]
+    actors += [Actor("🚶", 88, 140, 452, -95, 1.6), Actor("🐕", 62, 470, 452, -95, 2.4),
+               Actor("💃", 88, 1030, 452, -66, 1.2)]
     lane = {"speed": -230, "step": 3.0, "span": 1900}
     actors += [Actor("🚗", 118, 160, 531, **lane), Actor("🚌", 136, 800, 532, **lane), Actor("🚕", 118, 1400, 531, **lane)]
     lane = {"speed": 265, "step": 3.0, "span": 2000}
-    actors += [Actor("🚙", 122, 300, 638, **lane), Actor("🏍", 110, 1000, 639, **lane), Actor("🚚", 142, 1620, 638, **lane)]
-    actors += [Actor("🧍", 96, 560, 714, pavement_speed), Actor("🧳", 74, 740, 714, pavement_speed), Actor("🐘", 104, 1130, 714, -48, 0.9),
-               Actor("🐈", 72, 360, 713, -60, 2.0), Actor("🏃", 96, 400, 715, -150, 2.6), Actor("🐑", 84, 1500, 714, -60, 1.8)]
+    actors += [Actor("🚙", 122, 300, 638, **lane), Actor("🏍", 110, 1000, 639, **lane),
+               Actor("🚚", 142, 1620, 638, **lane)]
+    actors += [Actor("🧍", 96, 560, 714, pavement_speed), Actor("🧳", 74, 740, 714, pavement_speed),
+               Actor("🐘", 104, 1130, 714, -48, 0.9),
+               Actor("🐈", 72, 360, 713, -60, 2.0), Actor("🏃", 96, 400, 715, -150, 2.6),
+               Actor("🐑", 84, 1500, 714, -60, 1.8)]
     return actors
 
 
 def strip_of_shops():
-    """The row of shops that the camera walks along: (height, its length, 3) BGR, and where it covers the sky: uint8 mask."""
+    """The row of shops that the camera walks along: (height, its length, 3) BGR, and where it covers the sky: uint8
+    mask."""
     length = SHOP * len(SHOPS)
     strip, mask = np.zeros((height, length, 3), np.uint8), np.zeros((height, length), np.uint8)
     for number, (wall, awning, _) in enumerate(SHOPS):
@@ -88,7 +95,8 @@ def strip_of_shops():
         for stripe in range(10):
             x1, x2 = left + 8 + stripe * (SHOP - 16) // 10, left + 8 + (stripe + 1) * (SHOP - 16) // 10
             cv2.rectangle(strip, (x1, 230), (x2, 258), awning if stripe % 2 else (244, 244, 240), -1)
-            cv2.circle(strip, ((x1 + x2) // 2, 258), (x2 - x1) // 2, awning if stripe % 2 else (244, 244, 240), -1, cv2.LINE_AA)
+            cv2.circle(strip, ((x1 + x2) // 2, 258), (x2 - x1) // 2, awning if stripe % 2 else (244, 244, 240), -1,
+                       cv2.LINE_AA)
     return strip, mask
 
 
@@ -145,7 +153,8 @@ def _shops():
 
 
 def random_street(seed):
-    """A frame of another street for training: the demo's layout with other objects, at other places and sizes, in other light.
+    """A frame of another street for training: the demo's layout with other objects, at other places and sizes, in other
+    light.
 
     Returns image (360, 640, 3) uint8 BGR, boxes (n, 4) float32 xyxy in pixels, classes (n,) int64 COCO class numbers.
     """
@@ -158,7 +167,8 @@ def random_street(seed):
         size, ground = actor.size * rng.uniform(0.8, 1.1 if in_shop else 1.25), actor.ground + rng.uniform(-8, 8)
         actors.append(Actor(character, size, x, ground, actor.speed * rng.choice([-1, 1]), actor.step, actor.span))
     image, truth = frame_at(rng.uniform(0, 60), actors, *_shops())
-    image = cv2.transform(cv2.resize(image, (640, 360), interpolation=cv2.INTER_AREA), np.diag(rng.uniform(0.7, 1.25, 3)))
+    image = cv2.transform(cv2.resize(image, (640, 360), interpolation=cv2.INTER_AREA),
+                          np.diag(rng.uniform(0.7, 1.25, 3)))
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(50, 95))])
     truth = np.array([box for box in truth if box[5] >= 0.3], np.float32).reshape(-1, 6)
     return cv2.imdecode(data, cv2.IMREAD_COLOR), truth[:, 1:5] / 2, truth[:, 0].astype(np.int64)
@@ -169,8 +179,10 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "demo.mp4")
     args = parser.parse_args()
     encoder = subprocess.Popen(
-        ["ffmpeg", "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-",
-         "-c:v", "libx264", "-preset", "slow", "-crf", str(crf), "-pix_fmt", "yuv420p", "-g", str(fps), "-movflags", "+faststart",
+        ["ffmpeg", "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r",
+         str(fps), "-i", "-",
+         "-c:v", "libx264", "-preset", "slow", "-crf", str(crf), "-pix_fmt", "yuv420p", "-g", str(fps), "-movflags",
+         "+faststart",
          str(args.out)], stdin=subprocess.PIPE)
     actors, (shops, mask) = cast(), strip_of_shops()
     truth = []

@@ -23,26 +23,27 @@ from street import random_street
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 batch = 32
 warm_up = 300         # steps
 seed = 1              # training scenes are (seed, number); evaluate.py's have another seed
 check_every = 1000    # steps between two mAP figures
 device = "cuda" if torch.cuda.is_available() else "cpu"
 
-# steps of `batch` scenes at 320 pixels, then final_steps of `batch` / 2 scenes at 640; rate and final_rate stand at the beginning of each
-# part, and go down in a cosine to a hundredth
+# steps of `batch` scenes at 320 pixels, then final_steps of `batch` / 2 scenes at 640; rate and final_rate stand at the
+# beginning of each part, and go down in a cosine to a hundredth
 Recipe = namedtuple("Recipe", "network loss optimizer options steps final_steps rate final_rate")
 RECIPES = {
     "yolov5n": Recipe(YOLOv5, yolov5_loss, torch.optim.SGD, dict(momentum=0.937, nesterov=True, weight_decay=5e-4),
                       6750, 2500, 0.02, 0.005),
     "yolov8n": Recipe(YOLOv8, yolov8_loss, torch.optim.AdamW, dict(weight_decay=0.02), 5000, 550, 2e-3, 4e-4),
 }
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 
 class Scenes(Dataset):
-    """Scene `number` for training: image (size, size, 3) uint8 RGB, targets (n, 5) float32 class, centre x, y, w, h in pixels."""
+    """Scene `number` for training: image (size, size, 3) uint8 RGB, targets (n, 5) float32 class, centre x, y, w, h in
+    pixels."""
 
     def __init__(self, size):
         self.size = size
@@ -108,7 +109,8 @@ def averaged(ema, network, step):
 def optimizer_of(network, recipe):
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
-    return recipe.optimizer([{"params": decayed}, {"params": others, "weight_decay": 0}], lr=recipe.rate, **recipe.options)
+    return recipe.optimizer([{"params": decayed}, {"params": others, "weight_decay": 0}], lr=recipe.rate,
+                            **recipe.options)
 
 
 def predictor(network):
@@ -122,7 +124,8 @@ def predictor(network):
 
 
 def export(network, path):
-    """Write the network as ONNX, opset 12, input images (1, 3, 640, 640) float32 RGB in 0..1, outputs as in Rockchip's exports."""
+    """Write the network as ONNX, opset 12, input images (1, 3, 640, 640) float32 RGB in 0..1, outputs as in Rockchip's
+    exports."""
     network = copy.deepcopy(network).float().cpu().eval().to(memory_format=torch.contiguous_format)
     torch.onnx.export(Exported(network), torch.zeros(1, 3, 640, 640), str(path), opset_version=12, dynamo=False,
                       input_names=["images"], output_names=network.outputs)
@@ -195,7 +198,8 @@ def main():
                 torch.save(state, checkpoint.with_suffix(".new"))
                 checkpoint.with_suffix(".new").replace(checkpoint)
             if step % check_every == 0 or step == total:
-                print(f"step {step}: {evaluate.summary(evaluate.mean_average_precision(predictor(ema), scenes=100))}", flush=True)
+                print(f"step {step}: {evaluate.summary(evaluate.mean_average_precision(predictor(ema), scenes=100))}",
+                      flush=True)
     export(ema, run / "model.onnx")
     print(f"exported {run / 'model.onnx'}")
 

@@ -1,10 +1,10 @@
 """Trains the demo classifier, a narrow ResNet-18, on drawn objects, from nothing, and exports it to ONNX.
 
-    python models/demo/train_classifier.py                                       # goes on where an interrupted run stopped
-    python models/demo/train_classifier.py --export models/resnet18_emoji.onnx   # only exports what is there
+    python models/demo/train_classifier.py                                       # goes on where an interrupted run
+    stopped python models/demo/train_classifier.py --export models/resnet18_emoji.onnx   # only exports what is there
 
-The network is ResNet-18 of He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with a quarter of its channels.
-evaluate_classifier.py measures it.
+The network is ResNet-18 of He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, with a quarter of its
+channels. evaluate_classifier.py measures it.
 """
 import argparse
 import copy
@@ -19,7 +19,7 @@ from scene import draw_object
 from torch import nn
 from torch.utils.data import DataLoader
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 width = 16            # channels of the first stage; ResNet-18's own are 64
 classes = 80          # COCO's, as func.CLASSES names them; 69 of them are drawn
 mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, R, G, B in 0..255; they go into the ONNX
@@ -30,7 +30,7 @@ warm_up = 100         # steps
 weight_decay = 0.05
 seed = 1              # training objects are (seed, number); evaluate_classifier.py's have another seed
 device = "cuda" if torch.cuda.is_available() else "cpu"
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------------------------
 
 
 class Block(nn.Module):
@@ -54,7 +54,8 @@ class ResNet18(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width),
+                                  nn.ReLU(inplace=True),
                                   nn.MaxPool2d(3, 2, 1))
         stages, inputs = [], width
         for outputs, stride in ((width, 1), (2 * width, 2), (4 * width, 2), (8 * width, 2)):
@@ -94,7 +95,8 @@ def network_input(images):
 
 
 def export(network, path):
-    """Write the network as ONNX, opset 12: images (1, 3, 224, 224) float32 -> logits (1, classes); mean and std as metadata."""
+    """Write the network as ONNX, opset 12: images (1, 3, 224, 224) float32 -> logits (1, classes); mean and std as
+    metadata."""
     import onnx
     network = copy.deepcopy(network).float().cpu().eval().to(memory_format=torch.contiguous_format)
     torch.onnx.export(network, torch.zeros(1, 3, 224, 224), str(path), opset_version=12, dynamo=False,
@@ -106,7 +108,8 @@ def export(network, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs" / "resnet18", help="folder of the checkpoint")
+    parser.add_argument("--run", type=Path, default=Path(__file__).parent / "runs" / "resnet18",
+                        help="folder of the checkpoint")
     parser.add_argument("--export", type=Path, help="export the checkpoint to this ONNX file and stop")
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -114,7 +117,8 @@ def main():
 
     torch.manual_seed(seed)
     network = ResNet18().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW([{"params": [p for p in network.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+    optimizer = torch.optim.AdamW([{"params": [p for p in network.parameters() if p.ndim > 1],
+                                    "weight_decay": weight_decay},
                                    {"params": [p for p in network.parameters() if p.ndim <= 1], "weight_decay": 0.0}])
     step = 0
     if checkpoint.exists():
@@ -133,7 +137,8 @@ def main():
         end += steps
         if step >= end:
             continue
-        loader = DataLoader(Objects(size), batch, sampler=range(step * batch, end * batch), worker_init_fn=one_thread, num_workers=1,
+        loader = DataLoader(Objects(size), batch, sampler=range(step * batch, end * batch), worker_init_fn=one_thread,
+                            num_workers=1,
                             prefetch_factor=4)
         for images, truth in loader:
             rate = learning_rate * min(1, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / total)) / 2

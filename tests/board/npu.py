@@ -2,9 +2,10 @@
 
     python tests/board/npu.py npu.sock models/
 
-A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its outputs are
-rounded to int8 with the ranges that stand in the .rknn. Every context has a connection of its own: it sends the model, then frames,
-each message led by its length (uint32, little-endian). Prints "ready" once contexts can connect.
+A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its
+outputs are rounded to int8 with the ranges that stand in the .rknn. Every context has a connection of its own: it sends
+the model, then frames, each message led by its length (uint32, little-endian). Prints "ready" once contexts can
+connect.
 """
 import ast
 import hashlib
@@ -25,11 +26,14 @@ except ImportError as error:
 
 HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of the FlatBuffer that follows
 COUNTS = struct.Struct("<2I")          # inputs, outputs
-TENSOR = struct.Struct("<256sI4Iif")   # librknnrt.c's struct tensor: name, number of dimensions, dimensions, zero point, scale
-ATTRIBUTES_FIELD = 3                   # of the FlatBuffer's root table: shapes and ranges of inputs and outputs, as a Python literal
+# librknnrt.c's struct tensor: name, number of dimensions, dimensions, zero point, scale
+TENSOR = struct.Struct("<256sI4Iif")
+# of the FlatBuffer's root table: shapes and ranges of inputs and outputs, as a Python literal
+ATTRIBUTES_FIELD = 3
 
 Tensor = namedtuple("Tensor", "name shape scale zero_point")  # value = (stored - zero_point) * scale
-Model = namedtuple("Model", "inputs outputs mean std")  # mean and std as convert.py has built them in, one number or one a channel
+# mean and std as convert.py has built them in, one number or one a channel
+Model = namedtuple("Model", "inputs outputs mean std")
 
 
 class ModelError(Exception):
@@ -37,13 +41,15 @@ class ModelError(Exception):
 
 
 def parse(rknn):
-    """Names, shapes (as the ONNX has them), quantisation and normalisation of a .rknn's input and outputs: a Model. Raises ModelError."""
+    """Names, shapes (as the ONNX has them), quantisation and normalisation of a .rknn's input and outputs: a Model.
+    Raises ModelError."""
     try:
         buffer = memoryview(rknn)[HEADER.size:]
         attributes = ast.literal_eval(_string_field(buffer, ATTRIBUTES_FIELD))
         shapes = attributes["attrs"]
         names = sorted(shapes, key=lambda name: shapes[name]["idx"])
-        inputs, outputs = ([name for name in names if shapes[name]["is_output"] == is_output] for is_output in (False, True))
+        inputs, outputs = ([name for name in names if shapes[name]["is_output"] == is_output]
+                           for is_output in (False, True))
         if len(inputs) != 1 or any(len(shapes[name]["shape"]) > 4 for name in outputs):
             raise ModelError("the emulated NPU runs models with one input, and outputs of at most 4 dimensions")
         return Model([_tensor(name, attributes) for name in inputs], [_tensor(name, attributes) for name in outputs],
@@ -81,7 +87,8 @@ class Network:
         self.model = parse(rknn)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many runs as cores are under way at a time
-        self._session = onnxruntime.InferenceSession(str(_onnx_of(rknn, folders)), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(_onnx_of(rknn, folders)), options,
+                                                     providers=["CPUExecutionProvider"])
 
     def run(self, image):
         """image: bytes of (1, H, W, 3) uint8. Returns the outputs' int8 values as bytes, one object per output."""
@@ -135,7 +142,8 @@ class Connection(socketserver.StreamRequestHandler):
             return
         inputs, outputs = network.model[:2]
         self._send(COUNTS.pack(len(inputs), len(outputs)),
-                   *(self._describe(tensor, [tensor.shape[axis] for axis in (0, 2, 3, 1)]) for tensor in inputs),  # NHWC
+                   # NHWC
+                   *(self._describe(tensor, [tensor.shape[axis] for axis in (0, 2, 3, 1)]) for tensor in inputs),
                    *(self._describe(tensor, tensor.shape) for tensor in outputs))
         while True:
             image = self._receive()
@@ -153,12 +161,14 @@ class Connection(socketserver.StreamRequestHandler):
 
     @staticmethod
     def _describe(tensor, shape):
-        return TENSOR.pack(tensor.name.encode(), len(shape), *shape, *[0] * (4 - len(shape)), tensor.zero_point, tensor.scale)
+        return TENSOR.pack(tensor.name.encode(), len(shape), *shape, *[0] * (4 - len(shape)), tensor.zero_point,
+                           tensor.scale)
 
 
 def main():
     path, *folders = sys.argv[1:]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the board's command; this process ends with the namespace
+    # Ctrl-C is for the board's command; this process ends with the namespace
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Server(path, folders) as server:
         print("ready", flush=True)
         server.serve_forever()

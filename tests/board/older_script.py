@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python3 tests/board/older_script.py VIDEO
 
-It fills the pool with TPEs + 1 frames, then puts one and gets one, and leaves when the video ends, with TPEs + 1 results never fetched.
-Prints the number of each frame that comes back (record.py's), and the shapes of its outputs.
+It fills the pool with TPEs + 1 frames, then puts one and gets one, and leaves when the video ends, with TPEs + 1
+results never fetched. Prints the number of each frame that comes back (record.py's), and the shapes of its outputs.
 """
 import sys
 

@@ -1,20 +1,19 @@
-"""A myFunc for main.py's --func: that of func.py, or of $RECORD_MODULE, which also notes what it found, a line of JSON a frame, in $RECORD.
+"""A myFunc for main.py's --func: that of func.py, or of $RECORD_MODULE, which also notes what it found, a line of JSON
+a frame, in $RECORD.
 
-test_board.py's clips carry each frame's number in a strip along the lower edge, so that a frame is known wherever it turns up.
+test_board.py's clips carry each frame's number in a strip along the lower edge, so that a frame is known wherever it
+turns up.
 """
 import importlib
 import json
 import os
-import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 
 from func import draw
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 detect = importlib.import_module(os.environ.get("RECORD_MODULE", "func")).detect
 
 STRIP = 32  # height of the strip in pixels, and width of one of its bits
@@ -43,5 +42,6 @@ def myFunc(rknn_lite, IMG):
     found = {"frame": read_number(IMG), "boxes": boxes.tolist(), "classes": classes.tolist(), "scores": scores.tolist()}
     with _writing, open(os.environ["RECORD"], "a") as file:
         print(json.dumps(found), file=file)
-    time.sleep(found["frame"] % 4 * 0.05)  # as uneven as users' post-processing: with even work any schedule would be fair
+    # as uneven as users' post-processing: with even work any schedule would be fair
+    time.sleep(found["frame"] % 4 * 0.05)
     return draw(IMG, boxes, classes, scores)

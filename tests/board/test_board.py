@@ -1,4 +1,5 @@
-"""What holds on a board: the scripts with the vendor's wheel, in an arm64 userland over an emulated NPU (README.md beside this file).
+"""What holds on a board: the scripts with the vendor's wheel, in an arm64 userland over an emulated NPU (README.md
+beside this file).
 
 The first test builds the box, which takes half a minute; all share it.
 """
@@ -16,21 +17,22 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / folder) for folder in ("", "examples", "models/demo")]  # record.py imports func.py
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "models/demo")]  # record.py imports func.py
 
 from conftest import class_drawn  # noqa: E402
 from record import add_number, read_number  # noqa: E402
-from resnet import classify  # noqa: E402
 from scene import FONT, draw_object  # noqa: E402
 
-from rknnlite_cpu import RKNNLite  # noqa: E402
+from funcs.resnet import classify  # noqa: E402
+from runtimes.cpu import RKNNLite  # noqa: E402
 
 BOARD = ROOT / "tests" / "board" / "board.sh"
 RECORD = "tests/board/record.py"
 MODEL = "models/yolov5n_emoji.rknn"
 FRAMES = 60
 CORES = {"rk3588": 3, "rk3576": 2, "rk3566": 1}
-TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static", "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static",
+         "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
          "unshare": "util-linux"}
 
 missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
@@ -58,9 +60,11 @@ class Board:
     def start(self, *command, soc="rk3588", options=(), **environment):
         """The subprocess.Popen of a command that has just begun, a process group of its own."""
         self._report.unlink(missing_ok=True)
-        return subprocess.Popen([str(BOARD), "--soc", soc, *options, *map(str, command)], cwd=ROOT, text=True, start_new_session=True,
+        return subprocess.Popen([str(BOARD), "--soc", soc, *options, *map(str, command)], cwd=ROOT, text=True,
+                                start_new_session=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                env={**os.environ, "BOARD_PYTHON": sys.executable, "BOARD_REPORT": str(self._report), **environment})
+                                env={**os.environ, "BOARD_PYTHON": sys.executable, "BOARD_REPORT": str(self._report),
+                                     **environment})
 
     def report(self):
         return json.loads(self._report.read_text()) if self._report.exists() else None
@@ -95,7 +99,8 @@ def recorded(path):
 
 
 def detections_on_the_pc(path, clip, *arguments, **environment):
-    subprocess.run([sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, *arguments], check=True, cwd=ROOT,
+    subprocess.run([sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, *arguments], check=True,
+                   cwd=ROOT,
                    env={**os.environ, "RECORD": str(path), **environment})
     return recorded(path)
 
@@ -113,7 +118,8 @@ def played(request, board, clip, tmp_path_factory):
     """main.py's run over the clip on each SoC: the Run, the numbers of the frames saved, and the detections."""
     folder = tmp_path_factory.mktemp(request.param)
     saved, record = folder / "saved.avi", folder / "record.jsonl"
-    run = board.run("env", f"RECORD={record}", "python3", "main.py", clip, "--headless", "--func", RECORD, "--save", saved,
+    run = board.run("env", f"RECORD={record}", "python3", "main.py", clip, "--headless", "--func", RECORD, "--save",
+                    saved,
                     soc=request.param)
     assert run.code == 0, run.err
     return Played(run, numbers_in(saved), recorded(record))
@@ -143,7 +149,8 @@ def test_cores_share_the_runs_evenly(played):
 
 
 def test_contexts_are_bound_to_the_cores_in_turn(played):
-    masks = {"rk3588": [1, 2, 4], "rk3576": [1, 2], "rk3566": [0]}[played.run.report["soc"]]  # one core takes no mask: AUTO stands
+    # one core takes no mask: AUTO stands
+    masks = {"rk3588": [1, 2, 4], "rk3576": [1, 2], "rk3566": [0]}[played.run.report["soc"]]
     assert [context["mask"] for context in played.run.report["contexts"]] == masks * 2
 
 
@@ -168,7 +175,8 @@ def assert_agree(on_the_board, on_the_pc):
 
 
 def agreement(found, others):
-    """For each of the Detections `found` that scores 0.5 or more: whether one of `others` has its class, and an IoU >= 0.9 with it."""
+    """For each of the Detections `found` that scores 0.5 or more: whether one of `others` has its class, and an IoU >=
+    0.9 with it."""
     return [bool(((others.classes == kind) & (iou(box, others.boxes) >= 0.9)).any())
             for box, kind, score in zip(*found) if score >= 0.5]
 
@@ -182,7 +190,8 @@ def iou(box, boxes):
 # ---- several streams, and the examples ----
 
 def test_each_of_two_streams_comes_out_whole_and_in_order(board, clip, tmp_path):
-    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", clip, clip, "--headless", "--func", RECORD,
+    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", clip, clip, "--headless", "--func",
+                    RECORD,
                     "--save", tmp_path / "saved.avi")
     assert run.code == 0, run.err
     assert [numbers_in(tmp_path / f"saved_{number}.avi") for number in (1, 2)] == [list(range(FRAMES))] * 2
@@ -193,10 +202,12 @@ def test_each_of_two_streams_comes_out_whole_and_in_order(board, clip, tmp_path)
 
 def test_yolov8_agrees_with_the_pc(board, clip, tmp_path):
     model = ("--model", "models/yolov8n_emoji.rknn")
-    run = board.run("env", f"RECORD={tmp_path}/board", "RECORD_MODULE=yolov8", "python3", "main.py", clip, "--headless", "--func", RECORD,
+    run = board.run("env", f"RECORD={tmp_path}/board", "RECORD_MODULE=funcs.yolov8", "python3", "main.py", clip,
+                    "--headless", "--func", RECORD,
                     *model)
     assert run.code == 0, run.err
-    assert_agree(recorded(tmp_path / "board"), detections_on_the_pc(tmp_path / "pc", clip, *model, RECORD_MODULE="yolov8"))
+    assert_agree(recorded(tmp_path / "board"),
+                 detections_on_the_pc(tmp_path / "pc", clip, *model, RECORD_MODULE="funcs.yolov8"))
 
 
 def test_the_asyncio_example_serves_both_streams(board, clip):
@@ -204,7 +215,8 @@ def test_the_asyncio_example_serves_both_streams(board, clip):
     assert run.code == 0, run.err
     first, second = [line for line in run.out.splitlines() if "frames" in line]
     assert first == second and f"{FRAMES} frames, " in first and " 0 objects" not in first
-    assert (run.report["runs"], run.report["opened"], run.report["destroyed"], run.report["shared"]) == (2 * FRAMES, 6, 6, 0)
+    assert (run.report["runs"], run.report["opened"], run.report["destroyed"], run.report["shared"]) == (2 * FRAMES, 6,
+                                                                                                         6, 0)
 
 
 @pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
@@ -214,7 +226,8 @@ def test_classes_agree_with_the_pc(board, tmp_path):
     for number in range(FRAMES):
         writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
     writer.release()
-    run = board.run("python3", "main.py", clip, "--headless", "--func", "examples/resnet.py", "--model", model, "--save", saved)
+    run = board.run("python3", "main.py", clip, "--headless", "--func", "funcs/resnet.py", "--model", model, "--save",
+                    saved)
     assert run.code == 0, run.err
     assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
     pc = RKNNLite()
@@ -285,7 +298,8 @@ def test_missing_driver_ends_in_a_sentence(board, clip, option):
     assert run.report is None or run.report["opened"] == 0
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a model", b"RKNN" + bytes(4000)], ids=["missing", "empty", "text", "damaged"])
+@pytest.mark.parametrize("content", [None, b"", b"not a model", b"RKNN" + bytes(4000)],
+                         ids=["missing", "empty", "text", "damaged"])
 def test_bad_model_ends_in_a_sentence(board, clip, tmp_path, content):
     model = tmp_path / "model.rknn"
     if content is not None:
@@ -320,7 +334,8 @@ def test_wrong_input_size_ends_in_a_sentence(board, clip, tmp_path, size):
     assert run.report["opened"] == run.report["destroyed"] == 6
 
 
-# Feeds 24 frames to a pool and prints the places of those that raise. With "small" the sixth frame has half the model's input size.
+# Feeds 24 frames to a pool and prints the places of those that raise. With "small" the sixth frame has half the model's
+# input size.
 USERS_CODE = f"""
 import sys
 import numpy as np

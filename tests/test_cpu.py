@@ -1,10 +1,10 @@
-"""rknnlite_cpu.py answers as the wheel does, with return codes and without exceptions."""
+"""runtimes/cpu.py answers as the wheel does, with return codes and without exceptions."""
 import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
 
-from rknnlite_cpu import RKNNLite
+from runtimes.cpu import RKNNLite
 
 MODEL = str(ROOT / "models/yolov5n_emoji.rknn")
 
@@ -60,7 +60,8 @@ def with_metadata(tmp_path):
     def write(channels=3, batch=1, **metadata):
         image, same = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, channels, 2, 2])
                        for name in ("image", "same"))
-        graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["same"])], "graph", [image], [same])
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["same"])], "graph", [image],
+                                       [same])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 12)], ir_version=8)
         onnx.helper.set_model_props(model, metadata)
         onnx.save(model, str(tmp_path / "model.onnx"))
@@ -96,8 +97,10 @@ def test_a_model_with_an_open_batch_size_is_run(context, with_metadata, batch):
     np.testing.assert_allclose(fed(context, with_metadata(batch=batch, std="1 1 1")), [10, 20, 30])
 
 
-@pytest.mark.parametrize("metadata", [{"mean": "1 2"}, {"mean": ""}, {"std": "1 2 x"}, {"std": "0 1 1"}, {"mean": "nan 0 0"},
-                                      {"std": "0.229 0.224 0.225"}, {"std": "1 1 1 1"}, {"mean": "[1, 2, 3]"}, {"std": "inf 1 1"}])
+@pytest.mark.parametrize("metadata",
+                         [{"mean": "1 2"}, {"mean": ""}, {"std": "1 2 x"}, {"std": "0 1 1"}, {"mean": "nan 0 0"},
+                                      {"std": "0.229 0.224 0.225"}, {"std": "1 1 1 1"}, {"mean": "[1, 2, 3]"},
+                                      {"std": "inf 1 1"}])
 def test_malformed_mean_or_std_returns_minus_one_with_a_sentence(context, with_metadata, metadata):
     path = with_metadata(**metadata)
     assert context.load_rknn(path) == 0

@@ -1,8 +1,9 @@
-"""An NPU that is a timetable, for benchmark.py and for trying a pool without a board: RKNNLite's methods, an NPU's times, recorded outputs.
+"""An NPU that is a timetable, for benchmark.py and for trying a pool without a board: RKNNLite's methods, an NPU's
+times, recorded outputs.
 
-    from simulated_npu import record, simulated
-    runtime = simulated(0.0169, 3, record("models/yolov5n_emoji.rknn", frames, myFunc))    # seconds of an inference, cores
-    pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
+    from runtimes.simulated import record, simulated
+    runtime = simulated(0.0169, 3, record("models/yolov5n_emoji.rknn", frames, myFunc))    # seconds of an inference,
+    cores pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
 """
 import collections
 import re
@@ -11,25 +12,28 @@ import time
 
 import numpy as np
 
-import rknnlite_cpu
 import rknnpool
-from streams import Sorry
+from rknnmodel import InputError
+from runtimes import cpu
 
-# FPS of one NPU core in int8, from the README of Rockchip's rknn_model_zoo; the last from an issue on rk3588-npu of 2026-09, in which
-# zero-copy C++ reached 177 FPS on three cores. Only the time is simulated: the outputs are always those of `modelPath`.
-PUBLISHED = {"yolov5s_relu@rk3588": 66.1, "yolov5s@rk3588": 48.4, "yolov5n@rk3588": 82.5, "yolov8n@rk3588": 73.5, "resnet50@rk3588": 110.1,
+# FPS of one NPU core in int8, from the README of Rockchip's rknn_model_zoo; the last from an issue on rk3588-npu of
+# 2026-09, in which zero-copy C++ reached 177 FPS on three cores. Only the time is simulated: the outputs are always
+# those of `modelPath`.
+PUBLISHED = {"yolov5s_relu@rk3588": 66.1, "yolov5s@rk3588": 48.4, "yolov5n@rk3588": 82.5, "yolov8n@rk3588": 73.5,
+             "resnet50@rk3588": 110.1,
              "yolov5s_relu_zerocopy@rk3588": 1000 / 16.9}
-# How much faster three cores on one frame are than one: with them a public Python loop (yolov5s, a frame at a time) went from 13.4 to
-# 14.9 FPS, which is 7.5 ms less a frame, of an inference that takes one core 1000 / 48.4 = 20.7 ms: 1.57. (rknn_benchmark gave 1.9 on
-# one board, 18.84 to 9.86 ms: jas-hacks.blogspot.com, June 2023.)
+# How much faster three cores on one frame are than one: with them a public Python loop (yolov5s, a frame at a time)
+# went from 13.4 to 14.9 FPS, which is 7.5 ms less a frame, of an inference that takes one core 1000 / 48.4 = 20.7 ms:
+# 1.57. (rknn_benchmark gave 1.9 on one board, 18.84 to 9.86 ms: jas-hacks.blogspot.com, June 2023.)
 ALL_CORES_SPEEDUP = 20.7 / (20.7 - (1000 / 13.4 - 1000 / 14.9))
 
 
 class SimulatedNPU:
     """RKNNLite's interface on an NPU that is a timetable. simulated() derives the class to be used.
 
-    Each core is a job queue in time, as the driver's is: a job starts at max(now, the core's last end), ends one inference later, and the
-    caller sleeps until then. The outputs are those recorded on the frame most like the input, dequantised at every call.
+    Each core is a job queue in time, as the driver's is: a job starts at max(now, the core's last end), ends one
+    inference later, and the caller sleeps until then. The outputs are those recorded on the frame most like the input,
+    dequantised at every call.
     """
 
     NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2, NPU_CORE_0_1_2 = 0, 1, 2, 4, 7
@@ -46,15 +50,18 @@ class SimulatedNPU:
         self.buffers = [np.empty(values.shape, np.float32) for values, _, _ in self.recorded[1][0]]
         return 0
 
-    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False, reuse_outputs=False):
-        """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next call overwrites."""
+    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False,
+                  reuse_outputs=False):
+        """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next
+        call overwrites."""
         if inputs[0].ndim != 4:
             return None
         image = inputs[0].copy()  # the vendor's runtime takes a copy, too
         self.wait_for_core()
         fingerprints, outputs = self.recorded
         nearest = np.abs(fingerprints - fingerprint(image)).sum(1).argmin()
-        for (values, scale, zero_point), buffer in zip(outputs[nearest], self.buffers):  # NumPy lets go of the GIL, as the vendor's C does
+        # NumPy lets go of the GIL, as the vendor's C does
+        for (values, scale, zero_point), buffer in zip(outputs[nearest], self.buffers):
             np.subtract(values, zero_point, out=buffer)
             np.multiply(buffer, scale, out=buffer)
         return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
@@ -88,11 +95,12 @@ def fingerprint(image):
 
 
 def record(model, frames, myFunc):
-    """What myFunc's inference of each frame gets and gives on the CPU stand-in: fingerprints (n, pixels), and of each the outputs.
+    """What myFunc's inference of each frame gets and gives on the CPU stand-in: fingerprints (n, pixels), and of each
+    the outputs.
 
     An output is (int8 array, scale, zero point), quantised over its own range: value = (stored - zero point) * scale.
     """
-    context = Recorder(opened(rknnlite_cpu.RKNNLite, model))
+    context = Recorder(opened(cpu.RKNNLite, model))
     for frame in frames:
         myFunc(context, frame)  # raises ModelError at once for a model that it cannot read
     return np.stack(context.fingerprints), context.outputs
@@ -117,14 +125,15 @@ def quantised(output):
     low, high = min(0.0, float(output.min())), max(0.0, float(output.max()))
     scale = (high - low) / 255 or 1.0
     zero_point = round(-128 - low / scale)
-    return np.clip(np.rint(output / scale) + zero_point, -128, 127).astype(np.int8), np.float32(scale), np.float32(zero_point)
+    return np.clip(np.rint(output / scale) + zero_point, -128,
+                   127).astype(np.int8), np.float32(scale), np.float32(zero_point)
 
 
 def opened(runtime, model):
     """One context, without a pool."""
     context = runtime()
     if context.load_rknn(model) != 0 or context.init_runtime() != 0:
-        raise Sorry(f"{model} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}.")
+        raise InputError(f"{model} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}.")
     return context
 
 
@@ -134,5 +143,5 @@ def parse_simulate(text):
         return 1 / PUBLISHED[text], rknnpool.NPU_CORES[text.split("@")[1]]
     numbers = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
     if not numbers:
-        raise Sorry(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), or one of {', '.join(PUBLISHED)}.")
+        raise InputError(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), or one of {', '.join(PUBLISHED)}.")
     return float(numbers[1]) / 1000, int(numbers[2])

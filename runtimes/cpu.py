@@ -1,12 +1,12 @@
 """RKNNLite's methods on ONNX Runtime, for machines without a Rockchip NPU.
 
-    from rknnlite_cpu import RKNNLite      # instead of: from rknnlite.api import RKNNLite
+    from runtimes.cpu import RKNNLite      # instead of: from rknnlite.api import RKNNLite
 
-load_rknn("models/x.rknn") opens models/x.onnx. Results and return codes are the wheel's: what fails returns -1 (or None from
-`inference`) and raises nothing; the reason then stands in `error`.
+load_rknn("models/x.rknn") opens models/x.onnx. Results and return codes are the wheel's: what fails returns -1 (or None
+from `inference`) and raises nothing; the reason then stands in `error`.
 
-The network's input is (image - mean) / std, as its .rknn has it built in. Mean and standard deviation stand in the ONNX file's
-metadata (models/convert.py writes them there); without any they are 0 and 255.
+The network's input is (image - mean) / std, as its .rknn has it built in. Mean and standard deviation stand in the ONNX
+file's metadata (models/convert.py writes them there); without any they are 0 and 255.
 """
 import math
 import os
@@ -22,8 +22,8 @@ why = "No Rockchip NPU found"  # the beginning of what is said once, on stderr
 def normalisation(metadata):
     """Mean and standard deviation of a model's input from its metadata's "mean" and "std".
 
-    metadata: dict of str. Returns two lists of three floats, for R, G and B in 0..255; 0 and 255 where the metadata says nothing.
-    Raises ValueError, with a sentence, for anything but three numbers.
+    metadata: dict of str. Returns two lists of three floats, for R, G and B in 0..255; 0 and 255 where the metadata
+    says nothing. Raises ValueError, with a sentence, for anything but three numbers.
     """
     found = []
     for name, default, least in (("mean", "0 0 0", -math.inf), ("std", "255 255 255", 1)):
@@ -59,7 +59,8 @@ class RKNNLite:
         self._path = self._session = None
 
     def load_rknn(self, path, key_path=None):
-        """Take the model at `path`, or for x.rknn the x.onnx beside it. Returns 0, or -1 where there is no such file."""
+        """Take the model at `path`, or for x.rknn the x.onnx beside it. Returns 0, or -1 where there is no such
+        file."""
         stem, extension = os.path.splitext(path)
         onnx = stem + ".onnx" if extension == ".rknn" else path
         if not os.path.isfile(onnx):
@@ -69,7 +70,8 @@ class RKNNLite:
         return 0
 
     def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
-        """Open the model; a `core_mask` changes nothing. Returns 0, or -1 where ONNX Runtime is missing or cannot read the file."""
+        """Open the model; a `core_mask` changes nothing. Returns 0, or -1 where ONNX Runtime is missing or cannot read
+        the file."""
         if self._path is None:
             return self._fail("load_rknn comes before init_runtime")
         try:
@@ -77,7 +79,8 @@ class RKNNLite:
         except ImportError:
             return self._fail(f"{why}, and onnxruntime, which runs models on the CPU, is not installed (pip install onnxruntime)")
         options = onnxruntime.SessionOptions()
-        # One thread a context, for the pool runs several: on 2 cores 3 contexts of one thread gave 44 frames a second, of two 25.
+        # One thread a context, for the pool runs several: on 2 cores 3 contexts of one thread gave 44 frames a second,
+        # of two 25.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
         try:
@@ -93,14 +96,16 @@ class RKNNLite:
         with RKNNLite._saying:
             if not RKNNLite._said:
                 RKNNLite._said = True
-                print(f"{why}: {self._path} runs on the CPU with ONNX Runtime {onnxruntime.__version__}.", file=sys.stderr)
+                print(f"{why}: {self._path} runs on the CPU with ONNX Runtime {onnxruntime.__version__}.",
+                      file=sys.stderr)
         return 0
 
-    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False, reuse_outputs=False):
+    def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False,
+                  reuse_outputs=False):
         """Run the model on inputs[0], (1, H, W, 3) uint8 RGB.
 
-        The model is fed as its .rknn would be: with (1, 3, H, W) float32, (image - mean) / std. Returns a list of float32 arrays in the
-        model's order, or None for an input of other shape.
+        The model is fed as its .rknn would be: with (1, 3, H, W) float32, (image - mean) / std. Returns a list of
+        float32 arrays in the model's order, or None for an input of other shape.
         """
         if self._session is None:
             self._fail("init_runtime comes before inference")

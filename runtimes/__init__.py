@@ -1,0 +1,1 @@
+"""What can stand in RKNNLite's place; each file can be left out."""
