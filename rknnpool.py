@@ -4,9 +4,9 @@
         for result in pool.map(frames):     # in the order of the frames
             ...
 
-A context is opened, run and closed by one worker only, so that none is closed while it runs or used after that. Whatever
-may be called at any time (by a signal handler, a callback, the garbage collector) takes no lock: it sets a flag and puts
-a word into a SimpleQueue, and the pool's keeper thread does the rest.
+A context is opened, run and closed by one worker only, so that none is closed while it runs or used after that.
+Whatever may be called at any time (by a signal handler, a callback, the garbage collector) takes no lock: it sets a
+flag and puts a word into a SimpleQueue, and the pool's keeper thread does the rest.
 """
 from __future__ import annotations
 
@@ -121,17 +121,17 @@ class rknnPoolExecutor:
 
     rknnModel: path of the model. TPEs: number of contexts, each with a thread; None means two per NPU core, so that one
         frame's pre- and post-processing overlaps another's inference.
-    func: callable (context, frame) -> result; None means func.py's myFunc. A context is in one call at a time; it carries
-        `model` (a rknnmodel.Model) and `place` ("context 2 of 6, core 1").
+    func: callable (context, frame) -> result; None means func.py's myFunc. A context is in one call at a time; it
+        carries `model` (a rknnmodel.Model) and `place` ("context 2 of 6, core 1").
     coreMask: binds every context to these cores (RKNNLite.NPU_CORE_0_1_2: each frame on all three); None binds the
         contexts to single cores in turn. SoCs with one core refuse masks, so there none is passed.
-    runtime: class with RKNNLite's interface, None for the NPU's, or on a PC the CPU's. With an attribute NPU_CORES it is
-        an NPU of its own with so many cores (a simulated one).
+    runtime: class with RKNNLite's interface, None for the NPU's, or on a PC the CPU's. With an attribute NPU_CORES it
+        is an NPU of its own with so many cores (a simulated one).
 
-    A frame goes to the idle context whose core has the least in work, counted over all pools of this process on that NPU,
-    the fewest of this pool's frames among equals. func must not wait for other frames of the same pool.
-    Raises TypeError or ValueError for arguments that cannot be, rknnmodel.InputError for a model that this machine cannot
-    run, and RuntimeError with the reason where a context does not open; those before it are closed then.
+    A frame goes to the idle context whose core has the least in work, counted over all pools of this process on that
+    NPU, the fewest of this pool's frames among equals. func must not wait for other frames of the same pool. Raises
+    TypeError or ValueError for arguments that cannot be, rknnmodel.InputError for a model that this machine cannot run,
+    and RuntimeError with the reason where a context does not open; those before it are closed then.
     """
 
     def __init__(self, rknnModel, TPEs=None, func=None, *, coreMask=None, runtime=None):
@@ -165,23 +165,26 @@ class rknnPoolExecutor:
         return self._dispatcher.enqueue(frame, self._func, self._queue)
 
     def map(self, frames, live: bool = False) -> Results:
-        """Iterate over the results for `frames` (any iterable), in their order, each as soon as those before it are done.
+        """Iterate over the results for `frames` (any iterable), in their order, each as soon as those before it are
+        done.
 
-        A thread of its own reads `frames`, so that decoding overlaps inference. Every frame must be an array of its own:
-        a source that fills one buffer again and again is wrapped as (frame.copy() for frame in frames), and a frame that
-        func draws on is not given twice.
+        A thread of its own reads `frames`, so that decoding overlaps inference. Every frame must be an array of its
+        own: a source that fills one buffer again and again is wrapped as (frame.copy() for frame in frames), and a
+        frame that func draws on is not given twice.
         At most 2 * TPEs frames wait or are in work, and 3 * TPEs are read and not yet taken: then reading waits. (The
         latter lets fast cores go on while a slow one holds up the order.)
-        live=True never makes `frames` wait: of those that no context is free for only the newest is kept. A consumer that
-        is slow gets the newest finished result, never an older one after it. The iterator's `dropped` counts the others.
-        An exception from `frames` or from func is raised by the next() whose turn that frame has; after one from func the
-        iterator goes on. A released pool's map() raises CancelledError where it is cut short. Leaving the loop (or close())
-        stops the reading. Several map()s on one pool are served in turns. Raises RuntimeError as submit() does.
+        live=True never makes `frames` wait: of those that no context is free for only the newest is kept. A consumer
+        that is slow gets the newest finished result, never an older one after it. The iterator's `dropped` counts the
+        others. An exception from `frames` or from func is raised by the next() whose turn that frame has; after one
+        from func the iterator goes on. A released pool's map() raises CancelledError where it is cut short. Leaving the
+        loop (or close()) stops the reading. Several map()s on one pool are served in turns. Raises RuntimeError as
+        submit() does.
         """
         return Results(self, frames, live)
 
     def put(self, frame) -> None:
-        """Enqueue one frame whose result get() returns in its turn. Nothing bounds how many wait: call get() as often."""
+        """Enqueue one frame whose result get() returns in its turn. Nothing bounds how many wait: call get() as
+        often."""
         self._put.append(self.submit(frame))
 
     def get(self) -> tuple:
@@ -201,9 +204,10 @@ class rknnPoolExecutor:
 
         May be called again, from several threads, and after an interruption. From a worker, a callback in one, a signal
         handler or `frames`, it only begins the end, for to wait there would be to wait for itself.
-        timeout: seconds after which contexts still in work are given up: their frames get a TimeoutError, and so does the
-        caller, naming them; they are left to the end of the process. So is one that hangs in inference, whatever the timeout.
-        Raises what a context's own release() raised, once all are closed, and RuntimeError in a forked process.
+        timeout: seconds after which contexts still in work are given up: their frames get a TimeoutError, and so does
+        the caller, naming them; they are left to the end of the process. So is one that hangs in inference, whatever
+        the timeout. Raises what a context's own release() raised, once all are closed, and RuntimeError in a forked
+        process.
         """
         self._dispatcher.check_process()
         self._dispatcher.begin_end()
@@ -272,7 +276,8 @@ class _NPU:
 
     def load(self, core):
         """Frames in work on any of this core's cores."""
-        return sum(other.in_work for other in self.cores.values() if other is core or (other.mask or 0) & (core.mask or 0))
+        return sum(other.in_work for other in self.cores.values() if other is core
+                   or (other.mask or 0) & (core.mask or 0))
 
     def open_on(self, masks):
         """The core for the next context: the one with the fewest contexts and other processes."""
@@ -296,7 +301,8 @@ class _NPU:
                 core.claim = None
 
     def _look_around(self, cores):
-        """Claim each core by a lock on a file: the first one that is free tells how many other processes have the core."""
+        """Claim each core by a lock on a file: the first one that is free tells how many other processes have the
+        core."""
         if fcntl is None:
             return
         try:
@@ -343,7 +349,8 @@ class _Worker:
 
 
 class _Dispatcher:
-    """What a pool's threads share. It knows neither the pool nor its func, so that a pool that is dropped can be collected."""
+    """What a pool's threads share. It knows neither the pool nor its func, so that a pool that is dropped can be
+    collected."""
 
     alive: set = set()  # for the end of the process
 
@@ -359,7 +366,7 @@ class _Dispatcher:
         self.waiting = collections.deque()  # the queues with frames that wait, the next one first
         self.maps, self.feeders = set(), set()
         self.ending = self.draining = False
-        self.events = SimpleQueue()         # for the keeper: "end", "drain", an _Order that was dropped, None: look again
+        self.events = SimpleQueue()         # for the keeper: "end", "drain", a dropped _Order, None: look again
         self.closed = threading.Event()
         self.releasing = set()              # threads that wait for the end
         self.error = None                   # of a context's release()
@@ -412,7 +419,8 @@ class _Dispatcher:
 
     def check_process(self):
         if os.getpid() != self.pid:
-            raise RuntimeError(f"this pool belongs to process {self.pid}, of which this one is a fork: make a pool here")
+            raise RuntimeError(f"this pool belongs to process {self.pid}, from which this one was forked: "
+                               "make a pool of its own here")
 
     def enqueue(self, frame, func, waiting):
         future = Future()
@@ -447,7 +455,8 @@ class _Dispatcher:
         self.runs[worker.core] += 1
 
     def _next(self, worker):
-        """The worker's next entry: of the queues in turns, so that no stream waits for another's. None: be idle, or end."""
+        """The worker's next entry: of the queues in turns, so that no stream waits for another's. None: be idle, or
+        end."""
         with self.lock:
             worker.core.in_work -= 1
             if not self.waiting:
@@ -508,12 +517,13 @@ class _Dispatcher:
             self.failures += 1
             self.failing_since = began if self.failures == 1 else self.failing_since
             self.dead = self.failures >= FAILURES or self.failures >= 3 and now - self.failing_since >= SILENCE
-        worker.failure = NPUError(self._obituary(worker) if self.dead else f"{worker.place}: inference failed on the NPU, "
-                                  "the runtime's own message stands above", self.dead)
+        sentence = f"{worker.place}: inference failed on the NPU, the runtime's own message stands above"
+        worker.failure = NPUError(self._obituary(worker) if self.dead else sentence, self.dead)
 
     def _obituary(self, worker):
-        return (f"the NPU does not answer ({max(self.failures, 1)} inferences in a row failed, the last in {worker.place}): "
-                "look at dmesg and at sudo ./rkcat.sh, let the board cool down or switch it off and on again")
+        count = max(self.failures, 1)
+        return (f"the NPU does not answer ({count} inferences in a row failed, the last in {worker.place}): look at dmesg "
+                "and at sudo ./rkcat.sh, let the board cool down, or switch it off and on again")
 
     def _look_for_hung(self):
         for worker in self.workers:
@@ -522,8 +532,8 @@ class _Dispatcher:
                 continue
             worker.hung = True
             fatal = all(other.hung for other in self.workers)
-            _settle(future, None, NPUError(self._obituary(worker) if fatal else f"{worker.place} hangs: it has not come "
-                                           f"back from an inference for {HANG:.0f} s", fatal))
+            sentence = f"{worker.place} hangs: it has not come back from an inference for {HANG:.0f} s"
+            _settle(future, None, NPUError(self._obituary(worker) if fatal else sentence, fatal))
         if all(worker.hung for worker in self.workers):
             for future, _, _ in self._take_waiting():
                 if future.set_running_or_notify_cancel():
@@ -556,7 +566,8 @@ class _Dispatcher:
         self.closed.set()
 
     def _end(self, event):
-        """Wake every worker to its end, and every map()'s reader. "drain": what waits is served, "end": it is cancelled."""
+        """Wake every worker to its end, and every map()'s reader. "drain": what waits is served, "end": it is
+        cancelled."""
         self.draining = True
         with self.lock:
             maps = list(self.maps)
@@ -586,7 +597,8 @@ class _Dispatcher:
                 worker.given_up = True
             self.events.put(None)
             self.closed.wait(None if not late and timeout is None else 4 * GRACE)  # for those that were idle
-            lost = [worker for worker in self.workers if not worker.closed and not (worker.given_up and worker not in late)]
+            lost = [worker for worker in self.workers if not worker.closed
+                    and not (worker.given_up and worker not in late)]
             sentence = f"{', '.join(worker.place for worker in lost)} did not come back from a frame"
             for worker in lost:
                 worker.given_up = True
@@ -614,7 +626,8 @@ def _settle(future, result, error):
 
 
 def _watch(context, worker, dispatcher):
-    """Time the context's inferences and count their failures. The vendor's wheels drop the code of a failed rknn_run."""
+    """Time the context's inferences and count their failures. The vendor's wheels drop the code of a failed
+    rknn_run."""
     run = getattr(getattr(context, "rknn_runtime", None), "run", None)
 
     def checked_run(*args, **options):
@@ -651,14 +664,13 @@ def _watch(context, worker, dispatcher):
 
 
 def _in_signal_handler():
-    """Whether this call comes from a signal handler: what it interrupted may hold any lock."""
+    """Whether this call comes from a signal handler: what that one interrupted may hold any lock."""
     if threading.current_thread() is not threading.main_thread():
         return False
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    functions = [getattr(handler, "func", handler) for handler in handlers if callable(handler)]
-    functions = [function if hasattr(function, "__code__") or hasattr(function, "__func__") else
-                 getattr(type(function), "__call__", None) for function in functions]
-    codes = {getattr(getattr(function, "__func__", function), "__code__", None) for function in functions} - {None}
+    handlers = [getattr(handler, "func", handler) for handler in handlers]  # of a functools.partial
+    codes = {getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
+             for handler in handlers if callable(handler)} - {None}
     frame = sys._getframe()
     while frame is not None and frame.f_code not in codes:
         frame = frame.f_back
@@ -785,7 +797,6 @@ class Results:
         # The thread must not hold a reference to self: leaving the loop would then not end it.
         self._feeder = threading.Thread(target=_feed, args=(dispatcher, pool._func, frames, order), daemon=True,
                                         name="rknnpool-feeder")
-        dispatcher.feeders.add(self._feeder)
         self._feeder.start()
 
     def __iter__(self):
@@ -801,7 +812,8 @@ class Results:
 
     @property
     def dropped(self) -> int:
-        """Frames of a live source that were read and whose results were not handed out, because a newer one came first."""
+        """Frames of a live source that were read and whose results were not handed out, because a newer one came
+        first."""
         return self._order.dropped
 
     def close(self, timeout: float = GRACE) -> None:
@@ -819,6 +831,7 @@ class Results:
 
 def _feed(dispatcher, func, frames, order):
     end = StopIteration
+    dispatcher.feeders.add(threading.current_thread())
     try:
         frames = iter(frames)
         while order.may_read():
@@ -875,15 +888,15 @@ atexit.register(_end_at_exit)
 def initRKNN(rknnModel="./rknnModel/yolov5s.rknn", id=0):
     """One context without a pool, as scripts for the five-file demo ask for it.
 
-    id: the core 0, 1 or 2; -1: all three; anything else: the driver's choice. Raises RuntimeError where it does not open.
+    id: the core 0, 1 or 2; -1: all three; anything else: the driver's choice. Raises RuntimeError where it does not
+    open.
     """
     mask = {0: 1, 1: 2, 2: 4, -1: 7}.get(id)
+    options = {} if mask is None or npu_cores(soc()) == 1 else {"core_mask": mask}
     context = RKNNLite()
-    returned = context.load_rknn(rknnModel)
-    if returned == 0:
-        returned = context.init_runtime() if mask is None or npu_cores(soc()) == 1 else context.init_runtime(core_mask=mask)
-    if returned != 0:
-        raise RuntimeError(f"{rknnModel} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}")
+    if context.load_rknn(rknnModel) or context.init_runtime(**options):
+        reason = getattr(context, "error", None) or "the runtime says above why"
+        raise RuntimeError(f"{rknnModel} could not be opened: {reason}")
     return context
 
 
