@@ -204,8 +204,8 @@ class rknnPoolExecutor:
 
         May be called again, from several threads, and after an interruption. From a worker, a callback in one, a signal
         handler or `frames`, it only begins the end, for to wait there would be to wait for itself.
-        timeout: seconds after which contexts still in work are given up: their frames get a TimeoutError, and so does
-        the caller, naming them; they are left to the end of the process. So is one that hangs in inference, whatever
+        timeout: seconds after which contexts still in work are given up: their frames are cancelled, and TimeoutError
+        names them; they are left to the end of the process. So is one that hangs in inference, whatever
         the timeout. Raises what a context's own release() raised, once all are closed, and RuntimeError in a forked
         process.
         """
@@ -603,7 +603,7 @@ class _Dispatcher:
             for worker in lost:
                 worker.given_up = True
                 if worker.future is not None:
-                    _settle(worker.future, None, TimeoutError(sentence))
+                    _settle(worker.future, None, CancelledError(sentence))
             deadline = time.monotonic() + GRACE
             threads = [worker.thread for worker in self.workers if worker.closed] + [self.keeper.thread]
             for thread in threads + list(self.feeders):  # a feeder may wait for its source for ever
