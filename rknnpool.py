@@ -14,6 +14,7 @@ import atexit
 import collections
 import functools
 import inspect
+import itertools
 import operator
 import os
 import signal
@@ -246,11 +247,9 @@ class _Core:
     """An NPU core (or several, where contexts are bound to several), as all pools of this process use it."""
 
     def __init__(self, mask):
-        self.mask = mask      # for init_runtime; None: pass none
-        self.contexts = 0     # open on it
-        self.in_work = 0      # frames being worked on by them
-        self.claim = None     # open lock file that tells other processes
-        self.others = 0       # other processes on it, when it was claimed
+        self.mask = mask   # for init_runtime; None: pass none
+        self.contexts = 0  # open on it
+        self.in_work = 0   # frames being worked on by them
 
     def __str__(self):
         numbers = [str(bit) for bit in range(8) if (self.mask or 0) >> bit & 1]
@@ -258,72 +257,69 @@ class _Core:
 
 
 class _NPU:
-    """An NPU of this process: the vendor's is one, whatever pools use it; every simulated one is one of its own."""
+    """The cores of one NPU. The vendor's is one for the whole process, every simulated one is one of its own."""
 
     known = weakref.WeakKeyDictionary()  # by runtime class
-    locks = tempfile.gettempdir()  # where processes see each other's claims
-    knowing = threading.Lock()
+    claims: dict = {}                    # by core mask: the file whose lock tells other processes, how many they are
+    claiming = threading.Lock()          # over both
+    folder = tempfile.gettempdir()       # where processes see each other
 
     def __init__(self, physical):
-        self.physical, self.lock, self.cores = physical, threading.Lock(), {}  # lock: over the cores and their pools
+        self.physical, self.cores = physical, {}  # _Core by mask
+        self.lock = threading.Lock()              # over them, and their pools' idle contexts and waiting frames
 
     @classmethod
     def of(cls, runtime):
         vendor = _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False)
-        with cls.knowing:
-            physical = vendor or not hasattr(runtime, "NPU_CORES") and soc() is not None
+        physical = vendor or not hasattr(runtime, "NPU_CORES") and soc() is not None
+        with cls.claiming:
             return cls.known.setdefault(cls if vendor else runtime, cls(physical))
 
     def load(self, core):
         """Frames in work on any of this core's cores."""
-        return sum(other.in_work for other in self.cores.values() if other is core
-                   or (other.mask or 0) & (core.mask or 0))
+        return sum(other.in_work for other in self.cores.values()
+                   if other is core or (other.mask or 0) & (core.mask or 0))
 
     def open_on(self, masks):
-        """The core for the next context: the one with the fewest contexts and other processes."""
-        with self.lock:
-            cores = [self.cores.setdefault(mask, _Core(mask)) for mask in masks]
-            if self.physical and len(cores) > 1 and not all(core.claim for core in cores):
-                self._look_around(cores)
-            core = min(cores, key=lambda core: (core.contexts, core.others))
-            core.contexts += 1
-            for other in cores:
-                if other.claim and not other.contexts:
-                    other.claim.close()
-                    other.claim = None
-            return core
+        """The core for the next context: the one with the fewest contexts, and the fewest other processes."""
+        with self.claiming:
+            if self.physical and len(masks) > 1 and fcntl is not None:
+                self._claim(mask for mask in masks if mask not in self.claims)
+            with self.lock:
+                cores = [self.cores.setdefault(mask, _Core(mask)) for mask in masks]
+                core = min(cores, key=lambda core: (core.contexts, self.claims.get(core.mask, (None, 0))[1]))
+                core.contexts += 1
+            self._drop_claims()
+        return core
 
     def closed_on(self, core):
-        with self.lock:
-            core.contexts -= 1
-            if core.claim and not core.contexts:
-                core.claim.close()
-                core.claim = None
+        with self.claiming:
+            with self.lock:
+                core.contexts -= 1
+            self._drop_claims()
 
-    def _look_around(self, cores):
-        """Claim each core by a lock on a file: the first one that is free tells how many other processes have the
-        core."""
-        if fcntl is None:
-            return
+    def _claim(self, masks):
+        """Lock a file for each core: the first one that nobody has locked tells how many other processes there are."""
         try:
-            with open(os.path.join(self.locks, "rknnpool.lock"), "a") as guard:
+            with open(os.path.join(self.folder, "rknnpool.lock"), "a") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)
-                for core in (core for core in cores if core.claim is None):
-                    core.others = 0
-                    while core.claim is None and core.others < 8:
-                        core.claim = self._locked(f"rknnpool-{core.mask}-{core.others}.lock")
-                        core.others += core.claim is None
-        except OSError:  # another user's file: the processes do not see each other then
+                for mask, others in itertools.product(masks, range(8)):
+                    if mask in self.claims:
+                        continue
+                    file = open(os.path.join(self.folder, f"rknnpool-{mask}-{others}.lock"), "a")
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        self.claims[mask] = file, others
+                    except OSError:
+                        file.close()
+        except OSError:  # another user's files: the processes do not see each other then
             pass
 
-    def _locked(self, name):
-        file = open(os.path.join(self.locks, name), "a")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except OSError:
-            file.close()
-            return None
+    def _drop_claims(self):
+        used = {mask for npu in list(self.known.values()) if npu.physical
+                for mask, core in list(npu.cores.items()) if core.contexts}
+        for mask in set(self.claims) - used:
+            self.claims.pop(mask)[0].close()
 
 
 class _Queue:
@@ -370,7 +366,7 @@ class _Dispatcher:
         self.closed = threading.Event()
         self.releasing = set()              # threads that wait for the end
         self.error = None                   # of a context's release()
-        self.failures, self.failing_since, self.dead = 0, 0.0, False
+        self.failures, self.failing_since, self.failing_cores = 0, 0.0, set()
         try:
             for number in range(1, count + 1):
                 self._open(runtime, path, number, count, masks)
@@ -511,14 +507,17 @@ class _Dispatcher:
     def inference_ended(self, worker, began, failed):
         with self.lock:
             if not failed:
-                self.failures, self.dead = 0, False
+                self.failures = 0
                 return
-            now = time.monotonic()
             self.failures += 1
-            self.failing_since = began if self.failures == 1 else self.failing_since
-            self.dead = self.failures >= FAILURES or self.failures >= 3 and now - self.failing_since >= SILENCE
+            if self.failures == 1:
+                self.failing_since, self.failing_cores = began, set()
+            self.failing_cores.add(worker.core)
+            row = self.failures >= 3 and time.monotonic() - self.failing_since >= SILENCE or self.failures >= FAILURES
+            # A core that is bad by itself does not make the NPU dead.
+            dead = row and all(other.hung or other.core in self.failing_cores for other in self.workers)
         sentence = f"{worker.place}: inference failed on the NPU, the runtime's own message stands above"
-        worker.failure = NPUError(self._obituary(worker) if self.dead else sentence, self.dead)
+        worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead)
 
     def _obituary(self, worker):
         count = max(self.failures, 1)
@@ -861,12 +860,10 @@ def _feed(dispatcher, func, frames, order):
 
 
 def _forget_after_fork():
-    """The child has none of the parent's threads, and another process's claims: it begins anew."""
-    for npu in _NPU.known.values():
-        for core in npu.cores.values():
-            if core.claim:
-                core.claim.close()
-    _NPU.known, _NPU.knowing = weakref.WeakKeyDictionary(), threading.Lock()
+    """The child has none of the parent's threads, and its claims are the parent's: it begins anew."""
+    for file, _ in _NPU.claims.values():
+        file.close()
+    _NPU.known, _NPU.claims, _NPU.claiming = weakref.WeakKeyDictionary(), {}, threading.Lock()
     _Dispatcher.alive = set()
 
 

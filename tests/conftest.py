@@ -83,7 +83,7 @@ def soc(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def claims(monkeypatch, tmp_path):
     """Other processes on this machine, other test runs among them, do not bend which core a pool begins with."""
-    monkeypatch.setattr(rknnpool._NPU, "locks", str(tmp_path))
+    monkeypatch.setattr(rknnpool._NPU, "folder", str(tmp_path))
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,7 @@ def test_a_pool_whose_func_belongs_to_its_owner_is_collected_with_it(runtime):
     wait_until(lambda: closed_once(runtime))
 
 
-@pytest.mark.parametrize("held", ["pool", "pool.map(itertools.count())", "[pool.submit(frame) for frame in range(50)]"])
+@pytest.mark.parametrize("held", ["pool", "pool.map(itertools.count())", "[pool.submit(n) for n in range(50)]"])
 def test_a_program_that_ends_without_release_closes_every_context(held):
     done = run_script(f"""
         release = Runtime.release
