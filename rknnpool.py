@@ -275,18 +275,21 @@ class _NPU:
         with cls.claiming:
             return cls.known.setdefault(cls if vendor else runtime, cls(physical))
 
+    def cores_of(self, masks):
+        with self.lock:
+            return [self.cores.setdefault(mask, _Core(mask)) for mask in masks]
+
     def load(self, core):
         """Frames in work on any of this core's cores."""
         return sum(other.in_work for other in self.cores.values()
                    if other is core or (other.mask or 0) & (core.mask or 0))
 
-    def open_on(self, masks):
+    def open_on(self, cores):
         """The core for the next context: the one with the fewest contexts, and the fewest other processes."""
         with self.claiming:
-            if self.physical and len(masks) > 1 and fcntl is not None:
-                self._claim(mask for mask in masks if mask not in self.claims)
+            if self.physical and len(cores) > 1 and fcntl is not None:
+                self._claim(core.mask for core in cores)
             with self.lock:
-                cores = [self.cores.setdefault(mask, _Core(mask)) for mask in masks]
                 core = min(cores, key=lambda core: (core.contexts, self.claims.get(core.mask, (None, 0))[1]))
                 core.contexts += 1
             self._drop_claims()
@@ -304,7 +307,7 @@ class _NPU:
             with open(os.path.join(self.folder, "rknnpool.lock"), "a") as guard:
                 fcntl.flock(guard, fcntl.LOCK_EX)
                 for mask, others in itertools.product(masks, range(8)):
-                    if mask in self.claims:
+                    if mask in self.claims:  # already, or just now
                         continue
                     file = open(os.path.join(self.folder, f"rknnpool-{mask}-{others}.lock"), "a")
                     try:
@@ -358,7 +361,9 @@ class _Dispatcher:
         if self.npu.physical:
             for sentence in rknnmodel.problems(self.model, family(soc())):
                 print(sentence, file=sys.stderr)
-        self.workers, self.runs, self.idle = [], {}, {}
+        self.workers = []
+        self.runs = {core: 0 for core in self.npu.cores_of(masks)}
+        self.idle = {core: [] for core in self.runs}
         self.waiting = collections.deque()  # the queues with frames that wait, the next one first
         self.maps, self.feeders = set(), set()
         self.ending = self.draining = False
@@ -369,7 +374,7 @@ class _Dispatcher:
         self.failures, self.failing_since, self.failing_cores = 0, 0.0, set()
         try:
             for number in range(1, count + 1):
-                self._open(runtime, path, number, count, masks)
+                self._open(runtime, path, number, count)
         except BaseException:
             for worker in self.workers:
                 self._close(worker)
@@ -386,12 +391,10 @@ class _Dispatcher:
         worker.thread = threading.Thread(target=target, args=(worker,), name=name, daemon=True)
         worker.thread.start()
 
-    def _open(self, runtime, path, number, count, masks):
-        core = self.npu.open_on(masks)
+    def _open(self, runtime, path, number, count):
+        core = self.npu.open_on(list(self.runs))
         worker = _Worker(number, count, core)
         self.workers.append(worker)
-        self.runs.setdefault(core, 0)
-        self.idle.setdefault(core, [])
         context = worker.context = runtime()
         step, returned = "load_rknn", context.load_rknn(self.model.path)
         if returned == 0:
@@ -521,8 +524,8 @@ class _Dispatcher:
 
     def _obituary(self, worker):
         count = max(self.failures, 1)
-        return (f"the NPU does not answer ({count} inferences in a row failed, the last in {worker.place}): look at dmesg "
-                "and at sudo ./rkcat.sh, let the board cool down, or switch it off and on again")
+        return (f"the NPU does not answer ({count} inferences in a row failed, the last in {worker.place}): look at "
+                "dmesg and at sudo ./rkcat.sh, let the board cool down, or switch it off and on again")
 
     def _look_for_hung(self):
         for worker in self.workers:

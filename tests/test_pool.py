@@ -98,6 +98,13 @@ def test_two_contexts_per_core_are_the_default(runtime, soc):
     assert [context.mask for context in runtime.contexts] == [1, 2, 4, 1, 2, 4]
 
 
+def test_runs_are_told_for_every_core_in_their_order(runtime, soc):
+    soc("rk3588")
+    with rknnPoolExecutor("model", 1, infer, runtime=runtime) as pool:
+        list(pool.map(range(5)))
+        assert pool.runs == [5, 0, 0]
+
+
 def test_core_mask_puts_every_context_on_those_cores(runtime, soc):
     soc("rk3588")
     rknnPoolExecutor("model", 3, infer, coreMask=runtime.NPU_CORE_0_1_2, runtime=runtime).release()

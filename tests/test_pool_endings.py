@@ -182,8 +182,8 @@ def test_a_program_that_ends_without_release_closes_every_context(held):
 
 # ---- release() from anywhere ----
 
-@pytest.mark.parametrize("way", ["in a worker", "in a done-callback", "in the callback of a cancelled future", "in frames",
-                                 "in two threads", "in a worker of another pool"])
+@pytest.mark.parametrize("way", ["in a worker", "in a done-callback", "in the callback of a cancelled future",
+                                 "in frames", "in two threads", "in a worker of another pool"])
 def test_release_may_be_called(runtime, way):
     runtime.seconds = 0.01
     pool = rknnPoolExecutor("model", 3, lambda context, frame: frame() if callable(frame) else infer(context, frame),
