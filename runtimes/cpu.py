@@ -247,13 +247,13 @@ class RKNNLite:
         if len(frames) != len(self._inputs):
             names = ", ".join(taker.name for taker in self._inputs)
             raise ValueError(f"has {len(self._inputs)} inputs ({names}), and {len(frames)} were given")
-        layouts = _for_each("data_format", data_format or "nhwc", ("nhwc", "nchw"), len(frames))
-        for frame, name in zip(frames, _for_each("data_type", data_type, FRAMES, len(frames)) if data_type else ()):
-            if name != frame.dtype.name:
-                raise ValueError(f"was told of an input of {name} by data_type, and got {frame.dtype}")
-        if pass_through is not None and list(pass_through) != [0] * len(frames):
-            raise ValueError(f"takes as inputs_pass_through None or {[0] * len(frames)} on a CPU, for only an NPU has "
-                             f"a layout of its own, and not {pass_through}")
+        dtypes = [frame.dtype.name for frame in frames]
+        for told, dtype in zip(_for_each("data_type", data_type, FRAMES, dtypes), dtypes):
+            if told != dtype:
+                raise ValueError(f"was told of an input of {told} by data_type, and got {dtype}")
+        # What passes through an NPU has the layout that only an NPU has inside.
+        _for_each("inputs_pass_through", pass_through, (0,), [0] * len(frames))
+        layouts = _for_each("data_format", data_format, ("nhwc", "nchw"), ["nhwc"] * len(frames))
         return [np.asarray(frame) for frame in frames], layouts
 
     def release(self):
@@ -265,9 +265,14 @@ class RKNNLite:
         return -1
 
 
-def _for_each(option, given, known, count):
-    """An option of `inference` as a list with an entry for each input. Raises ValueError."""
-    values = [given] * count if isinstance(given, str) else given
-    if not isinstance(values, list) or len(values) != count or any(value not in known for value in values):
-        raise ValueError(f"takes as {option} one of {', '.join(known)}, or a list of {count} of them, not {given!r}")
+def _for_each(option, given, known, default):
+    """An option of `inference` as a list with an entry for each input, by `default` where it is None. Raises
+    ValueError."""
+    if given is None:
+        return default
+    values = [given] * len(default) if isinstance(given, str) else given
+    if not isinstance(values, list) or len(values) != len(default) or not all(
+            isinstance(value, (str, int)) and value in known for value in values):
+        raise ValueError(f"takes as {option} {' or '.join(map(repr, known))} for each of {len(default)} inputs, not "
+                         f"{given!r}")
     return values
