@@ -27,7 +27,7 @@ from concurrent.futures import CancelledError, Future
 from queue import Empty, SimpleQueue
 
 import rknnmodel
-from rknnmodel import ModelError
+from rknnmodel import LIBRARY, SOCS, InputError, ModelError, family, npu_cores
 
 try:
     import fcntl
@@ -35,12 +35,9 @@ except ImportError:  # not on Windows, which no board runs
     fcntl = None
 
 COMPATIBLE = "/proc/device-tree/compatible"
-LIBRARY, DEVICES = "/usr/lib/librknnrt.so", ("/dev/dri/renderD129", "/dev/rknpu")
+DEVICES = ("/dev/dri/renderD129", "/dev/rknpu")
 ROCKET = ("/dev/accel/accel0", "/sys/module/rocket")  # the open driver of mainline kernels
 UNMASK = "a container hides it: docker run --security-opt systempaths=unconfined"
-# Beginnings of the names in device trees: the family, as models are made for it, and its NPU cores.
-SOCS = {"rk3588": ("rk3588", 3), "rk3582": ("rk3588", 3), "rk3576": ("rk3576", 2), "rk3562": ("rk3562", 1),
-        "rk356": ("rk3566", 1), "rv1126b": ("rv1126b", 1)}
 
 HANG = 12.0      # seconds inside inference that make a context hang; the driver gives a run up after 6 to 10
 FAILURES = 10    # failed inferences in a row that make the NPU dead,
@@ -56,16 +53,6 @@ class NPUError(ModelError):
     def __init__(self, message: str, fatal: bool = False):
         super().__init__(message)
         self.fatal = fatal
-
-
-def family(name: str | None) -> str | None:
-    """The SoC that models for `name` are made for: "rk3588" of "rk3588s2". None where no NPU of ours is known."""
-    return next((kind for start, (kind, _) in SOCS.items() if (name or "").startswith(start)), None)
-
-
-def npu_cores(name: str | None) -> int:
-    """How many NPU cores a SoC has, 1 where it is not known."""
-    return next((cores for start, (_, cores) in SOCS.items() if (name or "").startswith(start)), 1)
 
 
 def soc() -> str | None:
@@ -357,10 +344,7 @@ class _Dispatcher:
         self.pid = os.getpid()
         self.npu = _NPU.of(runtime)
         self.lock = self.npu.lock
-        self.model = rknnmodel.describe(path)
-        if self.npu.physical:
-            for sentence in rknnmodel.problems(self.model, family(soc())):
-                print(sentence, file=sys.stderr)
+        self.model = self._describe(runtime, path)
         self.workers = []
         self.runs = {core: 0 for core in self.npu.cores_of(masks)}
         self.idle = {core: [] for core in self.runs}
@@ -385,6 +369,19 @@ class _Dispatcher:
         self.keeper = _Worker(0, 0, "")
         self._start(self.keeper, "rknnpool-keeper", self._keep)
         self.alive.add(self)
+
+    @staticmethod
+    def _describe(runtime, path):
+        """The rknnmodel.Model at `path`. Raises InputError for one that the vendor's runtime or ours cannot run."""
+        ours = _is_vendors(runtime) or getattr(runtime, "__module__", "") == "runtimes.cpu"
+        chip = soc() if _is_vendors(runtime) else None
+        try:
+            model = rknnmodel.describe(path, chip)
+        except InputError:  # no such file: the runtime may know better
+            return rknnmodel.Model(os.fspath(path))
+        for sentence in rknnmodel.problems(model, chip) if ours else []:
+            print(sentence, file=sys.stderr)
+        return model
 
     @staticmethod
     def _start(worker, name, target):
