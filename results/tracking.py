@@ -5,7 +5,7 @@ dropped frames and a slow stream's few ones count as what they are.
     tracker = Tracker()               # one for each stream, fed in the order of its frames
     tracker.update(result)            # sets result.detections.ids
 """
-from typing import Any, Optional
+from typing import Any, Tuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return both / (area_a[:, None] + area_b - both + 1e-9)
 
 
-def pairs(score: np.ndarray, least: float):
+def pairs(score: np.ndarray, least: float) -> Tuple[np.ndarray, np.ndarray]:
     """Pairs of rows and columns of score (n, m), the best first, each row and column once, none below `least`: two
     index arrays."""
     rows, columns = [], []

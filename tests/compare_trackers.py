@@ -181,8 +181,8 @@ def table(name, detections, truth, rate=60):
         for title, method in methods.items():
             tracks, took = method(detections[::step], rate / step)
             figures = out[title, rate // step] = score(truth[::step], tracks)
-            print(f"{name:10} {rate // step:3} FPS  {title:9} IDF1 {figures.idf1:.3f}  MOTA {figures.mota:.3f}  switches "
-                  f"{figures.switches:3}  {np.median(took):.2f} ms a frame")
+            print(f"{name:10} {rate // step:3} FPS  {title:9} IDF1 {figures.idf1:.3f}  MOTA {figures.mota:.3f}  "
+                  f"switches {figures.switches:3}  {np.median(took):.2f} ms a frame")
     return out
 
 

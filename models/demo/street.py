@@ -5,8 +5,8 @@
     python models/demo/street.py --seed 3 --out other.mp4   # the same street with others on it
     python models/demo/street.py --crowd 3 --out crowd.mp4  # people who pass before each other, for trackers
 
-demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...], "ids": [[id, ...], ...]}:
-for each frame and object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the
+demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...], "ids": [[id, ...], ...]}
+has for each frame and object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the
 share of its own pixels that can be seen; in the same order each object's identity, from 1: who comes round again is
 another one.
 """
@@ -71,11 +71,13 @@ def cast():
         for place_, character in enumerate(goods):
             actors.append(Actor(character, 68, number * SHOP + 94 + 142 * place_ + 68, 347, shop_speed, span=row))
     stand = {"speed": pavement_speed, "span": 1640}
-    actors += [Actor("🚦", 80, 260, 447, **stand), Actor("🪴", 70, 760, 447, **stand), Actor("🚲", 92, 1180, 448, **stand)]
+    actors += [Actor("🚦", 80, 260, 447, **stand), Actor("🪴", 70, 760, 447, **stand),
+               Actor("🚲", 92, 1180, 448, **stand)]
     actors += [Actor("🚶", 88, 140, 452, -95, 1.6), Actor("🐕", 62, 470, 452, -95, 2.4),
                Actor("💃", 88, 1030, 452, -66, 1.2)]
     lane = {"speed": -230, "step": 3.0, "span": 1900}
-    actors += [Actor("🚗", 118, 160, 531, **lane), Actor("🚌", 136, 800, 532, **lane), Actor("🚕", 118, 1400, 531, **lane)]
+    actors += [Actor("🚗", 118, 160, 531, **lane), Actor("🚌", 136, 800, 532, **lane),
+               Actor("🚕", 118, 1400, 531, **lane)]
     lane = {"speed": 265, "step": 3.0, "span": 2000}
     actors += [Actor("🚙", 122, 300, 638, **lane), Actor("🏍", 110, 1000, 639, **lane),
                Actor("🚚", 142, 1620, 638, **lane)]
