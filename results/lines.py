@@ -1,9 +1,10 @@
 """Counts who crosses a line, and who is in a zone: by class, from identities that last (results/tracking.py).
 
     lines = Lines({"door": ((100, 400), (500, 400))}, {"yard": [(0, 0.5), (1, 0.5), (1, 1), (0, 1)]})   # one a stream
-    lines.update(result)     # sets result.crossings, result.lines, result.zones; adds its drawing to result.overlay
+    lines.update(result)     # sets the following, and adds its drawing to result.overlay
     result.lines             # {"door": {"in": {"person": 3}, "out": {"car": 1}}}: since the start
     result.zones             # {"yard": {"person": 2}}: now
+    result.inside            # {"yard": [12, 17]}: their identities
     result.crossings         # [{"line": "door", "direction": "in", "id": 17, "class": "person", "since": 112}]
 
 Points are in pixels of the frame, or, where no value of a line or zone is above 1, shares of its width and height. What
@@ -16,6 +17,7 @@ matter. Whoever has just crossed and then goes to and fro on the line crosses ba
 been on that side for REST seconds: he who dances on the line counts once.
 """
 import math
+import re
 from collections import OrderedDict
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -107,9 +109,10 @@ def for_streams(streams: Sequence[str], lines: dict, zones: dict) -> Dict[str, O
 
 def _checked(kind, key, points):
     """The key and the points, (n, 2) float64, of a line or zone. Raises InputError where they are none."""
-    if not isinstance(key, str) or not key.rpartition("/")[2].strip() or key.startswith("/"):
-        raise InputError(f"The {kind} {key!r} needs a name, as in {'door' if kind == 'line' else 'yard'} or, for the "
-                         f"stream gate alone, gate/{'door' if kind == 'line' else 'yard'}.")
+    example = "door" if kind == "line" else "yard"
+    if not isinstance(key, str) or not re.fullmatch(r"(.+/)?[\w.() -]*\w[\w.() -]*", key):
+        raise InputError(f"The {kind} {key!r} needs a name of letters, digits, spaces and . _ - ( ), as in {example}, "
+                         f"or gate/{example} for the stream gate alone.")
     try:
         array = np.array(points, np.float64)
     except (TypeError, ValueError):
@@ -157,29 +160,29 @@ class Lines:
         self.size = None                  # of the frame for which `placed` holds
         self.placed = {}, {}              # lines and zones in its pixels
         self.counts = {name: {"in": {}, "out": {}} for name in self.lines}
-        self.inside = {name: {} for name in self.zones}
+        self.present, self.inside = ({name: kind() for name in self.zones} for kind in (dict, list))
         self.seen = OrderedDict()         # identity: (its classes' counts, {line: _Seen})
 
     def update(self, result: Any) -> None:
         """Count the objects of a frame; the frames come in order.
 
         result: a streams.Result, or anything with `detections` (with `boxes` (n, 4) xyxy in pixels, `classes`, `ids`
-        and `name(number)`), `size` (width, height), `number`, `time` and `overlay`. Sets `crossings`, `lines` and
-        `zones` as the file's first lines show them, and appends to `overlay` a function that draws on a picture (h, w,
-        3) uint8 BGR. Without identities no line counts, and zones count every detection. A frame that failed changes
-        nothing.
+        and `name(number)`), `size` (width, height), `number`, `time` and `overlay`. Sets `crossings`, `lines`, `zones`
+        and `inside` as the file's first lines show them, and appends to `overlay` a function that draws on a picture
+        (h, w, 3) uint8 BGR. Without identities no line counts, and zones count every detection. A frame that failed
+        changes nothing.
         """
-        if tuple(result.size) != self.size:  # a camera may come back with another
-            self.place(tuple(result.size))
         result.crossings = []
         detections = result.detections
         if detections is not None:
-            self.inside = {name: {} for name in self.zones}
+            if tuple(result.size) != self.size:  # a camera may come back with another
+                self.place(tuple(result.size))
+            self.present, self.inside = ({name: kind() for name in self.zones} for kind in (dict, list))
             if detections.boxes is not None and len(detections.boxes):
                 self.count(result, detections)
         # What is handed out is never changed again: places may write it later.
-        result.lines, result.zones = self.counts, self.inside
-        result.overlay.append(self.drawing(self.counts, self.inside))
+        result.lines, result.zones, result.inside = self.counts, self.present, self.inside
+        result.overlay.append(self.drawing(self.counts, self.present))
 
     def place(self, size: Tuple[int, int]) -> None:
         self.size = size
@@ -197,11 +200,13 @@ class Lines:
         # A box that ends at the picture's edge stands in its last pixel.
         standing = np.minimum(feet, np.subtract(self.size, 1)).tolist() if self.zones else ()
         for zone, points in self.placed[1].items():
-            polygon, inside = points.astype(np.float32), self.inside[zone]
+            polygon, present = points.astype(np.float32), self.present[zone]
             for row, point in enumerate(standing):
                 if (ids is None or ids[row] >= 0) and cv2.pointPolygonTest(polygon, point, False) >= 0:
                     what = name(classes[row])
-                    inside[what] = inside.get(what, 0) + 1
+                    present[what] = present.get(what, 0) + 1
+                    if ids is not None:
+                        self.inside[zone].append(ids[row])
         if ids is None or not self.lines:
             return
         heights = (boxes[:, 3] - boxes[:, 1]).tolist()
@@ -269,14 +274,14 @@ class Lines:
         counts[direction] = {**counts[direction], what: counts[direction].get(what, 0) + 1}
         self.counts = {**self.counts, line: counts}
 
-    def drawing(self, counts: dict, inside: dict) -> Callable[[np.ndarray], None]:
+    def drawing(self, counts: dict, present: dict) -> Callable[[np.ndarray], None]:
         """A function that draws lines and zones with these counts on a picture (h, w, 3) uint8 BGR, in place."""
         lines, zones = self.placed
 
         def draw(picture):
             for name, points in zones.items():
                 cv2.polylines(picture, [points.round().astype(np.int32)], True, COLOURS[1], 2)
-                _write(picture, points.mean(0), [f"{name}: {_sum(inside[name])}"], COLOURS[1])
+                _write(picture, points.mean(0), [f"{name}: {_sum(present[name])}"], COLOURS[1])
             for name, (first, second) in lines.items():
                 middle, way = (first + second) / 2, second - first
                 length = np.hypot(*way)

@@ -6,8 +6,8 @@
     python models/demo/street.py --crowd 3 --out crowd.mp4  # people who pass before each other, for trackers
 
 demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...], "ids": [[id, ...], ...]}
-has for each frame and object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the
-share of its own pixels that can be seen; in the same order each object's identity, from 1: who comes round again is
+has for each frame and object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and
+the share of its own pixels that can be seen; in the same order each object's identity, from 1: who comes round again is
 another one.
 """
 import argparse
