@@ -29,6 +29,7 @@ from rknnmodel import InputError
 # --------------------------------------------------------------------------------------------------------------------
 FRAMES = 3      # in which an object must be seen on the other side
 CLEAR = 0.15    # of its box's height away from the line: then it dances on it no longer
+NEAR = 0.03     # of its height: within this a new object's side is known only once it was seen there in FRAMES frames
 REST = 1.0      # seconds on one side, after which it dances no longer either
 REMEMBER = 10000  # identities whose sides are known at a time; the ones not seen for the longest time go first
 COLOURS = (80, 220, 255), (255, 200, 80)  # of lines and zones in the picture, BGR
@@ -242,7 +243,10 @@ class Lines:
         side = (distance > 0) - (distance < 0)
         since = None
         if seen.side == 0:
-            seen.side, seen.calm = side, time
+            # Right on the line a box's trembling does not say on which side it appeared.
+            seen.run = seen.run + 1 if side and side == np.sign(seen.distance) else abs(side)
+            if abs(distance) >= NEAR * height or seen.run >= FRAMES:
+                seen.side, seen.run, seen.calm = side, 0, time
         elif side == seen.side:
             if seen.run:
                 seen.run, seen.calm = 0, time

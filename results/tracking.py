@@ -17,6 +17,7 @@ SURE = 0.8         # a track has an identity once the squares of its detections'
 LOST = 2.0         # seconds for which an object out of sight is waited for
 RECENT = 0.3       # seconds: a weak detection only goes on with a track seen at most so long ago
 OVERLAP = 0.2      # least IoU of a track's expected box and a detection that are taken for one
+SAME = 0.7         # IoU from which two detections of one frame are the same object, whatever their classes
 OTHER_CLASS = 0.5  # factor on the IoU where the class is another: detectors waver between car and truck
 SETTLE = 1.0       # seconds over which a track's velocity is averaged
 FIRM = 0.12        # seconds in which a track's position follows its detections
@@ -140,9 +141,21 @@ class Tracker:
         self.classes[tracks] = classes[found]
         self.sums[tracks] += scores[found] ** 2
 
+    def beginners(self, track_of, boxes, scores) -> np.ndarray:
+        """The detections that begin a track: an index array."""
+        new = np.flatnonzero((track_of < 0) & (scores >= NEW))
+        if not len(new):
+            return new
+        new = new[np.argsort(-scores[new], kind="stable")]
+        known = np.flatnonzero(track_of >= 0)
+        # One object that the detector takes for two, a car and a truck in one place, is one.
+        same = overlaps(boxes[new], boxes[np.concatenate([known, new])]) >= SAME
+        same[:, len(known):] = np.tril(same[:, len(known):], -1)
+        return new[~same.any(1)]
+
     def settle(self, track_of, boxes, classes, scores) -> np.ndarray:
         """Name the tracks that are sure now, forget those that are gone, begin new ones: the detections' identities."""
-        new = np.flatnonzero((track_of < 0) & (scores >= NEW))
+        new = self.beginners(track_of, boxes, scores)
         away = self.clock - self.seen
         keep = np.where(self.ids >= 0, away <= LOST, away == 0)
         if len(new) or not keep.all():

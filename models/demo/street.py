@@ -89,17 +89,20 @@ def cast():
 
 
 def other_cast(seed):
-    """All actors of another street, the farthest first: the demo's rows, with other objects at other places, sizes and
-    speeds."""
+    """All actors of another street, the farthest first: the demo's rows, in which others of their kinds stand and go at
+    other places, with other sizes and speeds."""
     rng = np.random.default_rng((4, seed))
-    actors, characters = [], list(CLASS_OF)
+    rows = {}
     for actor in cast():
-        stands = actor.speed in (shop_speed, pavement_speed)  # and moves as the ground does
-        character = actor.character if rng.random() < 0.3 else characters[rng.integers(len(characters))]
-        x = actor.x + rng.uniform(-12, 12) if actor.speed == shop_speed else rng.uniform(0, actor.span)
-        size = actor.size * rng.uniform(0.9, 1.1)
-        speed = actor.speed if stands else actor.speed * rng.uniform(0.7, 1.3)
-        actors.append(Actor(character, size, x, actor.ground, speed, actor.step, actor.span))
+        rows.setdefault((actor.speed == shop_speed, actor.ground // 40), []).append(actor)
+    actors = []
+    for (in_shop, _), row in rows.items():
+        for actor, number in zip(row, rng.permutation(len(row))):
+            kind = GLYPHS[CLASS_OF[row[number].character]]
+            stands = in_shop or actor.speed == pavement_speed  # and moves as the ground does
+            actors.append(Actor(kind[rng.integers(len(kind))], actor.size * rng.uniform(0.9, 1.1),
+                                actor.x + rng.uniform(-12, 12) if in_shop else rng.uniform(0, actor.span), actor.ground,
+                                actor.speed * (1 if stands else rng.uniform(0.7, 1.3)), actor.step, actor.span))
     return actors
 
 
