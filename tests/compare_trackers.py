@@ -64,11 +64,12 @@ def score(truth, found):
 
     truth, found: for each frame (ids (n,) int, boxes (n, 4) xyxy). IDF1 as Ristani et al. (2016) define it: over the
     best assignment of found identities to true ones for the whole video; MOTA and switches as CLEAR MOT does
-    (Bernardin, Stiefelhagen 2008): a pair of the frame before stays while it overlaps, the others are assigned anew.
+    (Bernardin, Stiefelhagen 2008): a pair stays where it overlaps, the others are assigned anew. Both as py-motmetrics
+    1.4.0 computes them.
     """
     together, true_count, found_count = {}, {}, {}
     switches = missed = false = total = 0
-    pairs, last = {}, {}  # true id: found id, in the frame before, and ever
+    last = {}  # true id: found id, when both were seen last
     for (ids, boxes), (own, found_boxes) in zip(truth, found):
         ids, own, iou = list(map(int, ids)), list(map(int, own)), overlaps(boxes, found_boxes)
         near = iou >= IOU
@@ -78,10 +79,13 @@ def score(truth, found):
             for name in names:
                 counts[name] = counts.get(name, 0) + 1
         where = {name: j for j, name in enumerate(own)}
-        now = {name: pairs[name] for i, name in enumerate(ids)
-               if pairs.get(name) in where and near[i, where[pairs[name]]]}
+        now, taken = {}, set()
+        for i, name in enumerate(ids):
+            other = last.get(name)
+            if other in where and other not in taken and near[i, where[other]]:
+                now[name] = other
+                taken.add(other)
         rows = [i for i, name in enumerate(ids) if name not in now]
-        taken = set(now.values())
         columns = [j for j, name in enumerate(own) if name not in taken]
         if rows and columns:
             part = np.where(near, 1000 + iou, 0)[np.ix_(rows, columns)]
@@ -90,7 +94,6 @@ def score(truth, found):
                     now[ids[rows[i]]] = own[columns[j]]
         switches += sum(last.get(name, other) != other for name, other in now.items())
         last.update(now)
-        pairs = now
         total, missed, false = total + len(ids), missed + len(ids) - len(now), false + len(own) - len(now)
     rows, columns = list(true_count), list(found_count)
     table = np.zeros((len(rows), len(columns)))
