@@ -20,6 +20,7 @@ from tqdm import tqdm
 import funcs as func_files
 import rknnpool
 from results import result as passing
+from results.beside import Beside
 from results.result import Result, Served  # noqa: F401  Served: for who writes a program of their own
 from rknnmodel import InputError, ModelError
 from sources import TIMEOUT, NotYet, open_source
@@ -88,6 +89,11 @@ class Stream:
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
         self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
         self._served, self._results = collections.deque(maxlen=100), None
+
+    def add(self, place: Any) -> None:
+        """Add a place of this stream's own, which ends with it. Of a live stream it gets a queue, and may drop."""
+        self.own.append(Beside(place, self) if self.live else place)
+        self.places.append(self.own[-1])
 
     # ---- reading, in the pool's thread ----
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, List
+from typing import Any, Callable, Dict, List
 
 from rknnmodel import InputError
 
@@ -122,3 +122,36 @@ def find(model: Any) -> ModuleType:
 
 def others() -> List[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+def settings_of(args: Any, model: Any, func: Any) -> Dict[str, Any]:
+    """What the flags set on each context's model, a dict."""
+    settings = {name: getattr(args, name) for name in ("conf", "iou") if getattr(args, name) is not None}
+    names = getattr(model, "names", None)
+    if args.names:
+        try:
+            with open(args.names, encoding="utf-8-sig") as file:
+                given = [line.strip() for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise InputError(f"--names {args.names}: cannot be read ({reason}).") from None
+        if not given:
+            raise InputError(f"--names {args.names}: has no names; one a line is needed, in the order of the classes.")
+        if names and len(names) != len(given):
+            raise InputError(f"--names {args.names}: has {len(given)} names, and the model {len(names)} classes.")
+        names = settings["names"] = given
+    if args.classes:
+        names = names or getattr(func, "CLASSES", ())
+        pairs = names.items() if isinstance(names, dict) else enumerate(names)
+        numbers = {str(name): number for number, name in pairs}
+        words = [args.classes] if isinstance(args.classes, (str, int)) else args.classes
+        wanted = [word for text in map(str, words) for word in ([text] if text in numbers else text.split(","))]
+        unknown = [word for word in wanted if word not in numbers and not word.isdigit()]
+        if unknown:
+            raise InputError(f"--classes {unknown[0]}: is none of the model's classes, "
+                             f"{', '.join(numbers) or 'of which no names are known: give numbers, or --names FILE'}.")
+        settings["keep"] = {numbers[word] if word in numbers else int(word) for word in wanted}
+        beyond = [number for number in settings["keep"] if names and number not in numbers.values()]
+        if beyond:
+            raise InputError(f"--classes {beyond[0]}: the model has {len(names)} classes, from 0.")
+    return settings

@@ -16,10 +16,9 @@ import cv2
 import numpy as np
 
 from rknnmodel import InputError
-from sources.names import hide, local
+from sources.names import PICTURES, hide, is_picture, local
 
 TIMEOUT = 5        # seconds after which a URL that sends nothing counts as gone
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".avif")
 PICTURES_FPS = 25  # at which pictures in a row are thought to have been taken, as FFmpeg does
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "tls", "rtp", "srt", "mms", "mmsh", "ftp",
            "file")
@@ -42,14 +41,14 @@ def list_pictures(source: str) -> Optional[List[str]]:
     sources."""
     source = local(source)
     if os.path.isdir(source):
-        found = sorted(entry.path for entry in os.scandir(source) if entry.name.lower().endswith(PICTURES))
+        found = sorted(entry.path for entry in os.scandir(source) if is_picture(entry.name))
         if not found:
             raise InputError(f"{source}: is a directory, and has no pictures ({', '.join(PICTURES[:4])}, ...).")
         return found
     if "://" in source or " ! " in source:
         return None
     if os.path.exists(source):
-        return [source] if source.lower().endswith(PICTURES) else None
+        return [source] if is_picture(source) else None
     numbered = re.fullmatch(r"(.*)%(0?)(\d*)d(.*)", os.path.basename(source))
     if numbered:
         before, zero, width, after = numbered.groups()

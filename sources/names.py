@@ -7,6 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from rknnmodel import InputError
 
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".avif")
+
 
 def hide(text: str) -> str:
     """The text with "***" for each password in it: in a URL's login, in its query, in a pipeline's properties."""
@@ -68,3 +70,8 @@ def short_names(source: str) -> Tuple[str, str]:
 def local(source: str) -> str:
     """The path of a file:// URL; anything else as it is."""
     return unquote(urlsplit(source).path) if source.startswith("file://") else source
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return path.lower().endswith(PICTURES)
