@@ -238,6 +238,8 @@ def run(args):
     signals = end_when_asked(streams)  # until here nothing is lost when they end the program at once
     threads, bars = begin(streams, pool, args.quiet)
     finished = watch(threads, streams, window)
+    for stream in streams:
+        stream.given_up = not finished
     try:
         pool.release(timeout=None if finished else 0)
     except TimeoutError as error:

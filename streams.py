@@ -23,7 +23,7 @@ from results import result as passing
 from results.beside import Beside
 from results.result import Result, Served  # noqa: F401  Served: for who writes a program of their own
 from rknnmodel import InputError, ModelError
-from sources import TIMEOUT, NotYet, open_source
+from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
 from sources.names import hide, short_names
 
 # seconds between two attempts to open a live source that is not there; the last one for ever
@@ -82,7 +82,7 @@ class Stream:
         self.own: List[Any] = []
         self.stop = threading.Event()      # no more shall be read
         self.released = threading.Event()  # the source has been closed, by the thread that reads it
-        self.reading = False
+        self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
         self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, or failed at
         self.complaints = set()            # what has been said once and is not said again
         self.number = self.count = self.failed = self.code = 0
@@ -254,7 +254,7 @@ class Stream:
     def fail(self, error: BaseException, pool: Any = None) -> None:
         """End the stream because of an error, which `error` and `code` then tell."""
         self.stop.set()
-        if isinstance(error, concurrent.futures.CancelledError):  # the pool was released: whoever did that knows why
+        if self.given_up or isinstance(error, concurrent.futures.CancelledError):  # whoever ends the pool knows why
             return
         if isinstance(error, NPUError):
             self.code, self.error = 3, str(error)

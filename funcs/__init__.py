@@ -58,8 +58,10 @@ def load(path: str, flag: str = "--func ") -> ModuleType:
     try:
         run(spec.loader, module, folder)
     except SyntaxError as error:
-        raise InputError(f"{flag}{path}: line {error.lineno} of {os.path.basename(error.filename or path)} is not "
-                         f"Python: {error.msg}.") from None
+        place = f"line {error.lineno}"
+        if error.filename not in (None, spec.origin):
+            place += f" of {os.path.basename(error.filename)}"
+        raise InputError(f"{flag}{path}: {place} is not Python: {error.msg}.") from None
     except (ImportError, ValueError) as error:  # ValueError: NUL bytes
         if isinstance(error, ValueError) and any(frame.filename == spec.origin
                                                  for frame in traceback.extract_tb(error.__traceback__)):

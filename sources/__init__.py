@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from typing import Any, List, Optional
+from typing import Any, Iterator, List, Optional
 from urllib.parse import urlsplit
 
 import cv2
@@ -156,6 +156,16 @@ def open_pipeline(source: str) -> cv2.VideoCapture:
 
 
 # ---- reading ----
+
+def frames_of(capture: Any) -> Iterator[np.ndarray]:
+    """The frames of a cv2.VideoCapture, until there are no more."""
+    while True:
+        ok, frame = capture.read()
+        if not ok:
+            return
+        yield frame
+
+
 
 class Video:
     """An opened video, camera or broadcast. Used by one thread at a time.

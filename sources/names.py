@@ -28,6 +28,9 @@ def name_streams(sources: List[Tuple[Optional[str], str]]) -> List[str]:
     """A short name for each of (given name or None, source), without credentials, and no two alike. Raises InputError
     for given names that are no names, or alike."""
     given = [name for name, _ in sources if name is not None]
+    for name, source in sources:
+        if not source:
+            raise InputError(f"{name or 'A stream'}: names no source.")
     for name in given:
         if not re.fullmatch(r"[\w.() -]*\w[\w.() -]*", name):
             raise InputError(f"{name!r} cannot be the name of a stream: it stands in files, topics and pages, and has "
