@@ -2,16 +2,14 @@
 
     python benchmark.py                                             # the settings below
     python benchmark.py --simulate yolov5s_relu@rk3588              # an NPU of the speed that Rockchip publishes
-    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; and where CPU
-    time goes python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second python
-    benchmark.py --threads plain 2                           # two threads against a plain loop without a pool python
-    benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat? python benchmark.py --simulate
-    yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool python benchmark.py --heads
-    # func.decode against decoding every anchor python benchmark.py --func funcs/yolov8.py --model
-    models/yolov8n_emoji.rknn --heads      # or every cell; any other flag, too
+    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; CPU's stages
+    python benchmark.py --simulate 10,10,30 --threads 6             # cores of different speed
+    python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second
+    python benchmark.py --threads plain 2                           # two threads against a plain loop without a pool
+    python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
+    python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool
 
-Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib, --heads
-pytest.
+Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib.
 """
 import argparse
 import collections
@@ -46,7 +44,7 @@ threads = "1 2 3 4 5 6 7 8 9 all"
 seconds = 5.0                            # measured for each column in each round
 warmup = 1.0                             # seconds before that
 rounds = 3                               # every column once a round, so that drift hits all alike; the median counts
-simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3"
+simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3" or "10,10,30"
 output = "runs/benchmark"                # where the .json and the .png go
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -104,12 +102,14 @@ class Bench:
             print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
             spread = itertools.islice(looped(args.cap), 0, total, -(-total // RECORDED))
             self.runtime = simulated(inference, self.cores, record(args.model, spread, self.myFunc))
-            self.ceiling = self.cores / inference if inference else float("inf")
-            npu = f"simulated NPU, {self.cores} x {inference * 1000:.1f} ms"
+            each = [float(seconds) for seconds in np.broadcast_to(inference, (self.cores,))]
+            self.ceiling = sum(1 / seconds for seconds in each) if all(each) else float("inf")
+            times = " ".join(f"{seconds * 1000:.1f}" for seconds in each)
+            npu = f"simulated NPU, {times if len(set(each)) > 1 else f'{self.cores} x {each[0] * 1000:.1f}'} ms"
         else:
             self.runtime = rknnpool.RKNNLite
             on_cpu = self.runtime is cpu.RKNNLite
-            self.cores = 1 if on_cpu else rknnpool.NPU_CORES[rknnpool.soc()]
+            self.cores = 1 if on_cpu else rknnpool.npu_cores(rknnpool.soc())
             self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
             npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {rknnpool.soc()}"
         if args.no_decode:
@@ -344,27 +344,6 @@ def streams(bench, column):
               flush=True)
 
 
-def heads(bench):
-    """How many times faster decoding is than the tests' plain version, which decodes every anchor or cell first: in
-    turns, medians."""
-    if bench.args.func:
-        from tests.test_yolov8 import plain_decode, yolov8
-        decode = yolov8.decode
-    else:
-        from tests.test_func import plain_decode
-        decode = func.decode
-    context, taken = opened(bench.runtime, bench.args.model), {decode: [], plain_decode: []}
-    for frame in itertools.islice(looped(bench.args.cap), 0, 300, 10):
-        outputs = func.infer(context, func.letterbox(frame, func.IMG_SIZE)[0])
-        for each in taken:
-            for _ in range(5):
-                began = time.perf_counter()
-                each(outputs)
-                taken[each].append((time.perf_counter() - began) * 1000)
-    own, plain = (statistics.median(times) for times in taken.values())
-    print(f"{decode.__module__}.decode {own:.3f} ms, everything first {plain:.3f} ms: {plain / own:.1f} times faster")
-
-
 def run(args):
     columns = list(dict.fromkeys(args.threads))
     for column in columns:
@@ -386,8 +365,6 @@ def run(args):
     if bench.cores == 1 and "all" in columns:
         print("One core: no column for all cores on one frame.", file=sys.stderr)
         columns.remove("all")
-    if args.heads:
-        return heads(bench)
     if args.streams:
         return streams(bench, columns[0])
     if args.soak:
@@ -425,7 +402,7 @@ def main():
     parser.add_argument("--warmup", type=float, default=warmup, help=f"seconds before that (default: {warmup:g})")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
     parser.add_argument("--simulate", default=simulate, metavar="NPU",
-                        help=f"milliseconds x cores, or one of {', '.join(PUBLISHED)}")
+                        help=f"milliseconds x cores or of each core, or one of {', '.join(PUBLISHED)}")
     parser.add_argument("--output", default=output, help=f"where the .json and the .png go (default: {output})")
     parser.add_argument("--no-decode", action="store_true", help=f"read {IN_MEMORY} frames into memory first")
     parser.add_argument("--live", type=float, metavar="FPS", help="a live source of that rate")
@@ -434,8 +411,6 @@ def main():
     parser.add_argument("--profile", action="store_true", help="add where a frame's CPU time goes")
     parser.add_argument("--soak", type=int, metavar="FRAMES",
                         help="instead of the table: memory over so many frames, first of --threads")
-    parser.add_argument("--heads", action="store_true",
-                        help="instead of the table: decoding against decoding everything")
     cv2.setNumThreads(1)  # as in main.py
     stay_on_big_cores()
     try:

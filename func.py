@@ -81,7 +81,10 @@ class Detections:
 
     def name(self, number: int) -> str:
         """The name of a class; where it has none, its number."""
-        return _name(self.names, int(number))
+        names = self.names
+        if isinstance(names, dict):
+            return names.get(number, str(number))
+        return names[number] if 0 <= number < len(names) else str(number)
 
     def select(self, index: np.ndarray) -> "Detections":
         """Those at the places of an index array, or where a mask (n,) of bool is True: all their fields."""
@@ -95,12 +98,6 @@ class Detections:
 
         return Detections(part(self.boxes), part(self.classes), part(self.scores), self.names, part(self.ids),
                           part(self.masks), part(self.keypoints), part(self.corners))
-
-
-def _name(names: Names, number: int) -> str:
-    if isinstance(names, dict):
-        return names.get(number, str(number))
-    return names[number] if 0 <= number < len(names) else str(number)
 
 
 class Settings(NamedTuple):
@@ -450,65 +447,68 @@ def label(text: str, number: int, size: float) -> np.ndarray:
 def paste(IMG: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
     """Lay a label() on the frame, its upper left corner at pixel (x, y) of it; what lies outside the frame is left
     out."""
-    place = IMG[y:y + picture.shape[0], x:x + picture.shape[1]]
-    place[:] = picture[:place.shape[0], :place.shape[1]]
+    high, wide = picture.shape[:2]
+    if y + high > IMG.shape[0] or x + wide > IMG.shape[1]:
+        picture = picture[:IMG.shape[0] - y, :IMG.shape[1] - x]
+    IMG[y:y + high, x:x + wide] = picture
 
 
-class LabelPlaces:
-    """Where labels go in a frame of (h, w): each near its box, none upon another as long as there is room."""
+def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray], h: int, w: int
+                 ) -> List[Tuple[int, int]]:
+    """Where the labels of boxes (x1, y1, x2, y2) go in a frame of h x w pixels, the first having the choice: the
+    upper left corner of each.
 
-    def __init__(self, h: int, w: int) -> None:
-        self._h, self._w = h, w
-        self._bands: Dict[int, list] = {}  # those placed, by the bands of 32 rows that they touch
-        self._placed: List[Tuple[int, int, int, int]] = []
-        self._full = False
+    A label stands above its box, at the frame's upper edge inside it. None lies upon another as long as there is room:
+    then it stands within or below its box, over or under the other, or at the nearest free place.
+    """
+    tall = max(map(len, pictures), default=1)
+    # those placed, by the band of rows that they begin in: what touches one begins in its band or a neighbour of it
+    bands: List[List[Tuple[int, int, int, int]]] = [[] for _ in range(h // tall + 3)]
 
-    def place(self, box: Sequence[int], w: int, h: int) -> Tuple[int, int]:
-        """The upper left corner for a label of w x h pixels at a box (x1, y1, x2, y2): above the box, at the frame's
-        upper edge inside it; where another label lies there within or below the box, then at the nearest free
-        place."""
-        x1, y1, x2, y2 = box
-        right, bottom = max(0, self._w - w), max(0, self._h - h)
-        left, above = max(0, min(x1, right)), max(0, min(y1 + 1 - h, bottom))
-        x, y = left, above
-        if not self._free(x, y, w, h):
-            end = max(0, min(x2 - w, right))
-            for x, y in ((left, max(0, min(y1, bottom))), (end, above), (left, max(0, min(y2, bottom)))):
-                if self._free(x, y, w, h):
-                    break
-            else:
-                x, y = self._nearest(left, above, w, h) or (left, above)
-        taken = x, y, x + w, y + h
-        self._placed.append(taken)
-        for band in range(y >> 5, (y + h - 1 >> 5) + 1):
-            self._bands.setdefault(band, []).append(taken)
-        return x, y
-
-    def _free(self, x: int, y: int, w: int, h: int) -> bool:
-        for band in range(y >> 5, (y + h - 1 >> 5) + 1):
-            for left, top, right, bottom in self._bands.get(band, ()):
-                if x < right and left < x + w and y < bottom and top < y + h:
-                    return False
+    def free(x: int, y: int) -> bool:
+        band = y // tall
+        for left, top, right, bottom in bands[band] + bands[band + 1] + bands[band + 2]:
+            if x < right and left < x + wide and y < bottom and top < y + high:
+                return False
         return True
 
-    def _nearest(self, x: int, y: int, w: int, h: int) -> Optional[Tuple[int, int]]:
-        """The free place nearest to (x, y), on a grid of a few pixels; None where there is none."""
-        step = max(1, min(self._h, self._w) // 180)
-        rows, columns = self._h // step, self._w // step
-        high, wide = -(-h // step), -(-w // step)
-        if self._full or high > rows or wide > columns:
-            return None
-        taken = np.zeros((rows, columns), np.uint8)
-        for left, top, right, bottom in self._placed:
-            taken[top // step:-(-bottom // step), left // step:-(-right // step)] = 1
-        sums = cv2.integral(taken)
-        sums = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
-        free_y, free_x = np.nonzero(sums == 0)
-        if len(free_y) == 0:
-            self._full = True  # the next need not search again
-            return None
-        nearest = np.argmin((free_x * step - x) ** 2 + (free_y * step - y) ** 2)
-        return int(free_x[nearest]) * step, int(free_y[nearest]) * step
+    places, crowded = [], False
+    for (x1, y1, x2, y2), picture in zip(boxes, pictures):
+        high, wide = picture.shape[:2]
+        end, low = max(0, w - wide), max(0, h - high)  # the last places inside the frame
+        x, y = max(0, min(x1, end)), max(0, min(y1 + 1 - high, low))
+        if not free(x, y):
+            near = [(x, max(0, min(y1, low))), (max(0, min(x2 - wide, end)), y), (x, max(0, min(y2, low)))]
+            near += [(x, y + way * far) for far in range(high, h, high) for way in (-1, 1) if 0 <= y + way * far <= low]
+            found = next((place for place in near if free(*place)), None)
+            if found is None and not crowded:  # once there is no room, the others need not search
+                found = _nearest_free(bands, x, y, (high, wide), (h, w))
+                crowded = found is None
+            x, y = found or (x, y)
+        bands[y // tall + 1].append((x, y, x + wide, y + high))
+        places.append((x, y))
+    return places
+
+
+def _nearest_free(bands: list, x: int, y: int, label: Tuple[int, int], frame: Tuple[int, int]
+                  ) -> Optional[Tuple[int, int]]:
+    """The place nearest to (x, y) for a label of (h, w) where no other lies, on a grid of a few pixels; None where
+    there is none."""
+    step = max(1, min(frame) // 180)
+    rows, columns = frame[0] // step, frame[1] // step
+    high, wide = -(-label[0] // step), -(-label[1] // step)
+    if high > rows or wide > columns:
+        return None
+    taken = np.zeros((rows, columns), np.uint8)
+    for left, top, right, bottom in (placed for band in bands for placed in band):
+        taken[top // step:-(-bottom // step), left // step:-(-right // step)] = 1
+    sums = cv2.integral(taken)
+    sums = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    free_y, free_x = np.nonzero(sums == 0)
+    if len(free_y) == 0:
+        return None
+    nearest = np.argmin((free_x * step - x) ** 2 + (free_y * step - y) ** 2)
+    return int(free_x[nearest]) * step, int(free_y[nearest]) * step
 
 
 def draw(IMG: np.ndarray, detections: Any, classes: Optional[np.ndarray] = None, scores: Optional[np.ndarray] = None
@@ -543,15 +543,14 @@ def draw(IMG: np.ndarray, detections: Any, classes: Optional[np.ndarray] = None,
     if detections.corners is None:
         # The weakest first, so that the best box lies on top.
         for (x1, y1, x2, y2), number in zip(boxes[::-1], numbers[::-1]):
+            paint, x2, y2 = colour(number), min(x2, w - 1), min(y2, h - 1)
             for inner in range(thickness):  # OpenCV draws thin lines so much faster that two cost half of one thick
-                cv2.rectangle(IMG, (x1 + inner, y1 + inner), (min(x2, w - 1) - inner, min(y2, h - 1) - inner),
-                              colour(number))
+                cv2.rectangle(IMG, (x1 + inner, y1 + inner), (x2 - inner, y2 - inner), paint)
     if more:
         shapes.draw_keypoints(IMG, detections, thickness)
-    places = LabelPlaces(h, w)
-    for box, number, caption in zip(boxes, numbers, captions):  # the best first: it has the choice
-        picture = label(caption, number, size)
-        paste(IMG, picture, *places.place(box, picture.shape[1], picture.shape[0]))
+    pictures = [label(caption, number, size) for caption, number in zip(captions, numbers)]
+    for picture, (x, y) in zip(pictures, label_places(boxes, pictures, h, w)):
+        paste(IMG, picture, x, y)
     return IMG
 
 

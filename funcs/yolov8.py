@@ -17,7 +17,6 @@ STRIDES = (8, 16, 32)
 BINS = 16         # of a distribution: a side of the box lies 0 to 15 strides from the cell's centre
 # by so much the third output of a stride, rounded to int8 by itself, may fall short of the best class's score
 SLACK = 1 / 128
-SAMPLE = 5000     # scores of a head that tell whether its sigmoid is missing
 # --------------------------------------------------------------------------------------------------------------------
 
 
@@ -51,8 +50,8 @@ def decode(outputs: Sequence[Union[np.ndarray, Raw]], model: Optional[Model] = N
     groups = [heads[place:place + step] for place in range(0, len(heads), step)]
     # (classes, cells)
     scores = [(group[1][0].reshape(count, -1),) + tuple(group[1][1:]) for group in groups]
-    sigmoid = func.before_sigmoid([(values.ravel()[::max(1, values.size // SAMPLE)], scale, zero)
-                                   for values, scale, zero in scores])
+    # of the first cells some classes tell: to ask all would take as long as to decode them
+    sigmoid = func.before_sigmoid([(values[::count // 8 + 1, :128], scale, zero) for values, scale, zero in scores])
     least = func.logit(wanted.conf) if sigmoid else wanted.conf
     boxes, numbers, found = [], [], []
     for group, (values, scale, zero), stride in zip(groups, scores, strides):

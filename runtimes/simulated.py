@@ -2,8 +2,10 @@
 times, recorded outputs.
 
     from runtimes.simulated import record, simulated
-    runtime = simulated(0.0169, 3, record("models/yolov5n_emoji.rknn", frames, myFunc))    # seconds of an inference,
-    cores pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
+    recorded = record("models/yolov5n_emoji.rknn", frames, myFunc)
+    runtime = simulated(0.0169, 3, recorded)                    # seconds of an inference, cores
+    runtime = simulated((0.010, 0.010, 0.030), 3, recorded)     # or the seconds of each core
+    pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
 """
 import collections
 import re
@@ -44,8 +46,9 @@ class SimulatedNPU:
     def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
         if core_mask not in (0, 1, 2, 3, 4, 7) or core_mask and self.NPU_CORES == 1:
             return -1
-        self.cores = None  # whichever is free first
-        if core_mask:  # with two cores CORE_0_1_2 is both and CORE_2 is CORE_0
+        # None: whichever is free first. With two cores CORE_0_1_2 is both and CORE_2 is CORE_0.
+        self.cores = None
+        if core_mask:
             self.cores = [core for core in range(self.NPU_CORES) if core_mask >> core & 1] or [0]
         self.buffers = [np.empty(values.shape, np.float32) for values, _, _ in self.recorded[1][0]]
         return 0
@@ -54,7 +57,9 @@ class SimulatedNPU:
                   reuse_outputs=False):
         """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next
         call overwrites."""
+        self.error = None
         if inputs[0].ndim != 4:
+            self.error = f"an input has four dimensions, (1, height, width, 3), and not {inputs[0].shape}"
             return None
         image = inputs[0].copy()  # the vendor's runtime takes a copy, too
         self.wait_for_core()
@@ -70,11 +75,11 @@ class SimulatedNPU:
         with self.queueing:  # while the job is entered, not while it runs
             cores = self.cores or [self.free_at.index(min(self.free_at))]
             start = max(time.perf_counter(), *(self.free_at[core] for core in cores))
-            end = start + self.seconds / (ALL_CORES_SPEEDUP if len(cores) > 1 else 1)
+            end = start + max(self.seconds[core] for core in cores) / (ALL_CORES_SPEEDUP if len(cores) > 1 else 1)
             for core in cores:
                 self.free_at[core] = end
             self.schedule.append((cores, start, end))
-        if self.seconds:
+        if end > start:
             time.sleep(max(0, end - time.perf_counter()))
 
     def release(self):
@@ -82,9 +87,13 @@ class SimulatedNPU:
 
 
 def simulated(inference, cores, recorded):
-    """A runtime class: an NPU of so many cores, each taking `inference` seconds; `recorded` as record() returns it."""
+    """A runtime class: an NPU of so many cores; `recorded` as record() returns it.
+
+    inference: seconds that an inference takes, a float for all cores, or a sequence with one for each.
+    """
+    seconds = [float(each) for each in np.broadcast_to(inference, (cores,))]
     return type("SimulatedNPU", (SimulatedNPU,), dict(
-        seconds=inference, NPU_CORES=cores, recorded=recorded, queueing=threading.Lock(), free_at=[0.0] * cores,
+        seconds=seconds, NPU_CORES=cores, recorded=recorded, queueing=threading.Lock(), free_at=[0.0] * cores,
         schedule=collections.deque(maxlen=1000)))  # (cores, start, end) of the last jobs
 
 
@@ -138,10 +147,15 @@ def opened(runtime, model):
 
 
 def parse_simulate(text):
-    """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"."""
+    """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"; of "10,10,30" (seconds of each core,
+    cores)."""
     if text in PUBLISHED:
-        return 1 / PUBLISHED[text], rknnpool.NPU_CORES[text.split("@")[1]]
-    numbers = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
-    if not numbers:
-        raise InputError(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), or one of {', '.join(PUBLISHED)}.")
-    return float(numbers[1]) / 1000, int(numbers[2])
+        return 1 / PUBLISHED[text], rknnpool.npu_cores(text.split("@")[1])
+    alike = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
+    if alike:
+        return float(alike[1]) / 1000, int(alike[2])
+    if re.fullmatch(r"\d+\.?\d*(,\d+\.?\d*){1,2}", text):
+        each = tuple(float(milliseconds) / 1000 for milliseconds in text.split(","))
+        return each, len(each)
+    raise InputError(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), the milliseconds of "
+                     f"each core, as in 10,10,30, or one of {', '.join(PUBLISHED)}.")

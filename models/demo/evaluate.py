@@ -120,7 +120,8 @@ def main():
                         help="simulate the int8 .rknn, calibrated with these images")
     args = parser.parse_args()
     predict = int8_predictor(args.model, args.int8) if args.int8 else onnx_predictor(args.model)
-    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {summary(mean_average_precision(predict, args.scenes))}")
+    found = summary(mean_average_precision(predict, args.scenes))
+    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {found}")
 
 
 if __name__ == "__main__":
