@@ -79,8 +79,9 @@ def corners(boxes: np.ndarray, angles: np.ndarray) -> np.ndarray:
 
 
 def unletterbox(points: np.ndarray, placed: func.Placed) -> np.ndarray:
-    """Points (..., 2) from pixels of the model's input to pixels of the frame, not cut to it, float32."""
-    return ((points - np.float32(placed[:2])) / np.float32(placed[2:])).astype(np.float32)
+    """Points (..., 2) from pixels of the model's input to pixels of the frame, float32; of them only a broken model's,
+    which are far away, are cut."""
+    return ((points - np.float32(placed[:2])) / np.float32(placed[2:])).clip(-1e5, 1e5).astype(np.float32)
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -39,8 +39,8 @@ def target(name):
     found = [TARGET for known, TARGET in [*((known, known) for known in TARGETS), *SAME.items()]
              if name.lower().startswith(known)]
     if not found:
-        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join((*TARGETS, *SAME))}, nor a SoC whose name begins "
-                                         f"with one of these")
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join((*TARGETS, *SAME))}, nor a SoC whose name "
+                                         f"begins with one of these")
     return found[0]
 
 
@@ -107,8 +107,8 @@ def input_shape(path, model, about):
     inputs = [value for value in model.graph.input if value.name not in constants]
     shape = [side.dim_value for side in inputs[0].type.tensor_type.shape.dim]
     if len(inputs) > 1 or len(shape) != 4 or shape[0] > 1:
-        raise InputError(f"{path}: its input has the shape {shape} (0: left open), and one of (1, channels, height, width) "
-                         f"is needed; export it with batch 1.")
+        raise InputError(f"{path}: its input has the shape {shape} (0: left open), and one of (1, channels, height, "
+                         f"width) is needed; export it with batch 1.")
     width, height = about.size or (0, 0)
     fixed = [1, shape[1] or 3, shape[2] or height, shape[3] or width]
     if 0 in fixed:
@@ -118,12 +118,14 @@ def input_shape(path, model, about):
 
 
 def fed(image, about):
-    """An image (h, w, 3) uint8 BGR as its func feeds it to a model (rknnmodel.Model) on the board: RGB, the centre for a
-    classifier, else letterboxed to the model's own width and height.
+    """An image (h, w, 3) uint8 BGR as its func feeds it to a model (rknnmodel.Model) on the board: RGB, of a classifier
+    the centre, else letterboxed to the model's own width and height.
 
     The outputs tell which it is. A flag could be forgotten, and the int8 ranges would then be those of grey bars.
     """
-    return resnet.fed(image, about) if resnet.reads(about) else letterbox(image, about.size)[0]
+    if resnet.reads(about):
+        return resnet.crop(image, about.size, resnet.share_of(about))
+    return letterbox(image, about.size)[0]
 
 
 def scaled(model, about):
@@ -136,8 +138,8 @@ def scaled(model, about):
     if plan.kind == "rows":
         raise InputError(f"{about.path}: ends in the sorting of end2end or nms=True, which int8 cannot do; {advice}")
     if plan.kind == "yolov5":
-        raise InputError(f"{about.path}: YOLOv5's own export has scores and pixels in one output, and int8 would leave no "
-                         f"score: export it with Rockchip's fork (export.py --rknpu), or convert it with --dtype fp.")
+        raise InputError(f"{about.path}: YOLOv5's own export has scores and pixels in one output, and int8 would leave "
+                         f"no score: export it with Rockchip's fork (export.py --rknpu), or convert it with --dtype fp.")
     width, height = about.size
     factors = np.ones(4 + plan.classes + max(1, plan.points * plan.values), np.float32)
     factors[0:4] = 1 / width, 1 / height, 1 / width, 1 / height
@@ -188,8 +190,8 @@ def relative(model, place, factors):
                 return name
         if np.any(factors == 1):
             raise ValueError(f"{name} has scores and pixels together")
-        constant = onnx.numpy_helper.from_array(factors.reshape(1, *factors.shape, *[1] * (len(shape) - 1 - factors.ndim)),
-                                                f"{name}_factors")
+        factors = factors.reshape(1, *factors.shape, *[1] * (len(shape) - 1 - factors.ndim))
+        constant = onnx.numpy_helper.from_array(factors, f"{name}_factors")
         graph.initializer.append(constant)
         added.append((node, onnx.helper.make_node("Mul", [name, constant.name], [f"{name}_relative"],
                                                   f"{name}_relative")))
@@ -217,10 +219,12 @@ def build_with_metadata(path, soc, dtype, calibration, count):
     try:
         from rknn.api import RKNN
     except ImportError as error:
-        raise InputError(f"rknn-toolkit2 cannot be imported ({error}): models/README.md tells how to set it up.") from None
+        raise InputError(f"rknn-toolkit2 cannot be imported ({error}): models/README.md tells how to set it up."
+                         ) from None
     model = load(path)
     if dtype == "i8" and calibration is None:
-        raise InputError("--dtype i8 needs --calibration with a folder of images, or a video, like those the model will see.")
+        raise InputError("--dtype i8 needs --calibration with a folder of images, or a video, like those the model "
+                         "will see.")
     try:
         mean, std = normalisation({entry.key: entry.value for entry in model.metadata_props})
     except ValueError as error:
@@ -261,8 +265,8 @@ def build_with_metadata(path, soc, dtype, calibration, count):
 def failure(step, soc, message=""):
     """A sentence for what rknn-toolkit2 could not do; message: of the exception that it raised."""
     if step == "build" and "IndexError" in message:
-        return ("rknn-toolkit2 2.5.0 cannot build Ultralytics' exports (its issue 581, IndexError above), 2.3.2 can: pip "
-                "install rknn-toolkit2==2.3.2.")
+        return ("rknn-toolkit2 2.5.0 cannot build Ultralytics' exports (its issue 581, IndexError above), 2.3.2 can: "
+                "pip install rknn-toolkit2==2.3.2.")
     reason = message.strip().splitlines()[-1:] or ["its own message stands above"]
     return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason[0].rstrip('.')}."
 

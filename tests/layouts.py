@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).resolve().parents[1]
 STRIDES = (8, 16, 32)
 # a figure: x and y of 17 points from the box's centre, as parts of its width and height
-POINTS = np.float32([(0, -.42), (.05, -.46), (-.05, -.46), (.1, -.43), (-.1, -.43), (.2, -.25), (-.2, -.25), (.32, -.05),
-                     (-.32, -.05), (.4, .12), (-.4, .12), (.13, .1), (-.13, .1), (.16, .3), (-.16, .3), (.18, .48),
-                     (-.18, .48)])
+POINTS = np.float32([
+    (0, -.42), (.05, -.46), (-.05, -.46), (.1, -.43), (-.1, -.43), (.2, -.25), (-.2, -.25), (.32, -.05), (-.32, -.05),
+    (.4, .12), (-.4, .12), (.13, .1), (-.13, .1), (.16, .3), (-.16, .3), (.18, .48), (-.18, .48)])
 ANGLE, TURN = 0.3, 0.1  # of a rotated box: ANGLE + TURN * class, radians
 
 
