@@ -124,7 +124,7 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     stem, extension = _split(model.path)
     if extension == ".pt":
         raise InputError(f"{model.path}: is PyTorch's: yolo export model={os.path.basename(model.path)} format=onnx "
-                         f"makes what a PC runs, format=rknn name={_family(soc or 'rk3588')} what a board runs.")
+                         f"makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board runs.")
     if soc is None:
         if model.folder and extension != ".onnx" and not os.path.isfile(stem + ".onnx"):
             raise InputError(f"{model.folder}: only a board's NPU runs the {os.path.basename(model.path)} in it, and "
