@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
 import functools
 import inspect
 import itertools
@@ -89,10 +90,14 @@ def _default_runtime():
             return RKNNLite
         except ImportError as error:
             why = f"{name} found{' in RKNN_SOC' if given else ''}, but not rknn-toolkit-lite2 ({error})"
-            if any(map(os.path.exists, ROCKET)):
-                why += f"; and {missing()}"
-            elif sys.version_info >= (3, 13):
-                why += "; it supports Python 3.7 to 3.12: `uv venv --python 3.12` makes an environment with one"
+        if any(map(os.path.exists, ROCKET)):
+            why += f"; and {missing()}"
+        elif os.path.exists(os.environ.get("RKNNRT_LIB", LIBRARY)):
+            with contextlib.suppress(ImportError):  # that file can be left out
+                from runtimes.librknnrt import RKNNLite
+                return RKNNLite
+        if sys.version_info >= (3, 13):
+            why += "; it supports Python 3.7 to 3.12: `uv venv --python 3.12` makes an environment with one"
     elif given:
         why = f"RKNN_SOC={given} is no SoC with an NPU that is known ({', '.join(SOCS)})"
     elif not os.path.exists(COMPATIBLE) and any(map(os.path.exists, (LIBRARY, *DEVICES))):
@@ -650,7 +655,8 @@ def _watch(context, worker, dispatcher):
                 worker.began = None
                 if outputs is not None:
                     dispatcher.inference_ended(worker, began, failed=False)
-                elif worker.run_failed or run is None and not getattr(context, "error", None):
+                elif (worker.run_failed or getattr(context, "run_failed", False)
+                      or run is None and not getattr(context, "error", None)):
                     dispatcher.inference_ended(worker, began, failed=True)  # and not refused for its input
             return outputs
         return inference
