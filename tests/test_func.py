@@ -171,14 +171,10 @@ def test_heads_of_five_dimensions_are_the_same_heads():
 @pytest.mark.parametrize("classes", [1, 6, 80])
 def test_any_size_and_number_of_classes_that_the_model_says_is_decoded(size, classes):
     heads = random_heads(6, 0.05, size, classes)
-    boxes, numbers, scores = func.decode(heads, model_of(heads, size))
-    expected = [[], [], []]
-    for stride, head in zip((8, 16, 32), heads):
-        for values, wanted in zip(expected, plain_decode([head], stride * head.shape[3])):
-            values.append(wanted)
-    for values, wanted in zip((boxes, numbers, scores), map(np.concatenate, expected)):
+    found = func.decode(heads, model_of(heads, size))
+    for values, wanted in zip(found, plain_decode(heads, size[0])):
         np.testing.assert_allclose(values, wanted, atol=1e-3)
-    assert len(boxes) > 0
+    assert len(found[0]) > 0
 
 
 def test_without_a_model_the_settings_say_a_rectangle(monkeypatch):
