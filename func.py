@@ -7,6 +7,7 @@ What the model file says (context.model, see rknnmodel.py) comes before the sett
 import colorsys
 import functools
 import inspect
+import os
 import sys
 import threading
 import unicodedata
@@ -49,6 +50,7 @@ Names = Union[Sequence[str], Dict[int, str]]
 Raw = Tuple[np.ndarray, float, int]  # stored values, scale, zero point: value = (stored - zero point) * scale
 Placed = Tuple[int, int, float, float]
 _canvas = threading.local()  # what letterbox() keeps for each thread
+_said, _saying = set(), threading.Lock()
 
 
 class Detections:
@@ -139,9 +141,11 @@ def names_of(model: Optional[Model], count: Optional[int] = None, setting: Optio
     return ()
 
 
-@functools.lru_cache(maxsize=None)
 def _say_once(text: str) -> None:
-    print(text, file=sys.stderr)
+    with _saying:
+        if text not in _said:
+            _said.add(text)
+            print(text, file=sys.stderr)
 
 
 def as_bgr(IMG: np.ndarray) -> np.ndarray:
@@ -273,7 +277,8 @@ def reads(model: Model) -> bool:
     shapes = [shape for _, shape in model.outputs]
     if not shapes:
         return True
-    if "yolov7" in model.path.lower():  # the same layout, other anchors
+    # YOLOv7's have the same layout with other anchors, YOLOX's with 13, 16, ... classes the same shapes
+    if "yolov7" in os.path.basename(model.path).lower() or model.names and len(model.names) + 5 in shapes[0][1:2]:
         return False
     try:
         _heads(tuple(shapes), pair(model.size or IMG_SIZE), None, tuple(ANCHORS))

@@ -90,7 +90,7 @@ def describe(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) ->
     given = os.fspath(path)
     folder = given if os.path.isdir(given) else None
     path = _choose(folder, soc) if folder else given
-    stem, extension = os.path.splitext(path)
+    stem, extension = _split(path)
     onnx = path if extension == ".onnx" else stem + ".onnx"
     if not os.path.isfile(path) and not (soc is None and os.path.isfile(onnx)):
         raise InputError(f"{path}: no such file.")
@@ -121,13 +121,16 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     librknnrt.so. Raises InputError for what cannot work: not a .rknn, one for another SoC, a folder without an .onnx
     on a CPU, another number of names than of classes.
     """
-    stem, extension = os.path.splitext(model.path)
+    stem, extension = _split(model.path)
+    if extension == ".pt":
+        raise InputError(f"{model.path}: is PyTorch's: yolo export model={os.path.basename(model.path)} format=onnx "
+                         f"makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board runs.")
     if soc is None:
         if model.folder and extension != ".onnx" and not os.path.isfile(stem + ".onnx"):
             raise InputError(f"{model.folder}: only a board's NPU runs the {os.path.basename(model.path)} in it, and "
                              f"this machine has none; here an .onnx runs (with Ultralytics: yolo export format=onnx), "
                              f"in the same folder or given as --model.")
-    else:
+    elif extension != ".tflite":
         target = family(soc) or soc
         if extension == ".onnx":
             raise InputError(f"{model.path}: an NPU runs .rknn files: yolo export format=rknn name={target}, or "
@@ -181,6 +184,11 @@ def library_version(path: str = LIBRARY) -> Optional[str]:
 
 
 # ---- which file ----
+
+def _split(path: str) -> Tuple[str, str]:
+    stem, extension = os.path.splitext(path)
+    return stem, extension.lower()
+
 
 def _choose(folder: str, soc: Optional[str]) -> str:
     files = sorted(os.path.join(folder, name) for name in os.listdir(folder))
@@ -351,7 +359,7 @@ def _value_info(data: Any, place: Tuple[int, int]) -> Tensor:
 def _literal(text: str) -> Any:
     """Metadata of an .onnx are texts; "{0: 'person'}" is a dict, "True" is a bool."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text) if len(text) < 10 ** 6 else text
     except Exception:
         return text
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import contextlib
 import functools
 import inspect
 import itertools
@@ -23,8 +24,9 @@ import tempfile
 import threading
 import time
 import weakref
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from queue import Empty, SimpleQueue
+from typing import Any, Callable, Iterable
 
 import rknnmodel
 from rknnmodel import LIBRARY, SOCS, InputError, ModelError, family, npu_cores
@@ -88,10 +90,14 @@ def _default_runtime():
             return RKNNLite
         except ImportError as error:
             why = f"{name} found{' in RKNN_SOC' if given else ''}, but not rknn-toolkit-lite2 ({error})"
-            if any(map(os.path.exists, ROCKET)):
-                why += f"; and {missing()}"
-            elif sys.version_info >= (3, 13):
-                why += "; it supports Python 3.7 to 3.12: `uv venv --python 3.12` makes an environment with one"
+        if any(map(os.path.exists, ROCKET)):
+            why += f"; and {missing()}"
+        elif os.path.exists(os.environ.get("RKNNRT_LIB", LIBRARY)):
+            with contextlib.suppress(ImportError):  # that file can be left out
+                from runtimes.librknnrt import RKNNLite
+                return RKNNLite
+        if sys.version_info >= (3, 13):
+            why += "; it supports Python 3.7 to 3.12: `uv venv --python 3.12` makes an environment with one"
     elif given:
         why = f"RKNN_SOC={given} is no SoC with an NPU that is known ({', '.join(SOCS)})"
     elif not os.path.exists(COMPATIBLE) and any(map(os.path.exists, (LIBRARY, *DEVICES))):
@@ -122,7 +128,8 @@ class rknnPoolExecutor:
     and RuntimeError with the reason where a context does not open; those before it are closed then.
     """
 
-    def __init__(self, rknnModel, TPEs=None, func=None, *, coreMask=None, runtime=None):
+    def __init__(self, rknnModel: str | os.PathLike, TPEs: int | None = None, func: Callable | None = None, *,
+                 coreMask: int | None = None, runtime: type | None = None):
         runtime = runtime or RKNNLite
         if func is None:
             from func import myFunc as func  # only here, so that a pool with a func of its own needs no func.py
@@ -143,7 +150,7 @@ class rknnPoolExecutor:
         # A pool dropped without release() serves what was submitted and closes its contexts.
         weakref.finalize(self, self._dispatcher.events.put, "drain").atexit = False
 
-    def submit(self, frame) -> Future:
+    def submit(self, frame: Any) -> Future:
         """Enqueue one frame, from any thread: a concurrent.futures.Future of func's result.
 
         The frame belongs to the pool until then: do not draw on it, and do not read the next one into the same buffer.
@@ -152,7 +159,7 @@ class rknnPoolExecutor:
         self._dispatcher.check_process()
         return self._dispatcher.enqueue(frame, self._func, self._queue)
 
-    def map(self, frames, live: bool = False) -> Results:
+    def map(self, frames: Iterable, live: bool = False) -> Results:
         """Iterate over the results for `frames` (any iterable), in their order, each as soon as those before it are
         done.
 
@@ -170,7 +177,7 @@ class rknnPoolExecutor:
         """
         return Results(self, frames, live)
 
-    def put(self, frame) -> None:
+    def put(self, frame: Any) -> None:
         """Enqueue one frame whose result get() returns in its turn. Nothing bounds how many wait: call get() as
         often."""
         self._put.append(self.submit(frame))
@@ -203,7 +210,7 @@ class rknnPoolExecutor:
             self._dispatcher.wait_for_end(timeout)
 
     @property
-    def runs(self) -> list:
+    def runs(self) -> list[int]:
         """Frames given to each core so far: a list of ints. One entry where every context is bound to all cores."""
         return list(self._dispatcher.runs.values())
 
@@ -620,7 +627,7 @@ def _settle(future, result, error):
     """Give a future its result or error, unless it has one already (its context was given up meanwhile)."""
     try:
         future.set_result(result) if error is None else future.set_exception(error)
-    except Exception:  # InvalidStateError
+    except InvalidStateError:
         pass
 
 
@@ -648,7 +655,8 @@ def _watch(context, worker, dispatcher):
                 worker.began = None
                 if outputs is not None:
                     dispatcher.inference_ended(worker, began, failed=False)
-                elif worker.run_failed or run is None and not getattr(context, "error", None):
+                elif (worker.run_failed or getattr(context, "run_failed", False)
+                      or run is None and not getattr(context, "error", None)):
                     dispatcher.inference_ended(worker, began, failed=True)  # and not refused for its input
             return outputs
         return inference
@@ -882,7 +890,7 @@ if hasattr(os, "register_at_fork"):
 atexit.register(_end_at_exit)
 
 
-def initRKNN(rknnModel="./rknnModel/yolov5s.rknn", id=0):
+def initRKNN(rknnModel: str = "./rknnModel/yolov5s.rknn", id: int = 0):
     """One context without a pool, as scripts for the five-file demo ask for it.
 
     id: the core 0, 1 or 2; -1: all three; anything else: the driver's choice. Raises RuntimeError where it does not
@@ -897,6 +905,6 @@ def initRKNN(rknnModel="./rknnModel/yolov5s.rknn", id=0):
     return context
 
 
-def initRKNNs(rknnModel="./rknnModel/yolov5s.rknn", TPEs=1):
+def initRKNNs(rknnModel: str = "./rknnModel/yolov5s.rknn", TPEs: int = 1) -> list:
     """So many contexts without a pool, on the cores in turn: a list."""
     return [initRKNN(rknnModel, number % npu_cores(soc())) for number in range(TPEs)]

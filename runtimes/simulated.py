@@ -7,13 +7,17 @@ times, recorded outputs.
     runtime = simulated((0.010, 0.010, 0.030), 3, recorded)     # or the seconds of each core
     pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
 """
+from __future__ import annotations
+
 import collections
 import re
 import threading
 import time
+from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
+import rknnmodel
 import rknnpool
 from rknnmodel import InputError
 from runtimes import cpu
@@ -40,7 +44,7 @@ class SimulatedNPU:
 
     NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2, NPU_CORE_0_1_2 = 0, 1, 2, 4, 7
 
-    def load_rknn(self, path):
+    def load_rknn(self, path: str) -> int:
         return 0
 
     def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
@@ -71,7 +75,7 @@ class SimulatedNPU:
             np.multiply(buffer, scale, out=buffer)
         return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
 
-    def wait_for_core(self):
+    def wait_for_core(self) -> None:
         with self.queueing:  # while the job is entered, not while it runs
             cores = self.cores or [self.free_at.index(min(self.free_at))]
             start = max(time.perf_counter(), *(self.free_at[core] for core in cores))
@@ -82,11 +86,11 @@ class SimulatedNPU:
         if end > start:
             time.sleep(max(0, end - time.perf_counter()))
 
-    def release(self):
+    def release(self) -> None:
         pass
 
 
-def simulated(inference, cores, recorded):
+def simulated(inference: float | Sequence[float], cores: int, recorded: tuple) -> type:
     """A runtime class: an NPU of so many cores; `recorded` as record() returns it.
 
     inference: seconds that an inference takes, a float for all cores, or a sequence with one for each.
@@ -97,13 +101,13 @@ def simulated(inference, cores, recorded):
         schedule=collections.deque(maxlen=1000)))  # (cores, start, end) of the last jobs
 
 
-def fingerprint(image):
+def fingerprint(image: np.ndarray) -> np.ndarray:
     """A few pixels of an input (1, h, w, 3) uint8: (n,) int16."""
     step = max(1, image.shape[1] // 8)
     return image[0, ::step, ::step].astype(np.int16).ravel()
 
 
-def record(model, frames, myFunc):
+def record(model: str, frames: Iterable[np.ndarray], myFunc: Callable) -> tuple:
     """What myFunc's inference of each frame gets and gives on the CPU stand-in: fingerprints (n, pixels), and of each
     the outputs.
 
@@ -120,8 +124,9 @@ class Recorder:
 
     def __init__(self, context):
         self.context, self.inputs, self.fingerprints, self.outputs = context, None, [], []
+        self.model = getattr(context, "model", None)
 
-    def inference(self, inputs):
+    def inference(self, inputs: list) -> list | None:
         self.inputs = [image.copy() for image in inputs]
         outputs = self.context.inference(inputs)
         if outputs is not None:
@@ -130,23 +135,25 @@ class Recorder:
         return outputs
 
 
-def quantised(output):
+def quantised(output: np.ndarray) -> tuple:
     low, high = min(0.0, float(output.min())), max(0.0, float(output.max()))
     scale = (high - low) / 255 or 1.0
     zero_point = round(-128 - low / scale)
-    return np.clip(np.rint(output / scale) + zero_point, -128,
-                   127).astype(np.int8), np.float32(scale), np.float32(zero_point)
+    stored = np.clip(np.rint(output / scale) + zero_point, -128, 127).astype(np.int8)
+    return stored, np.float32(scale), np.float32(zero_point)
 
 
-def opened(runtime, model):
-    """One context, without a pool."""
+def opened(runtime: type, model: str) -> Any:
+    """One context, without a pool; it carries what its model says. Raises InputError where it does not open."""
     context = runtime()
-    if context.load_rknn(model) != 0 or context.init_runtime() != 0:
-        raise InputError(f"{model} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}.")
+    context.model = rknnmodel.describe(model)
+    if context.load_rknn(context.model.path) != 0 or context.init_runtime() != 0:
+        reason = getattr(context, "error", None) or "the runtime says above why"
+        raise InputError(f"{model} could not be opened: {reason}.")
     return context
 
 
-def parse_simulate(text):
+def parse_simulate(text: str) -> tuple:
     """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"; of "10,10,30" (seconds of each core,
     cores)."""
     if text in PUBLISHED:
