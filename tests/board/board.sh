@@ -23,13 +23,15 @@ usage: tests/board/board.sh [OPTION ...] [COMMAND ...]
 Runs COMMAND on the emulated board, in the present directory; with no COMMAND, only builds the board.
 Files of the repository and of the temporary folder have the same paths there as here.
 
-  --soc NAME     rk3588 (the default, 3 NPU cores), rk3576 (2), rk3566, rk3568 or rk3562 (1)
-  --no-npu       a board without /dev/dri/renderD129, the NPU's device
+  --soc NAME     rk3588 (the default) or rk3582 (3 NPU cores), rk3576 (2), rk3566, rk3568, rk3562 or rv1126b (1),
+                 or a variant of these (rk3588f, rk3588s2, rk3588j)
+  --no-npu       a board without /dev/dri/renderD129 and card1, the NPU's device
   --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
   --rebuild      throws the board away first
 
 Environment: BOARD_PYTHON is the Python of this machine that has onnxruntime (default: .venv's, else python3).
-BOARD_REPORT, BOARD_RUN_MS and the faults BOARD_FAIL_INIT, BOARD_FAIL_RUN and BOARD_HANG_RUN are librknnrt.c's.
+BOARD_COMPATIBLE is the text of /proc/device-tree/compatible, NULs as \0, in place of --soc's.
+BOARD_REPORT, BOARD_RUN_MS and the faults (BOARD_FAIL_RUN, BOARD_HANG_CORE, ...) are described at the head of device.c.
 END
 }
 
@@ -78,7 +80,7 @@ recipe() {
 build_runtime() {
     # nodelete: the wheel unloads the library with its last context, and the books would begin anew with the next.
     aarch64-linux-gnu-gcc -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -pthread -Wl,-z,nodelete \
-        -o "$box/librknnrt.so.partial" "$here/librknnrt.c" || die "librknnrt.c does not compile."
+        -o "$box/librknnrt.so.partial" "$here/librknnrt.c" "$here/device.c" || die "librknnrt.c does not compile."
     mv "$box/librknnrt.so.partial" "$box/librknnrt.so"
 }
 
@@ -98,13 +100,16 @@ while [[ ${1-} == -* ]]; do
     shift
 done
 # The compatible strings of one real board each, most specific first; instruction sets as the SoC's fast cores have them.
+cpu=cortex-a76
 case $soc in
-    rk3588) compatible='xunlong,orangepi-5\0rockchip,rk3588s\0rockchip,rk3588\0' cpu=cortex-a76 ;;
+    rk3588) compatible='xunlong,orangepi-5\0rockchip,rk3588s\0rockchip,rk3588\0' ;;
+    rk3582) compatible='radxa,rock-5c\0rockchip,rk3582\0rockchip,rk3588s\0rockchip,rk3588\0' ;;
     rk3576) compatible='radxa,rock-4d\0rockchip,rk3576\0' cpu=cortex-a72 ;;
-    rk3566) compatible='radxa,zero3\0rockchip,rk3566\0' cpu=cortex-a76 ;;
-    rk3568) compatible='radxa,rock-3a\0rockchip,rk3568\0' cpu=cortex-a76 ;;
+    rk3566) compatible='radxa,zero3\0rockchip,rk3566\0' ;;
+    rk3568) compatible='radxa,rock-3a\0rockchip,rk3568\0' ;;
     rk3562) compatible='rockchip,rk3562-evb1-lp4x-v10\0rockchip,rk3562\0' cpu=cortex-a53 ;;
-    *) die "--soc is rk3588, rk3576, rk3566, rk3568 or rk3562, not '$soc'." ;;
+    rk3588?* | rk3576?* | rk356?* | rv1126b*) compatible="vendor,board\\0rockchip,$soc\\0" ;;
+    *) die "--soc is rk3588, rk3582, rk3576, rk3566, rk3568, rk3562, rv1126b or a variant (rk3588f), not '$soc'." ;;
 esac
 
 for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
@@ -123,10 +128,15 @@ mkdir -p "$box"
     flock 9
     export PATH=$PATH:/usr/sbin
     [[ -f $box/root.recipe && $(<"$box/root.recipe") == "$(recipe)" ]] || build_userland
-    [[ $box/librknnrt.so -nt $here/librknnrt.c && $box/librknnrt.so -nt $here/rknn_abi.h ]] || build_runtime
+    for source in "$here"/*.[ch]; do
+        if [[ $source -nt $box/librknnrt.so ]]; then
+            build_runtime
+            break
+        fi
+    done
 ) 9>"$box/lock"
 (($#)) || exit 0
 
-export BOARD_COMPATIBLE=$compatible BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
+export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
 # The process namespace ends with the command, and takes with it whatever the command or an interruption left behind.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$repo" "$@"

@@ -49,7 +49,10 @@ ln -s /proc/self/fd "$root/dev/fd"
 ln -s fd/0 "$root/dev/stdin"
 ln -s fd/1 "$root/dev/stdout"
 ln -s fd/2 "$root/dev/stderr"
-[[ $BOARD_NPU == no ]] || : >"$root/dev/dri/renderD129"
+if [[ $BOARD_NPU == yes ]]; then # the first card is the display's
+    : >"$root/dev/dri/renderD129"
+    : >"$root/dev/dri/card1"
+fi
 
 if [[ $BOARD_RUNTIME == yes ]]; then
     : >"$root/run/librknnrt.so" # where /usr/lib/librknnrt.so points
@@ -69,8 +72,8 @@ read -r _ <&3 || exit 2
 register_qemu
 environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" TMPDIR="$tmp"
     QEMU_CPU="$BOARD_CPU")
-for name in BOARD_REPORT BOARD_RUN_MS BOARD_FAIL_INIT BOARD_FAIL_RUN BOARD_HANG_RUN; do
-    [[ -z ${!name+set} ]] || environment+=("$name=${!name}")
+for name in "${!BOARD_@}" "${!RKNN@}"; do # device.c's settings, and the project's own
+    environment+=("$name=${!name}")
 done
 status=0
 env -i "${environment[@]}" chroot "$root" /usr/bin/env -C "$cwd" "$@" || status=$?

@@ -3,7 +3,7 @@
     python tests/board/npu.py npu.sock models/
 
 A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its
-outputs are rounded to int8 with the ranges that stand in the .rknn. Every context has a connection of its own: it sends
+outputs are rounded to int8 with the scales that stand in the .rknn. Every context has a connection of its own: it sends
 the model, then frames, each message led by its length (uint32, little-endian). Prints "ready" once contexts can
 connect.
 """
@@ -28,8 +28,13 @@ HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of t
 COUNTS = struct.Struct("<2I")          # inputs, outputs
 # librknnrt.c's struct tensor: name, number of dimensions, dimensions, zero point, scale
 TENSOR = struct.Struct("<256sI4Iif")
-# of the FlatBuffer's root table: shapes and ranges of inputs and outputs, as a Python literal
-ATTRIBUTES_FIELD = 3
+# Of the FlatBuffer's root table: shapes and normalisation of inputs and outputs, as a Python literal; the graphs.
+ATTRIBUTES_FIELD, GRAPHS_FIELD = 3, 2
+# Of a graph: its tensors. Of a tensor: what the vendor's library reports of it.
+TENSORS_FIELD, NAME_FIELD, SCALE_FIELD, ZERO_POINT_FIELD = 0, 5, 10, 11
+# What librknnrt.c sends before the values of an input: their type, or that they are the NPU's own.
+TYPES = {0: np.float32, 1: np.float16, 2: np.int8, 3: np.uint8}
+PASSED_THROUGH = 0x100
 
 Tensor = namedtuple("Tensor", "name shape scale zero_point")  # value = (stored - zero_point) * scale
 # mean and std as convert.py has built them in, one number or one a channel
@@ -45,35 +50,58 @@ def parse(rknn):
     Raises ModelError."""
     try:
         buffer = memoryview(rknn)[HEADER.size:]
-        attributes = ast.literal_eval(_string_field(buffer, ATTRIBUTES_FIELD))
-        shapes = attributes["attrs"]
+        root = Table(buffer, Table.follow(buffer, 0))
+        shapes = ast.literal_eval(root.string(ATTRIBUTES_FIELD))["attrs"]
+        stored = {table.string(NAME_FIELD): table for table in root.tables(GRAPHS_FIELD)[0].tables(TENSORS_FIELD)}
         names = sorted(shapes, key=lambda name: shapes[name]["idx"])
         inputs, outputs = ([name for name in names if shapes[name]["is_output"] == is_output]
                            for is_output in (False, True))
         if len(inputs) != 1 or any(len(shapes[name]["shape"]) > 4 for name in outputs):
             raise ModelError("the emulated NPU runs models with one input, and outputs of at most 4 dimensions")
-        return Model([_tensor(name, attributes) for name in inputs], [_tensor(name, attributes) for name in outputs],
-                     np.float32(shapes[inputs[0]]["mean"]), np.float32(shapes[inputs[0]]["std"]))
+        inputs, outputs = ([Tensor(name, shapes[name]["shape"], stored[name].number("f", SCALE_FIELD),
+                                   stored[name].number("i", ZERO_POINT_FIELD)) for name in some]
+                           for some in (inputs, outputs))
+        norm = shapes[inputs[0].name]
+        return Model(inputs, outputs, np.float32(norm["mean"]), np.float32(norm["std"]))
     except (KeyError, IndexError, ValueError, SyntaxError, struct.error) as error:
         raise ModelError(f"not a quantised .rknn of toolkit 2.x ({type(error).__name__}: {error})") from None
 
 
-def _string_field(buffer, number):
-    """Text of a string field of a FlatBuffer's root table."""
-    table, = struct.unpack_from("<I", buffer, 0)
-    vtable = table - struct.unpack_from("<i", buffer, table)[0]
-    field = table + struct.unpack_from("<H", buffer, vtable + 4 + 2 * number)[0]
-    string = field + struct.unpack_from("<I", buffer, field)[0]
-    length, = struct.unpack_from("<I", buffer, string)
-    return bytes(buffer[string + 4:string + 4 + length]).decode()
+class Table:
+    """A table of a FlatBuffer; its fields are known by their numbers."""
 
+    def __init__(self, buffer, at):
+        self._buffer, self._at = buffer, at
+        self._vtable = at - struct.unpack_from("<i", buffer, at)[0]
 
-def _tensor(name, attributes):
-    # Asymmetric int8: the range, widened to hold 0, is spread over the 256 values, and 0 is one of them exactly.
-    found = attributes["quant_tab"][name]
-    low, high = min(0.0, found["min"][0]), max(0.0, found["max"][0])
-    scale = (high - low) / 255
-    return Tensor(name, attributes["attrs"][name]["shape"], scale, round(-128 - low / scale))
+    @staticmethod
+    def follow(buffer, at):
+        return at + struct.unpack_from("<I", buffer, at)[0]
+
+    def _vector(self, field):
+        """Where a vector's length stands, and the length; its elements follow."""
+        size, = struct.unpack_from("<H", self._buffer, self._vtable)
+        at = 4 + 2 * field
+        offset = struct.unpack_from("<H", self._buffer, self._vtable + at)[0] if at < size else 0
+        if not offset:
+            raise KeyError(f"field {field}")
+        vector = self.follow(self._buffer, self._at + offset)
+        return vector, struct.unpack_from("<I", self._buffer, vector)[0]
+
+    def string(self, field):
+        vector, length = self._vector(field)
+        return bytes(self._buffer[vector + 4:vector + 4 + length]).decode()
+
+    def tables(self, field):
+        vector, length = self._vector(field)
+        return [Table(self._buffer, self.follow(self._buffer, vector + 4 + 4 * index)) for index in range(length)]
+
+    def number(self, kind, field):
+        """The first number of a vector; kind: "f" or "i", 32 bits each."""
+        vector, length = self._vector(field)
+        if not length:
+            raise KeyError(f"a number in field {field}")
+        return struct.unpack_from("<" + kind, self._buffer, vector + 4)[0]
 
 
 def quantise(values, tensor):
@@ -91,10 +119,18 @@ class Network:
                                                      providers=["CPUExecutionProvider"])
 
     def run(self, image):
-        """image: bytes of (1, H, W, 3) uint8. Returns the outputs' int8 values as bytes, one object per output."""
-        _, channels, height, width = self.model.inputs[0].shape
-        pixels = np.frombuffer(image, np.uint8).reshape(1, height, width, channels)
-        blob = np.ascontiguousarray(((pixels - self.model.mean) / self.model.std).transpose(0, 3, 1, 2))
+        """image: bytes, the kind of its values (uint32) and (1, H, W, C) values, before the model's normalisation, or
+        passed through: int8 as the NPU stores the input. Returns the outputs' int8 values as bytes, one object per
+        output."""
+        tensor = self.model.inputs[0]
+        kind, = struct.unpack_from("<I", image)
+        values = np.frombuffer(image, TYPES.get(kind, np.int8), offset=4)
+        pixels = values.reshape([tensor.shape[axis] for axis in (0, 2, 3, 1)]).astype(np.float32)
+        if kind == PASSED_THROUGH:
+            pixels = (pixels - tensor.zero_point) * np.float32(tensor.scale)
+        else:
+            pixels = (pixels - self.model.mean) / self.model.std
+        blob = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
         outputs = self._session.run([tensor.name for tensor in self.model.outputs], {self.model.inputs[0].name: blob})
         return [quantise(values, tensor).tobytes() for values, tensor in zip(outputs, self.model.outputs)]
 
