@@ -70,7 +70,8 @@ exec 3< <(cd "$root/run" && exec "$BOARD_PYTHON" "$here/npu.py" npu.sock "$repo/
 read -r _ <&3 || exit 2
 
 register_qemu
-environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" TMPDIR="$tmp"
+mkdir "$root/run/tmp" # of this board alone: what programs leave there for each other is no other board's
+environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" TMPDIR=/run/tmp
     QEMU_CPU="$BOARD_CPU")
 for name in "${!BOARD_@}" "${!RKNN@}"; do # device.c's settings, and the project's own
     environment+=("$name=${!name}")

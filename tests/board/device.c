@@ -211,7 +211,7 @@ bool run_on_cores(struct booked *context, bool (*compute)(void *data), void *dat
     bool ok = false;
     if (asked("BOARD_HANG_RUN", number) || on_a_hung_core(taken)) {
         write_report();
-        complain("rknn_run", "hangs, as BOARD_HANG_RUN or BOARD_HANG_CORE asks");
+        complain("rknn_run", "hangs, as BOARD_HANG_RUN or BOARD_HANG_CORE ask");
         sleep_until(began + setting("BOARD_HANG_MS", 6000) * 1000);
     } else if (!asked("BOARD_FAIL_RUN", number)) {
         ok = compute(data);

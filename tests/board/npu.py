@@ -22,7 +22,8 @@ try:
     import numpy as np
     import onnxruntime
 except ImportError as error:
-    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: pip install onnxruntime numpy")
+    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: "
+             "pip install onnxruntime numpy")
 
 HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of the FlatBuffer that follows
 COUNTS = struct.Struct("<2I")          # inputs, outputs
