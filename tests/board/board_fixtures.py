@@ -16,7 +16,7 @@ def board(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def clip(tmp_path_factory):
+def numbered(tmp_path_factory):
     """The demo video's first 60 frames, at the size the model sees them, each with its number."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     video, writer = cv2.VideoCapture(str(ROOT / "models" / "demo.mp4")), None
@@ -29,5 +29,5 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pc_detections(clip, tmp_path_factory):
-    return detections_on_the_pc(tmp_path_factory.mktemp("pc") / "record.jsonl", clip)
+def pc_detections(numbered, tmp_path_factory):
+    return detections_on_the_pc(tmp_path_factory.mktemp("pc") / "record.jsonl", numbered)

@@ -56,7 +56,13 @@ fi
 
 if [[ $BOARD_RUNTIME == yes ]]; then
     : >"$root/run/librknnrt.so" # where /usr/lib/librknnrt.so points
-    mount --bind "$box/librknnrt.so" "$root/run/librknnrt.so"
+    mount --bind "$box/$BOARD_LIBRARY" "$root/run/librknnrt.so"
+fi
+preload=()
+if [[ -n $BOARD_DRIVER ]]; then # in place of a kernel's driver, in every program
+    : >"$root/run/driver.so"
+    mount --bind "$box/$BOARD_DRIVER" "$root/run/driver.so"
+    preload=(LD_PRELOAD=/run/driver.so)
 fi
 
 for shared in "$tmp" "$repo"; do
@@ -77,5 +83,5 @@ for name in "${!BOARD_@}" "${!RKNN@}"; do # device.c's settings, and the project
     environment+=("$name=${!name}")
 done
 status=0
-env -i "${environment[@]}" chroot "$root" /usr/bin/env -C "$cwd" "$@" || status=$?
+env -i "${environment[@]}" chroot "$root" /usr/bin/env -C "$cwd" "${preload[@]}" "$@" || status=$?
 exit "$status"

@@ -35,11 +35,11 @@ Played = namedtuple("Played", "run numbers detections")
 
 
 @pytest.fixture(scope="session", params=CORES)
-def played(request, board, clip, tmp_path_factory):
-    """main.py's run over the clip on each SoC: the Run, the numbers of the frames saved, and the detections."""
+def played(request, board, numbered, tmp_path_factory):
+    """main.py's run over the numbered on each SoC: the Run, the numbers of the frames saved, and the detections."""
     folder = tmp_path_factory.mktemp(request.param)
     saved, record = folder / "saved.avi", folder / "record.jsonl"
-    run = board.run("env", f"RECORD={record}", "python3", "main.py", clip, "--headless", "--func", RECORD, "--save",
+    run = board.run("env", f"RECORD={record}", "python3", "main.py", numbered, "--headless", "--func", RECORD, "--save",
                     saved,
                     soc=request.param)
     assert run.code == 0, run.err
@@ -79,8 +79,8 @@ def test_detections_agree_with_the_pc(played, pc_detections):
 
 # ---- several streams, and the examples ----
 
-def test_each_of_two_streams_comes_out_whole_and_in_order(board, clip, tmp_path):
-    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", clip, clip, "--headless", "--func",
+def test_each_of_two_streams_comes_out_whole_and_in_order(board, numbered, tmp_path):
+    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", numbered, numbered, "--headless", "--func",
                     RECORD,
                     "--save", tmp_path / "saved.avi")
     assert run.code == 0, run.err
@@ -90,18 +90,18 @@ def test_each_of_two_streams_comes_out_whole_and_in_order(board, clip, tmp_path)
     assert (run.report["opened"], run.report["destroyed"], run.report["shared"]) == (6, 6, 0)
 
 
-def test_yolov8_agrees_with_the_pc(board, clip, tmp_path):
+def test_yolov8_agrees_with_the_pc(board, numbered, tmp_path):
     model = ("--model", "models/yolov8n_emoji.rknn")
-    run = board.run("env", f"RECORD={tmp_path}/board", "RECORD_MODULE=funcs.yolov8", "python3", "main.py", clip,
+    run = board.run("env", f"RECORD={tmp_path}/board", "RECORD_MODULE=funcs.yolov8", "python3", "main.py", numbered,
                     "--headless", "--func", RECORD,
                     *model)
     assert run.code == 0, run.err
     assert_agree(recorded(tmp_path / "board"),
-                 detections_on_the_pc(tmp_path / "pc", clip, *model, RECORD_MODULE="funcs.yolov8"))
+                 detections_on_the_pc(tmp_path / "pc", numbered, *model, RECORD_MODULE="funcs.yolov8"))
 
 
-def test_the_asyncio_example_serves_both_streams(board, clip):
-    run = board.run("python3", "examples/asyncio_streams.py", clip, clip)
+def test_the_asyncio_example_serves_both_streams(board, numbered):
+    run = board.run("python3", "examples/asyncio_streams.py", numbered, numbered)
     assert run.code == 0, run.err
     first, second = [line for line in run.out.splitlines() if "frames" in line]
     assert first == second and f"{FRAMES} frames, " in first and " 0 objects" not in first
@@ -111,18 +111,18 @@ def test_the_asyncio_example_serves_both_streams(board, clip):
 
 @pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
 def test_classes_agree_with_the_pc(board, tmp_path):
-    clip, saved, model = tmp_path / "clip.avi", tmp_path / "saved.avi", "models/resnet18_emoji.rknn"
-    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"MJPG"), 30, (512, 512))
+    numbered, saved, model = tmp_path / "clip.avi", tmp_path / "saved.avi", "models/resnet18_emoji.rknn"
+    writer = cv2.VideoWriter(str(numbered), cv2.VideoWriter_fourcc(*"MJPG"), 30, (512, 512))
     for number in range(FRAMES):
         writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
     writer.release()
-    run = board.run("python3", "main.py", clip, "--headless", "--func", "funcs/resnet.py", "--model", model, "--save",
+    run = board.run("python3", "main.py", numbered, "--headless", "--func", "funcs/resnet.py", "--model", model, "--save",
                     saved)
     assert run.code == 0, run.err
     assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
     pc = RKNNLite()
     assert pc.load_rknn(str(ROOT / model)) == pc.init_runtime() == 0
-    before, after = cv2.VideoCapture(str(clip)), cv2.VideoCapture(str(saved))
+    before, after = cv2.VideoCapture(str(numbered)), cv2.VideoCapture(str(saved))
     agreed = []
     for _ in range(FRAMES):
         classes, scores = classify(pc, before.read()[1])
@@ -211,8 +211,8 @@ except RuntimeError as error:
 
 # ---- scripts written before this project ----
 
-def test_older_script_runs_unchanged(board, clip):
-    run = board.run("env", "PYTHONPATH=.", "python3", "tests/board/older_script.py", clip)
+def test_older_script_runs_unchanged(board, numbered):
+    run = board.run("env", "PYTHONPATH=.", "python3", "tests/board/older_script.py", numbered)
     assert run.code == 0, run.err
     shapes = [(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)]
     assert run.out.splitlines()[-56:] == [f"{number} {shapes}" for number in range(FRAMES - 4)]

@@ -45,8 +45,8 @@ with ThreadPoolExecutor(2) as threads:
 
 
 @pytest.mark.parametrize("fault", ["BOARD_HANG_RUN", "BOARD_STUCK_RUN"])
-def test_hung_run_is_booked_and_can_be_killed(board, clip, fault):
-    with board.start("python3", "main.py", clip, "--headless", **{fault: "5"}) as process:
+def test_hung_run_is_booked_and_can_be_killed(board, numbered, fault):
+    with board.start("python3", "main.py", numbered, "--headless", **{fault: "5"}) as process:
         assert any(f"as {fault}" in line for line in process.stderr)
         process.kill()
     assert process.returncode == -signal.SIGKILL

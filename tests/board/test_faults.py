@@ -21,8 +21,8 @@ def ends_in_a_sentence(run, code):
 # ---- that cannot be run ----
 
 @pytest.mark.parametrize("option", ["--no-runtime", "--no-npu"])
-def test_missing_driver_ends_in_a_sentence(board, clip, option):
-    run = board.run("python3", "main.py", clip, "--headless", options=[option])
+def test_missing_driver_ends_in_a_sentence(board, numbered, option):
+    run = board.run("python3", "main.py", numbered, "--headless", options=[option])
     assert ends_in_a_sentence(run, 2), run.err
     assert f"context 1 of 6 could not open {MODEL}" in run.err
     assert run.report is None or run.report["opened"] == 0
@@ -30,28 +30,28 @@ def test_missing_driver_ends_in_a_sentence(board, clip, option):
 
 @pytest.mark.parametrize("content", [None, b"", b"not a model", b"RKNN" + bytes(4000)],
                          ids=["missing", "empty", "text", "damaged"])
-def test_bad_model_ends_in_a_sentence(board, clip, tmp_path, content):
+def test_bad_model_ends_in_a_sentence(board, numbered, tmp_path, content):
     model = tmp_path / "model.rknn"
     if content is not None:
         model.write_bytes(content)
-    run = board.run("python3", "main.py", clip, "--headless", "--model", model)
+    run = board.run("python3", "main.py", numbered, "--headless", "--model", model)
     assert ends_in_a_sentence(run, 2), run.err
     assert str(model) in run.err.splitlines()[-1]
     assert run.report is None or run.report["opened"] == 0
 
 
-def test_contexts_before_a_failed_one_are_destroyed(board, clip):
-    run = board.run("python3", "main.py", clip, "--headless", "--threads", "3", BOARD_FAIL_INIT="2")
+def test_contexts_before_a_failed_one_are_destroyed(board, numbered):
+    run = board.run("python3", "main.py", numbered, "--headless", "--threads", "3", BOARD_FAIL_INIT="2")
     assert ends_in_a_sentence(run, 2), run.err
     assert "context 2 of 3" in run.err
     assert (run.report["inits"], run.report["opened"], run.report["destroyed"]) == (2, 1, 1)
 
 
 @pytest.mark.parametrize("size", [320, 1280])
-def test_wrong_input_size_ends_in_a_sentence(board, clip, tmp_path, size):
+def test_wrong_input_size_ends_in_a_sentence(board, numbered, tmp_path, size):
     func = tmp_path / "wrong.py"
     func.write_text(f"import func\nfunc.IMG_SIZE = {size}\nmyFunc = func.myFunc\n")
-    run = board.run("python3", "main.py", clip, "--headless", "--func", func)
+    run = board.run("python3", "main.py", numbered, "--headless", "--func", func)
     assert ends_in_a_sentence(run, 2), run.err
     assert str(size) in run.err.splitlines()[-1]
     assert run.report["opened"] == run.report["destroyed"] == 6
@@ -59,8 +59,8 @@ def test_wrong_input_size_ends_in_a_sentence(board, clip, tmp_path, size):
 
 # ---- an NPU that fails, in main.py ----
 
-def test_failed_run_costs_its_frame_only(board, clip, tmp_path):
-    run = board.run("python3", "main.py", clip, "--headless", "--save", tmp_path / "saved.avi", BOARD_FAIL_RUN="20")
+def test_failed_run_costs_its_frame_only(board, numbered, tmp_path):
+    run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_FAIL_RUN="20")
     assert run.code == 3, run.err
     assert re.search(r"context \d of 6, core \d: inference failed", run.err)
     saved = numbers_in(tmp_path / "saved.avi")
@@ -69,16 +69,16 @@ def test_failed_run_costs_its_frame_only(board, clip, tmp_path):
     assert run.report["opened"] == run.report["destroyed"] == 6
 
 
-def test_several_failed_runs_cost_their_frames_only(board, clip, tmp_path):
-    run = board.run("python3", "main.py", clip, "--headless", "--save", tmp_path / "saved.avi",
+def test_several_failed_runs_cost_their_frames_only(board, numbered, tmp_path):
+    run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi",
                     BOARD_FAIL_RUN="1,7-9,30-33,60")
     assert run.code == 3, run.err
     saved = numbers_in(tmp_path / "saved.avi")
     assert len(saved) == FRAMES - 9 and saved == sorted(set(saved))
 
 
-def test_dead_npu_ends_every_stream(board, clip, tmp_path):
-    run = board.run("python3", "main.py", clip, clip, "--headless", "--save", tmp_path / "saved.avi",
+def test_dead_npu_ends_every_stream(board, numbered, tmp_path):
+    run = board.run("python3", "main.py", numbered, numbered, "--headless", "--save", tmp_path / "saved.avi",
                     BOARD_FAIL_RUN="20-")
     assert ends_in_a_sentence(run, 3), run.err
     assert "the NPU does not answer" in run.err
@@ -88,8 +88,8 @@ def test_dead_npu_ends_every_stream(board, clip, tmp_path):
     assert run.report["destroyed_in_use"] == run.report["stale"] == run.report["shared"] == 0
 
 
-def test_frames_on_a_hung_core_fail_and_the_others_come_out(board, clip, tmp_path):
-    run = board.run("python3", "main.py", clip, "--headless", "--save", tmp_path / "saved.avi",
+def test_frames_on_a_hung_core_fail_and_the_others_come_out(board, numbered, tmp_path):
+    run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi",
                     BOARD_HANG_CORE="1", BOARD_HANG_MS="1000")
     assert run.code == 3, run.err
     assert set(re.findall(r"context \d of 6, (core \d): inference failed", run.err)) == {"core 1"}
@@ -98,16 +98,16 @@ def test_frames_on_a_hung_core_fail_and_the_others_come_out(board, clip, tmp_pat
 
 
 @pytest.mark.slow
-def test_hung_npu_ends_the_stream(board, clip, tmp_path):
-    run = board.run("python3", "main.py", clip, "--headless", "--save", tmp_path / "saved.avi", BOARD_HANG_RUN="20-")
+def test_hung_npu_ends_the_stream(board, numbered, tmp_path):
+    run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_HANG_RUN="20-")
     assert ends_in_a_sentence(run, 3), run.err
     assert "the NPU does not answer" in run.err
     assert run.report["runs"] < FRAMES
 
 
 @pytest.mark.slow
-def test_context_that_never_returns_is_named_and_the_others_go_on(board, clip, tmp_path):
-    run = board.run("python3", "main.py", clip, "--headless", "--save", tmp_path / "saved.avi", BOARD_STUCK_RUN="5")
+def test_context_that_never_returns_is_named_and_the_others_go_on(board, numbered, tmp_path):
+    run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_STUCK_RUN="5")
     assert run.code == 3, run.err
     assert re.search(r"context \d of 6, core \d hangs", run.err)
     saved = numbers_in(tmp_path / "saved.avi")
