@@ -4,8 +4,8 @@
 
 A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its
 outputs are rounded to int8 with the scales that stand in the .rknn. Every context has a connection of its own: it sends
-the model (submit.c, which sees the NPU's memory only, that which holds the weights), then frames, each message led by its length (uint32, little-endian). Prints "ready" once contexts can
-connect.
+the model, then frames, each message led by its length (uint32, little-endian). submit.c, which sees only the NPU's
+memory, sends that which holds the weights in the model's place. Prints "ready" once contexts can connect.
 """
 import ast
 import hashlib

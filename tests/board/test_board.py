@@ -80,9 +80,8 @@ def test_detections_agree_with_the_pc(played, pc_detections):
 # ---- several streams, and the examples ----
 
 def test_each_of_two_streams_comes_out_whole_and_in_order(board, numbered, tmp_path):
-    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", numbered, numbered, "--headless", "--func",
-                    RECORD,
-                    "--save", tmp_path / "saved.avi")
+    run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", numbered, numbered, "--headless",
+                    "--func", RECORD, "--save", tmp_path / "saved.avi")
     assert run.code == 0, run.err
     assert [numbers_in(tmp_path / f"saved_{number}.avi") for number in (1, 2)] == [list(range(FRAMES))] * 2
     runs = [core["runs"] for core in run.report["cores"]]
@@ -116,8 +115,8 @@ def test_classes_agree_with_the_pc(board, tmp_path):
     for number in range(FRAMES):
         writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
     writer.release()
-    run = board.run("python3", "main.py", numbered, "--headless", "--func", "funcs/resnet.py", "--model", model, "--save",
-                    saved)
+    run = board.run("python3", "main.py", numbered, "--headless", "--func", "funcs/resnet.py", "--model", model,
+                    "--save", saved)
     assert run.code == 0, run.err
     assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
     pc = RKNNLite()
