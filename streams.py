@@ -85,7 +85,7 @@ class Stream:
         self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
         self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, and has not come out
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
-        self.number = self.count = self.failed = self.code = 0
+        self.number = self.count = self.failed = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
         self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
         self._served, self._results = collections.deque(maxlen=100), None
@@ -213,7 +213,7 @@ class Stream:
                     # Those before it have come out: of what a context has begun it is the first.
                     result = getattr(error, "frame", None)
                     if result is None:
-                        result = self.in_work[min(self.in_work)] if self.in_work else Result(self, self.number, 0, None, 0)
+                        result = self.in_work.get(min(self.in_work, default=0)) or Result(self, 0, 0, None, 0)
                     result.error, result.detections, self.code = str(error), None, max(self.code, 3)
                     self.complain(result.error)
                 for number in [number for number in list(self.in_work) if number <= result.number]:
@@ -293,4 +293,5 @@ class Stream:
         seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
         more = f", {self.dropped} dropped" if self.live else ""
         more += f", {self.failed} failed" if self.failed else ""
+        more += f", {self.unshown} not shown" if self.unshown else ""
         return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"

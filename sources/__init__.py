@@ -143,15 +143,20 @@ def open_pipeline(source: str) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
     if capture.isOpened():
         return capture
-    words = [part.split()[0] for part in re.split(r"\s!\s", source) if part.split()]
-    elements = [word for word in words if re.fullmatch(r"[a-z]\w*", word)]
     if shutil.which("gst-inspect-1.0"):
+        words = [part.split()[0] for part in re.split(r"\s!\s", source) if part.split()]
+        elements = [word for word in words if re.fullmatch(r"[a-z]\w*", word)]
         missing = [element for element in elements
                    if subprocess.run(["gst-inspect-1.0", "--exists", element], capture_output=True).returncode]
         if missing:
             raise InputError(f"{hide(source)}: this GStreamer has no {', '.join(missing)}.")
-        if elements[0] in ("rtspsrc", "udpsrc", "tcpclientsrc", "souphttpsrc"):
-            raise NotYet(f"{hide(source)}: GStreamer gets no picture from it.")
+    from sources.refusal import answers, refusal
+    url = re.search(r"\b(rtsps?|https?)://[^\s\"']+", source)
+    reason = url and refusal(url.group())
+    if url and not reason and not answers(url.group()):
+        raise NotYet(f"{hide(source)}: GStreamer gets no picture from it, for the host does not answer.")
+    if reason:
+        raise InputError(f"{hide(source)}: {reason}.")
     raise InputError(f"{hide(source)}: GStreamer cannot run this pipeline, or gets no picture from it.")
 
 
