@@ -28,6 +28,7 @@ from sources.names import hide, short_names
 
 # seconds between two attempts to open a live source that is not there; the last one for ever
 RETRIES = 1, 2, 4, 8, 15, 30
+FIRST_TRIES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30  # the same before it was ever there: what is switched on together
 # files through which an error in the user's code comes
 OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, threading.__file__, "<frozen importlib",
         os.path.dirname(concurrent.futures.__file__), os.path.join(os.path.dirname(__file__), "main.py"))
@@ -146,7 +147,8 @@ class Stream:
         began, attempt, late = time.perf_counter(), 0, self.source is None
         if not late:
             say(f"{self.name}: went away, trying again.", sys.stderr)
-        while not self.stop.wait(RETRIES[min(attempt, len(RETRIES) - 1)]):
+        pauses = FIRST_TRIES if late else RETRIES
+        while not self.stop.wait(pauses[min(attempt, len(pauses) - 1)]):
             attempt += 1
             if self.source is not None:
                 self.source.release()

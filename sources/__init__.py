@@ -25,8 +25,11 @@ SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "tls
 YUV = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21, "I420": cv2.COLOR_YUV2BGR_I420,
        "YU12": cv2.COLOR_YUV2BGR_I420, "YV12": cv2.COLOR_YUV2BGR_YV12}
 
-if "OPENCV_LOG_LEVEL" not in os.environ and hasattr(cv2.utils, "logging"):  # which OpenCV has from 4.13 on
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is said here, in a sentence
+if "OPENCV_LOG_LEVEL" not in os.environ:  # what goes wrong is said here, in a sentence
+    # OpenCV before 4.13, and after
+    set_level = getattr(cv2, "setLogLevel", None) or getattr(getattr(cv2.utils, "logging", None), "setLogLevel", None)
+    if set_level:
+        set_level(0)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
