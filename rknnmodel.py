@@ -18,6 +18,10 @@ from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 LIBRARY = "/usr/lib/librknnrt.so"
+# Beginnings of SoCs' names in device trees: the family, as models are made for it, and its NPU cores. RK3566 and RK3568
+# have the same NPU, and boards call themselves rk3588s, rk3588s2, rk3588j, rk3588f.
+SOCS = {"rk3588": ("rk3588", 3), "rk3582": ("rk3588", 3), "rk3576": ("rk3576", 2), "rk3562": ("rk3562", 1),
+        "rk356": ("rk3566", 1), "rv1126b": ("rv1126b", 1)}
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 Tensor = Tuple[str, Tuple[int, ...]]  # name, shape; 0 where the model leaves a side open
 
@@ -29,6 +33,16 @@ class InputError(Exception):
 class ModelError(RuntimeError):
     """The model is not one that the func reads, or its inference failed. The message is a sentence for the person at
     the board."""
+
+
+def family(soc: Optional[str]) -> Optional[str]:
+    """The name that models for a SoC are made under: "rk3588" of "rk3588s2". None where no NPU of ours is known."""
+    return next((kind for start, (kind, _) in SOCS.items() if (soc or "").lower().startswith(start)), None)
+
+
+def npu_cores(soc: Optional[str]) -> int:
+    """How many NPU cores a SoC has, 1 where it is not known."""
+    return next((cores for start, (_, cores) in SOCS.items() if (soc or "").lower().startswith(start)), 1)
 
 
 @dataclass
@@ -110,23 +124,24 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     stem, extension = _split(model.path)
     if extension == ".pt":
         raise InputError(f"{model.path}: is PyTorch's: yolo export model={os.path.basename(model.path)} format=onnx "
-                         f"makes what a PC runs, format=rknn name={_family(soc or 'rk3588')} what a board runs.")
+                         f"makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board runs.")
     if soc is None:
         if model.folder and extension != ".onnx" and not os.path.isfile(stem + ".onnx"):
             raise InputError(f"{model.folder}: only a board's NPU runs the {os.path.basename(model.path)} in it, and "
                              f"this machine has none; here an .onnx runs (with Ultralytics: yolo export format=onnx), "
                              f"in the same folder or given as --model.")
     elif extension != ".tflite":
+        target = family(soc) or soc
         if extension == ".onnx":
-            raise InputError(f"{model.path}: an NPU runs .rknn files: yolo export format=rknn name={_family(soc)}, "
-                             f"or models/convert.py, makes one of an .onnx.")
+            raise InputError(f"{model.path}: an NPU runs .rknn files: yolo export format=rknn name={target}, or "
+                             f"models/convert.py, makes one of an .onnx.")
         what = _not_rknn(model.path)
         if what:
             raise InputError(f"{model.path}: is not a .rknn, but {what}.")
-        if model.soc and not _same_family(model.soc, soc):
+        if family(model.soc) not in (None, family(soc)):
             raise InputError(f"{model.path}: is made for the {model.soc}, and this board has an {soc}: convert it "
-                             f"again for {_family(soc)} (yolo export format=rknn name={_family(soc)}, or "
-                             f"models/convert.py --target {_family(soc)}).")
+                             f"again for {target} (yolo export format=rknn name={target}, or models/convert.py "
+                             f"--target {target}).")
     check_names(model)
     version = library_version(library) if soc and model.toolkit else None
     if version and _numbers(model.toolkit) > _numbers(version):
@@ -186,7 +201,7 @@ def _choose(folder: str, soc: Optional[str]) -> str:
             found = Model(name)
             _read_rknn(name, found)
             named = re.search(r"rk\d{4}\w*|rv\d{4}\w*", os.path.basename(name).lower())
-            if _same_family(found.soc or (named[0] if named else ""), soc):
+            if family(found.soc or (named[0] if named else "")) == family(soc):
                 return name
     if not rknn and not onnx:
         raise InputError(f"{folder}: holds no .rknn and no .onnx.")
@@ -209,18 +224,6 @@ def _not_rknn(path: str) -> Optional[str]:
     if start.lstrip()[:1] == b"<":
         return "a web page"
     return f"a file that begins with {start[:8]!r}"
-
-
-def _family(soc: str) -> str:
-    """The name that models for a SoC are made under: rk3588 for rk3588s, rk3588f or rk3582."""
-    soc = soc.lower()
-    return "rk3588" if soc.startswith(("rk3588", "rk3582")) else soc[:6] if soc.startswith("rk") else soc
-
-
-def _same_family(first: str, second: str) -> bool:
-    # RK3566 and RK3568 have the same NPU.
-    first, second = ("rk3566" if name == "rk3568" else name for name in (_family(first), _family(second)))
-    return first == second or "rk356x" in (first, second) and first[:5] == second[:5]
 
 
 def _numbers(version: Optional[str]) -> List[int]:

@@ -38,6 +38,11 @@ def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:
             and tuple(shapes[0][2:]) in ((), (1, 1)))
 
 
+def share_of(model: Optional[Model]) -> float:
+    """The share of a frame's shorter side that a model sees: Ultralytics' own classifiers all of it, others CROP."""
+    return 1.0 if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata else CROP
+
+
 def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[float] = None) -> np.ndarray:
     """The middle of a frame as the model sees it: torchvision's resizing to 256 pixels and centre crop of 224, in one
     step.
@@ -125,9 +130,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
     """
     model = getattr(rknn_lite, "model", None)
-    # Ultralytics' own classifiers see the whole of the shorter side
-    share = 1 if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata else CROP
-    square = crop(IMG, getattr(model, "size", None) or IMG_SIZE, share)
+    square = crop(IMG, getattr(model, "size", None) or IMG_SIZE, share_of(model))
     scores = probabilities(func.infer_raw(rknn_lite, square), rknn_lite if model is None else model)
     if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
         scores = np.concatenate([1 - scores, scores])

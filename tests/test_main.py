@@ -58,8 +58,13 @@ def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
 @pytest.mark.parametrize("arguments, said", [
     (["there/is/none.mp4"], "there/is/none.mp4: no such file"),
     (["README.md"], "README.md: not a video"),
-    (["models"], "models: is a directory"),
-    (["http://127.0.0.1:9/x"], "http://127.0.0.1:9/x: cannot be reached, or sends no video"),
+    (["tests/board"], "tests/board: is a directory, and has no pictures"),
+    (["htp://127.0.0.1/x"], "htp://127.0.0.1/x: htp:// is none of the kinds of URL that are read"),
+    (["rtsp://user:secret@/live"], "rtsp://user:***@/live: the URL names no host"),
+    (["rtsp://127.0.0.1:port/live"], "rtsp://127.0.0.1:port/live: not a URL"),
+    (["gate="], "gate: names no source"),
+    (["gate=0", "gate=1"], "gate: two streams have that name"),
+    (["a/b=models/demo.mp4"], "a/b=models/demo.mp4: no such file"),
     (["97"], "97: there is no camera of that number"),
     pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.onnx: no such file", marks=needs_no_npu),
     pytest.param(["models/demo.mp4", "--model", "README.md"], "README.md is not an ONNX model", marks=needs_no_npu),
@@ -95,21 +100,22 @@ def test_a_func_file_with_a_syntax_error_is_named_with_its_line(main_py, tmp_pat
 @needs_no_npu
 def test_a_model_of_another_kind_is_named_with_its_shapes(main_py, tmp_path):
     image = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
-    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 1, 1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"])], "other",
-                                   [image], [pooled])
+    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 320, 320])
+    pool = onnx.helper.make_node("MaxPool", ["images"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2])
+    graph = onnx.helper.make_graph([pool], "other", [image], [pooled])
     onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]),
               tmp_path / "other.onnx")
     done = main_py("--model", tmp_path / "other.rknn", "--headless")
     assert done.returncode == 2
-    assert "(1, 3, 1, 1)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
+    assert "(1, 3, 320, 320)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_what_was_done_before_a_bad_frame_is_saved_and_counted(main_py, clip, tmp_path):
     (tmp_path / "fails.py").write_text(
         "from func import ModelError\nimport itertools\ncount = itertools.count()\n"
-        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        raise ModelError('frame 20 is bad')\n    return IMG\n")
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        raise ModelError('frame 20 is bad')\n"
+        "    return IMG\n")
     done = main_py(clip, "--headless", "--threads", 1, "--func", tmp_path / "fails.py", "--save", tmp_path / "out.avi")
     assert done.returncode == 2
     assert "frame 20 is bad" in done.stderr and "Traceback" not in done.stderr
@@ -135,7 +141,7 @@ def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, 
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == code, stderr
     assert "Traceback" not in stderr
-    said = int(re.search(r"models/demo.mp4: (\d+) frames in", stdout).group(1))
+    said = int(re.search(r"demo.mp4: (\d+) frames in", stdout).group(1))
     assert 30 <= said < 600
     assert len(frames_of(out)) == said
 
@@ -143,7 +149,8 @@ def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, 
 def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tmp_path):
     (tmp_path / "hangs.py").write_text(
         "import itertools, threading\ncount = itertools.count()\n"
-        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        print('hangs', flush=True)\n        threading.Event().wait()\n"
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        print('hangs', flush=True)\n"
+        "        threading.Event().wait()\n"
         "    return IMG\n")
     out = tmp_path / "out.avi"
     script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
@@ -155,12 +162,12 @@ def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tm
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "context 1 of 1 (the NPU's one core) did not come back from a frame" in stderr and "Traceback" not in stderr
+    assert "context 1 of 1 did not come back from a frame" in stderr and "Traceback" not in stderr
     assert "clip.avi: 20 frames in" in stdout
     assert len(frames_of(out)) == 20
 
 
-def test_a_full_disk_ends_the_run_in_a_sentence_and_keeps_what_it_has(main_py, clip, tmp_path, plain_func):
+def test_a_full_disk_ends_the_saving_in_a_sentence_and_keeps_what_it_has(main_py, clip, tmp_path, plain_func):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
@@ -169,8 +176,8 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_keeps_what_it_has(main_py, c
         done = main_py(clip, "--headless", "--func", plain_func, "--save", disk / "out.avi")
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1] == f"--save {disk}/out.avi: the disk is full. What came before is saved."
-        said = int(re.search(r"clip.avi: (\d+) frames in", done.stdout).group(1))
-        assert len(frames_of(disk / "out.avi")) == said > 0
+        assert "clip.avi: 45 frames in" in done.stdout  # a place that fails does not end the stream
+        assert 0 < len(frames_of(disk / "out.avi")) < 45
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -304,7 +311,8 @@ def test_nohup_is_respected(clip, tmp_path, plain_func):
 
 @pytest.mark.parametrize("elsewhere", [">&-", "2>&-", ">/dev/full"])
 def test_a_closed_stdout_or_stderr_does_not_end_the_run(clip, tmp_path, plain_func, elsewhere):
-    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi {elsewhere}"
+    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi"
+    command += f" {elsewhere}"
     assert subprocess.run(["sh", "-c", command], cwd=ROOT, timeout=100).returncode == 0
     assert len(frames_of(tmp_path / "out.avi")) == 45
 

@@ -41,9 +41,9 @@ def test_a_source_that_cannot_be_opened_leaves_the_others_running(main_py, clip,
 
 
 def test_where_no_source_can_be_opened_each_is_named(main_py):
-    done = main_py("none.mp4", "models", "--headless")
+    done = main_py("none.mp4", "tests/board", "--headless")
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["none.mp4: no such file.", "models: is a directory, not a video."]
+    assert done.stderr.splitlines() == ["none.mp4: no such file.", "tests/board: is a directory, and has no pictures (.jpg, .jpeg, .png, .bmp, ...)."]
 
 
 def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, short_clip, tmp_path):

@@ -1,10 +1,14 @@
 """Draws models/demo.mp4, a street of glyphs, and its ground truth models/demo.json.
 
-    python models/demo/street.py          # needs ffmpeg with libx264 (Debian's package ffmpeg)
+    python models/demo/street.py                          # needs ffmpeg with libx264 (Debian's package ffmpeg)
+    python models/demo/street.py --truth                  # demo.json alone
+    python models/demo/street.py --seed 3 --out other.mp4   # the same street with others on it
+    python models/demo/street.py --crowd 3 --out crowd.mp4  # people who pass before each other, for trackers
 
-demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...]}: for each frame and
-object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and the share of its own
-pixels that can be seen.
+demo.json: {"width", "height", "fps", "frames": [[[class, x1, y1, x2, y2, visible], ...], ...], "ids": [[id, ...], ...]}
+has for each frame and object the COCO class, the box around what can be seen of it (pixels, x2 and y2 exclusive), and
+the share of its own pixels that can be seen; in the same order each object's identity, from 1: who comes round again is
+another one.
 """
 import argparse
 import functools
@@ -52,6 +56,10 @@ class Actor:
         swing = np.sin(2 * np.pi * (self.step * time + self.x / 97))
         return (x, self.ground - self.tall / 2 - abs(swing) * 3 * (self.step > 0)), 2.5 * swing * (self.step > 1)
 
+    def lap(self, time):
+        """How often it has come round by this time in seconds; counts down where it goes to the left."""
+        return int((self.x + self.speed * time) // self.span)
+
 
 def cast():
     """All actors, the farthest first."""
@@ -63,11 +71,13 @@ def cast():
         for place_, character in enumerate(goods):
             actors.append(Actor(character, 68, number * SHOP + 94 + 142 * place_ + 68, 347, shop_speed, span=row))
     stand = {"speed": pavement_speed, "span": 1640}
-    actors += [Actor("🚦", 80, 260, 447, **stand), Actor("🪴", 70, 760, 447, **stand), Actor("🚲", 92, 1180, 448, **stand)]
+    actors += [Actor("🚦", 80, 260, 447, **stand), Actor("🪴", 70, 760, 447, **stand),
+               Actor("🚲", 92, 1180, 448, **stand)]
     actors += [Actor("🚶", 88, 140, 452, -95, 1.6), Actor("🐕", 62, 470, 452, -95, 2.4),
                Actor("💃", 88, 1030, 452, -66, 1.2)]
     lane = {"speed": -230, "step": 3.0, "span": 1900}
-    actors += [Actor("🚗", 118, 160, 531, **lane), Actor("🚌", 136, 800, 532, **lane), Actor("🚕", 118, 1400, 531, **lane)]
+    actors += [Actor("🚗", 118, 160, 531, **lane), Actor("🚌", 136, 800, 532, **lane),
+               Actor("🚕", 118, 1400, 531, **lane)]
     lane = {"speed": 265, "step": 3.0, "span": 2000}
     actors += [Actor("🚙", 122, 300, 638, **lane), Actor("🏍", 110, 1000, 639, **lane),
                Actor("🚚", 142, 1620, 638, **lane)]
@@ -76,6 +86,40 @@ def cast():
                Actor("🐈", 72, 360, 713, -60, 2.0), Actor("🏃", 96, 400, 715, -150, 2.6),
                Actor("🐑", 84, 1500, 714, -60, 1.8)]
     return actors
+
+
+def other_cast(seed):
+    """All actors of another street, the farthest first: the demo's rows, in which others of their kinds stand and go at
+    other places, with other sizes and speeds."""
+    rng = np.random.default_rng((4, seed))
+    rows = {}
+    for actor in cast():
+        rows.setdefault((actor.speed == shop_speed, actor.ground // 40), []).append(actor)
+    actors = []
+    for (in_shop, _), row in rows.items():
+        for actor, number in zip(row, rng.permutation(len(row))):
+            kind = GLYPHS[CLASS_OF[row[number].character]]
+            stands = in_shop or actor.speed == pavement_speed  # and moves as the ground does
+            actors.append(Actor(kind[rng.integers(len(kind))], actor.size * rng.uniform(0.9, 1.1),
+                                actor.x + rng.uniform(-12, 12) if in_shop else rng.uniform(0, actor.span), actor.ground,
+                                actor.speed * (1 if stands else rng.uniform(0.7, 1.3)), actor.step, actor.span))
+    return actors
+
+
+def crowd(seed):
+    """All actors of a crowded street, the farthest first: five rows of people, most of them walking, to and fro and
+    before each other, a few animals and bicycles among them."""
+    rng = np.random.default_rng((5, seed))
+    actors = []
+    for row, ground in enumerate((440, 500, 560, 630, 704)):
+        size = 74 + 12 * row
+        for number in range(9):
+            character = "🧍🚶🏃💃🕺🚲🐕"[rng.choice(7, p=[.16, .22, .2, .16, .16, .05, .05])]
+            speed = rng.choice([-1, 1]) * rng.uniform(30, 150) * (1 + 0.12 * row)
+            step = rng.uniform(1, 2.6)
+            actors.append(Actor(character, size * rng.uniform(0.9, 1.1), (number + rng.uniform(0, 1)) * 180,
+                                ground + rng.uniform(-14, 14), speed, step, 1620))
+    return sorted(actors, key=lambda actor: actor.ground)
 
 
 def strip_of_shops():
@@ -130,6 +174,11 @@ def backdrop(time, shops, mask):
 
 def frame_at(time, actors, shops, mask):
     """One frame (height, width, 3) uint8 BGR, and its truth: a list of [class, x1, y1, x2, y2, visible]."""
+    return identified_frame_at(time, actors, shops, mask)[:2]
+
+
+def identified_frame_at(time, actors, shops, mask):
+    """As frame_at(), and who the objects are: a list of (number of the actor, lap)."""
     image = backdrop(time, shops, mask)
     owner = np.zeros((height, width), np.uint8)
     own = np.zeros(len(actors), int)
@@ -144,7 +193,7 @@ def frame_at(time, actors, shops, mask):
     boxes, pixels = visible_boxes(owner, len(actors))
     truth = [[CLASS_OF[actor.character], *map(int, boxes[number]), round(float(pixels[number] / own[number]), 2)]
              for number, actor in enumerate(actors) if pixels[number]]
-    return image, truth
+    return image, truth, [(number, actor.lap(time)) for number, actor in enumerate(actors) if pixels[number]]
 
 
 @functools.lru_cache(maxsize=None)
@@ -174,26 +223,40 @@ def random_street(seed):
     return cv2.imdecode(data, cv2.IMREAD_COLOR), truth[:, 1:5] / 2, truth[:, 0].astype(np.int64)
 
 
+def street_of(actors, count, rate=fps):
+    """`count` frames of a street, `rate` a second: yields (image, truth, ids), ids a list of int from 1, of each object
+    of the truth."""
+    shops, mask = _shops()
+    known = {}
+    for number in range(count):
+        image, truth, who = identified_frame_at(number / rate, actors, shops, mask)
+        yield image, truth, [known.setdefault(one, len(known) + 1) for one in who]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "demo.mp4")
+    parser.add_argument("--truth", action="store_true", help="write the .json alone")
+    parser.add_argument("--seed", type=int, help="another street")
+    parser.add_argument("--crowd", type=int, metavar="SEED", help="a crowded street")
     args = parser.parse_args()
-    encoder = subprocess.Popen(
+    encoder = None if args.truth else subprocess.Popen(
         ["ffmpeg", "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "bgr24", "-s", f"{width}x{height}", "-r",
          str(fps), "-i", "-",
          "-c:v", "libx264", "-preset", "slow", "-crf", str(crf), "-pix_fmt", "yuv420p", "-g", str(fps), "-movflags",
          "+faststart",
          str(args.out)], stdin=subprocess.PIPE)
-    actors, (shops, mask) = cast(), strip_of_shops()
-    truth = []
-    for number in range(fps * seconds):
-        image, boxes = frame_at(number / fps, actors, shops, mask)
-        encoder.stdin.write(image.tobytes())
-        truth.append(boxes)
-    encoder.stdin.close()
-    if encoder.wait():
-        raise SystemExit("ffmpeg could not encode the video.")
-    document = {"width": width, "height": height, "fps": fps, "frames": truth}
+    actors = crowd(args.crowd) if args.crowd is not None else other_cast(args.seed) if args.seed is not None else cast()
+    document = {"width": width, "height": height, "fps": fps, "frames": [], "ids": []}
+    for image, boxes, ids in street_of(actors, fps * seconds):
+        document["frames"].append(boxes)
+        document["ids"].append(ids)
+        if encoder:
+            encoder.stdin.write(image.tobytes())
+    if encoder:
+        encoder.stdin.close()
+        if encoder.wait():
+            raise SystemExit("ffmpeg could not encode the video.")
     args.out.with_suffix(".json").write_text(json.dumps(document, separators=(",", ":")))
 
 

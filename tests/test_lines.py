@@ -1,0 +1,374 @@
+"""Lines and zones: who crossed, which way, how often, and who is inside now."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from compare_trackers import truth_of
+
+from results.lines import FRAMES, Lines, for_streams, parse, parse_line, parse_zone
+from rknnmodel import InputError
+
+NAMES = {0: "person", 2: "car"}
+DOOR = {"door": ((100, 100), (300, 100))}  # its right, "in", is below it
+HEIGHT = 80                                # of the boxes drawn here, pixels
+
+
+def frame(number, objects, size=(640, 480), ids=True):
+    """A result with a box 40 pixels wide for each (id, x, y of its feet, class)."""
+    boxes = np.array([(x - 20, y - HEIGHT, x + 20, y) for _, x, y, _ in objects], np.float32).reshape(-1, 4)
+    detections = SimpleNamespace(boxes=boxes, classes=np.array([one[3] for one in objects], np.int64),
+                                 scores=np.full(len(objects), 0.9, np.float32), name=NAMES.get,
+                                 ids=np.array([one[0] for one in objects], np.int64) if ids else None)
+    return SimpleNamespace(detections=detections, size=size, number=number, time=number / 30, overlay=[], crossings=[],
+                           lines=None, zones=None)
+
+
+def walk(lines, *paths, kind=0, first=0):
+    """Feed the paths of objects 1, 2, ...: lists of (x, y) or None where it is not seen. Returns the results."""
+    results = []
+    for number in range(max(map(len, paths))):
+        there = [(identity, *path[number], kind) for identity, path in enumerate(paths, 1)
+                 if number < len(path) and path[number] is not None]
+        results.append(frame(first + number, there))
+        lines.update(results[-1])
+    return results
+
+
+def down(*ys, x=200):
+    return [(x, y) for y in ys]
+
+
+def crossings(results):
+    return [(result.number, crossing) for result in results for crossing in result.crossings]
+
+
+def sums(lines):
+    """In and out over all classes of the line "door"."""
+    return tuple(sum(lines.counts["door"][way].values()) for way in ("in", "out"))
+
+
+# ------------------------------------------------------------------------------------------------------------ lines
+
+def test_a_crossing_is_told_once_in_the_frame_that_confirms_it_with_the_frame_in_which_it_began():
+    results = walk(Lines(DOOR), down(70, 80, 90, 105, 115, 125, 135, 145), first=40)
+    assert crossings(results) == [(45, {"line": "door", "direction": "in", "id": 1, "class": "person", "since": 43})]
+    assert [result.lines["door"] for result in results] == 5 * [{"in": {}, "out": {}}] + 3 * [
+        {"in": {"person": 1}, "out": {}}]
+
+
+def test_in_is_from_the_left_of_the_line_to_its_right_seen_from_its_first_point():
+    there, back = down(70, 80, 90, 110, 120, 130, 140), down(140, 130, 120, 90, 80, 70, 60)
+    for points, path, counts in ((((100, 100), (300, 100)), there, (1, 0)), (((100, 100), (300, 100)), back, (0, 1)),
+                                 (((300, 100), (100, 100)), there, (0, 1)), (((300, 100), (100, 100)), back, (1, 0))):
+        lines = Lines({"door": points})
+        walk(lines, path)
+        assert sums(lines) == counts
+    # Down along x = 200: from the right of the picture to its left is from the line's left to its right.
+    lines = Lines({"door": ((200, 50), (200, 300))})
+    walk(lines, [(x, 150) for x in (240, 230, 220, 190, 180, 170)])
+    assert sums(lines) == (1, 0)
+    (x1, y1), (x2, y2) = (200, 50), (200, 300)
+    assert (x2 - x1) * (150 - y1) - (y2 - y1) * (240 - x1) < 0 < (x2 - x1) * (150 - y1) - (y2 - y1) * (170 - x1)
+
+
+def test_the_feet_count_not_the_middle_of_the_box():
+    lines = Lines(DOOR)
+    walk(lines, down(*range(101, 181, 5)))  # the box's middle crosses, its lower edge is below the line all along
+    assert sums(lines) == (0, 0)
+
+
+def test_counts_are_by_class_and_line():
+    lines = Lines({**DOOR, "gate": ((100, 200), (300, 200))})
+    walk(lines, down(*range(80, 250, 10)))
+    walk(lines, [], down(*range(250, 50, -10)), kind=2, first=17)
+    assert lines.counts == {"door": {"in": {"person": 1}, "out": {"car": 1}},
+                            "gate": {"in": {"person": 1}, "out": {"car": 1}}}
+
+
+def test_one_that_a_detector_wavers_about_counts_as_what_it_was_most_often():
+    lines = Lines(DOOR)
+    for number, y in enumerate(range(60, 150, 5)):
+        lines.update(frame(number, [(1, 200, y, 0 if y == 110 else 2)]))
+    assert lines.counts["door"] == {"in": {"car": 1}, "out": {}}
+
+
+@pytest.mark.parametrize("steps", [(97, 103), (97, 97, 103), (97, 103, 103), (99, 101, 100)])
+def test_a_tremble_on_the_line_counts_nothing(steps):
+    lines = Lines(DOOR)
+    walk(lines, down(60, 80, 90, *(20 * steps), 90, 80, 60))
+    assert sums(lines) == (0, 0)
+
+
+def test_who_dances_on_the_line_counts_once():
+    # To and fro, ten frames on each side: longer than any jitter.
+    swing = [100 + 8 * np.sin(2 * np.pi * number / 20) for number in range(200)]
+    lines = Lines(DOOR)
+    walk(lines, down(60, 70, 80, 90, *swing, 110, 120, 130, 140, 150))
+    assert sums(lines) == (1, 0)
+    lines = Lines(DOOR)
+    walk(lines, down(60, 70, 80, 90, *swing, 90, 80, 70, 60, 50))  # and goes back in the end
+    assert sums(lines) == (1, 1)
+    rng = np.random.default_rng(3)
+    lines = Lines(DOOR)
+    walk(lines, down(60, 80, 95, *(100 + rng.normal(0, 3, 900)), 110, 120, 130, 140, 150))  # stands on it for 30 s
+    assert sums(lines) == (1, 0)
+
+
+def test_who_turns_round_behind_the_line_counts_in_and_out():
+    lines = Lines(DOOR)
+    walk(lines, down(70, 80, 90, 110, 120, 130, 120, 110, 90, 80, 70, 60, 90, 110, 120, 130))
+    assert sums(lines) == (2, 1)
+
+
+def test_who_stops_right_behind_the_line_and_later_steps_back_counts_in_and_out():
+    lines = Lines(DOOR)
+    walk(lines, down(70, 80, 90, *(60 * [103]), *(60 * [97])))
+    assert sums(lines) == (1, 1)
+
+
+def test_an_excursion_shorter_than_the_confirmation_counts_nothing_and_hides_nothing():
+    lines = Lines(DOOR)
+    walk(lines, down(80, 90, *((FRAMES - 1) * [120]), 90, 80, 90, 110, 120, 130))
+    assert sums(lines) == (1, 0)
+
+
+def test_a_jump_over_the_line_in_one_frame_counts():
+    lines = Lines(DOOR)
+    results = walk(lines, down(40, 40, 40, 220, 220, 220))
+    assert [(number, crossing["since"]) for number, crossing in crossings(results)] == [(5, 3)]
+
+
+def test_a_jump_counts_only_where_the_way_crosses_between_the_ends():
+    for start, end, count in (((80, 80), (140, 120), 1), ((60, 60), (120, 140), 0), ((320, 60), (280, 110), 1),
+                              ((320, 80), (340, 120), 0)):
+        lines = Lines(DOOR)
+        walk(lines, 3 * [start] + 4 * [end])
+        assert sums(lines) == (count, 0), (start, end)
+
+
+def test_who_passes_beyond_the_ends_does_not_count():
+    lines = Lines(DOOR)
+    walk(lines, down(*range(60, 150, 5), x=320), down(*range(60, 150, 5), x=80), down(*range(60, 150, 5), x=299))
+    assert sums(lines) == (1, 0)
+
+
+def test_who_goes_round_an_end_and_then_along_does_not_count_and_counts_when_he_comes_back_through():
+    lines = Lines(DOOR)
+    walk(lines, [(200, 60), (320, 60), (340, 90), (340, 110), (330, 130), (250, 130), (200, 130), (200, 125)]
+         + down(120, 110, 90, 80, 70, 60))
+    assert sums(lines) == (0, 1)
+
+
+def test_a_frame_exactly_on_the_line_is_on_neither_side():
+    lines = Lines(DOOR)
+    walk(lines, down(80, 90, 100, 100, 100, 100, 90, 80))
+    assert sums(lines) == (0, 0)
+    walk(lines, down(80, 90, 100, 110, 120, 130), first=10)
+    assert sums(lines) == (1, 0)
+
+
+def test_who_appears_behind_the_line_has_not_crossed_it():
+    lines = Lines(DOOR)
+    walk(lines, down(110, 120, 130, 140), down(100, 110, 120, 130))
+    assert sums(lines) == (0, 0)
+
+
+def test_frames_in_which_an_object_is_not_seen_change_nothing():
+    lines = Lines(DOOR)
+    results = walk(lines, [(200, 80), (200, 90), None, None, None, (200, 110), None, (200, 120), (200, 130)])
+    assert [(number, crossing["since"]) for number, crossing in crossings(results)] == [(8, 5)]
+
+
+def test_an_object_without_identity_crosses_nothing():
+    lines = Lines(DOOR)
+    for number, y in enumerate(range(60, 150, 5)):
+        lines.update(frame(number, [(-1, 200, y, 0)]))
+    for number, y in enumerate(range(60, 150, 5)):
+        result = frame(number, [(1, 200, y, 0)], ids=False)
+        lines.update(result)
+    assert sums(lines) == (0, 0) and result.lines == {"door": {"in": {}, "out": {}}}
+
+
+def test_two_identities_cross_two_lines_each_for_itself():
+    lines = Lines({**DOOR, "gate": ((200, 60), (200, 200))})
+    results = walk(lines, [(x, x - 100) for x in range(150, 260, 10)], [(x, 150) for x in range(150, 260, 10)])
+    assert lines.counts == {"door": {"in": {"person": 1}, "out": {}}, "gate": {"in": {}, "out": {"person": 2}}}
+    assert sorted((crossing["line"], crossing["id"]) for _, crossing in crossings(results)) == [
+        ("door", 1), ("gate", 1), ("gate", 2)]
+
+
+def test_what_a_result_was_given_never_changes_afterwards():
+    results = walk(Lines(DOOR, {"yard": [(0, 0), (640, 0), (640, 480), (0, 480)]}), down(*range(60, 150, 5)))
+    assert results[0].lines == {"door": {"in": {}, "out": {}}} and results[0].zones == {"yard": {"person": 1}}
+    assert results[-1].lines == {"door": {"in": {"person": 1}, "out": {}}}
+
+
+def test_memory_is_bounded_by_the_identities_that_are_remembered(monkeypatch):
+    monkeypatch.setattr("results.lines.REMEMBER", 50)
+    lines = Lines(DOOR)
+    for number in range(500):
+        lines.update(frame(number, [(number, 200, 80, 0), (100_000, 200, 50 + number / 5, 0)]))
+    assert len(lines.seen) == 50 and sums(lines) == (1, 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ zones
+
+YARD = {"yard": [(100, 100), (300, 100), (300, 300), (100, 300)]}
+
+
+def test_a_zone_counts_who_stands_in_it_now_by_class():
+    lines = Lines(None, YARD)
+    results = []
+    for number, objects in enumerate(([], [(1, 200, 200, 0), (2, 210, 250, 0), (3, 150, 150, 2)],
+                                      [(1, 200, 200, 0), (2, 310, 250, 0), (3, 200, 310, 2)], [(2, 250, 250, 0)])):
+        results.append(frame(number, objects))
+        lines.update(results[-1])
+    assert [result.zones["yard"] for result in results] == [{}, {"person": 2, "car": 1}, {"person": 1}, {"person": 1}]
+    assert [result.inside["yard"] for result in results] == [[], [1, 2, 3], [1], [2]]
+
+
+def test_a_zone_counts_feet_not_boxes():
+    lines = Lines(None, YARD)
+    results = walk(lines, down(95, 105, 295, 305))  # the box reaches into the zone where the feet are outside
+    assert [bool(result.zones["yard"]) for result in results] == [False, True, True, False]
+
+
+def test_an_identity_that_ends_inside_a_zone_is_inside_no_longer():
+    results = walk(Lines(None, YARD), down(200, 210, 220) + [None, None])
+    assert [result.zones["yard"] for result in results] == 3 * [{"person": 1}] + 2 * [{}]
+
+
+def test_a_zone_can_have_a_bay():
+    lines = Lines(None, {"yard": [(0, 0), (300, 0), (300, 300), (200, 300), (200, 100), (100, 100), (100, 300),
+                                  (0, 300)]})
+    results = walk(lines, [(50, 200), (150, 200), (250, 200), (150, 50)])
+    assert [bool(result.zones["yard"]) for result in results] == [True, False, True, True]
+
+
+def test_who_stands_at_the_pictures_lower_edge_stands_in_a_zone_that_reaches_its_last_pixel():
+    for points in ([(0, 240), (639, 240), (639, 479), (0, 479)], [(0, 0.5), (1, 0.5), (1, 1), (0, 1)]):
+        results = walk(Lines(None, {"yard": points}), [(200, 480), (620, 480)])
+        assert [result.zones for result in results] == 2 * [{"yard": {"person": 1}}]
+
+
+def test_without_identities_zones_count_every_detection_and_with_them_those_that_are_sure():
+    lines = Lines(None, YARD)
+    for ids, count in ((False, {"person": 2}), (True, {"person": 1})):
+        result = frame(0, [(-1, 200, 200, 0), (4, 210, 210, 0)], ids=ids)
+        lines.update(result)
+        assert result.zones == {"yard": count}
+
+
+def test_a_frame_that_failed_changes_nothing_and_a_classifiers_is_empty():
+    lines = Lines(DOOR, YARD)
+    walk(lines, down(200))
+    for detections, expected in ((None, {"person": 1}), (SimpleNamespace(boxes=None, classes=[0], ids=None), {})):
+        result = SimpleNamespace(detections=detections, size=(0, 0), number=1, time=1, overlay=[])
+        lines.update(result)
+        assert result.zones == {"yard": expected} and result.crossings == []
+        assert result.lines == {"door": {"in": {}, "out": {}}}
+
+
+# --------------------------------------------------------------------------------------------- shares and settings
+
+def test_points_are_shares_of_the_frame_where_no_value_is_above_1():
+    for size in ((640, 480), (1280, 720)):
+        lines = Lines({"door": ((0.1, 0.5), (0.9, 0.5))}, {"yard": [(0, 0.5), (1, 0.5), (1, 1), (0, 1)]})
+        middle = size[1] / 2
+        for number, step in enumerate((-30, -20, -10, 10, 20, 30)):
+            result = frame(number, [(1, size[0] / 2, middle + step, 0)], size)
+            lines.update(result)
+            assert result.zones["yard"] == ({"person": 1} if step > 0 else {})
+        assert sums(lines) == (1, 0)
+    # One value above 1 makes all of them pixels.
+    assert Lines({"door": ((0, 1), (1, 2))}).lines["door"].tolist() == [[0, 1], [1, 2]]
+    lines = Lines({"door": ((0, 1), (1, 2))})
+    lines.update(frame(0, []))
+    assert lines.placed[0]["door"].tolist() == [[0, 1], [1, 2]]
+
+
+def test_shares_follow_a_camera_that_comes_back_with_another_size():
+    lines = Lines({"door": ((0, 0.5), (1, 0.5))})
+    walk(lines, down(200, 210, 220))
+    for number, y in enumerate((340, 350, 370, 380, 390)):
+        lines.update(frame(10 + number, [(2, 200, y, 0)], (1280, 720)))
+    # Identity 1 was above 240; at 250 of 720 it is still above, and has crossed nothing.
+    for number in range(5):
+        lines.update(frame(20 + number, [(1, 200, 250, 0)], (1280, 720)))
+    assert sums(lines) == (1, 0)
+
+
+def test_flags_say_lines_and_zones_for_every_stream_or_for_one():
+    assert parse_line("door:100,400,500.5,400") == ("door", ((100, 400), (500.5, 400)))
+    assert parse_line("gate/door: 0, 0.5 ,1,0.5") == ("gate/door", ((0, 0.5), (1, 0.5)))
+    assert parse_zone("yard:0,0,10,0,10,10") == ("yard", ((0, 0), (10, 0), (10, 10)))
+    lines, zones = parse(["door:0,0,9,9", "gate/door:1,1,9,9", "gate/side:0,5,9,5"], ["yard/lawn:0,0,10,0,10,10"])
+    of = for_streams(["gate", "yard", "roof"], lines, zones)
+    assert {name: (list(one.lines), list(one.zones)) for name, one in of.items()} == {
+        "gate": (["door", "side"], []), "yard": (["door"], ["lawn"]), "roof": (["door"], [])}
+    assert of["gate"].lines["door"].tolist() == [[1, 1], [9, 9]]
+    assert of["yard"].lines["door"].tolist() == [[0, 0], [9, 9]]
+    assert for_streams(["gate", "yard"], {"gate/door": ((0, 0), (9, 9))}, {})["yard"] is None
+    walk(of["gate"], [(4, 9), (4, 9), (4, 9), (4, 1), (4, 1), (4, 1)])
+    assert of["gate"].counts["side"] == {"in": {}, "out": {"person": 1}}
+    assert of["yard"].counts["door"] == {"in": {}, "out": {}}  # each stream counts for itself
+
+
+@pytest.mark.parametrize("text, says", [
+    ("door", "--line door: must be a name, a colon and four numbers"),
+    ("door:1,2,3", "four numbers"), ("door:1,2,3,4,5", "four numbers"), ("door:1,2,3,x", "four numbers"),
+    ("door:", "four numbers"), (":1,2,3,4", "needs a name"), ("gate/:1,2,3,4", "needs a name"),
+    ("/door:1,2,3,4", "needs a name"), ("a+b:1,2,3,4", "needs a name"), ("1,2,3,4", "a name, a colon"),
+    ("door:nan,2,3,4", "finite"), ("door:1,2,inf,4", "finite"), ("door:5,5,5,5", "same point")])
+def test_a_line_that_is_none_is_refused_in_a_sentence(text, says):
+    with pytest.raises(InputError, match=says) as refused:
+        parse_line(text)
+    assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("text, says", [
+    ("yard:1,2,3,4", "--zone yard:1,2,3,4: must be a name, a colon and x and y of at least three points"),
+    ("yard:1,2,3,4,5,6,7", "at least three"), ("yard:a,b,c,d,e,f", "at least three"), ("yard", "at least three"),
+    (":1,2,3,4,5,6", "needs a name"), ("yard:0,0,1,1,inf,2", "finite"), ("yard:0,0,5,5,9,9", "encloses nothing")])
+def test_a_zone_that_is_none_is_refused_in_a_sentence(text, says):
+    with pytest.raises(InputError, match=says) as refused:
+        parse_zone(text)
+    assert str(refused.value).endswith(".")
+
+
+@pytest.mark.parametrize("lines, zones, says", [
+    ({"door": ((0, 0),)}, {}, "The line door needs two points"), ({"door": 5}, {}, "needs two points"),
+    ({"door": ((0, 0, 1), (2, 3, 4))}, {}, "needs two points"), ({"door": (("a", 0), (2, 3))}, {}, "needs two points"),
+    ({"door": ((0, 0), (1,))}, {}, "needs two points"), ({3: ((0, 0), (9, 9))}, {}, "needs a name"),
+    ([((0, 0), (9, 9))], {}, "must be names with their points"), ({}, {"yard": [(0, 0), (1, 1)]}, "at least three"),
+    ({}, "yard", "must be names"), ({"roof/door": ((0, 0), (9, 9))}, {}, "there is no stream roof, only gate, yard")])
+def test_settings_that_are_no_lines_or_zones_are_refused_in_a_sentence(lines, zones, says):
+    with pytest.raises(InputError, match=says):
+        for_streams(["gate", "yard"], lines, zones)
+
+
+def test_a_name_given_twice_is_refused():
+    with pytest.raises(InputError, match="another door"):
+        parse(["door:1,2,3,4", "door:5,6,7,8"], [])
+
+
+# -------------------------------------------------------------------------------------------------------- the picture
+
+def test_lines_zones_and_counts_are_drawn_and_an_arrow_shows_where_in_is():
+    lines = Lines({"door": ((100, 200), (500, 200))}, {"yard": [(20, 300), (600, 300), (600, 460), (20, 460)]})
+    results = walk(lines, down(*range(160, 250, 10)))
+    first, last = np.full((480, 640, 3), 128, np.uint8), np.full((480, 640, 3), 128, np.uint8)
+    (draw,), (again,) = results[0].overlay, results[-1].overlay
+    draw(first)
+    again(last)
+    assert (first[200, 120:480] == (80, 220, 255)).all() and (first[300, 100:280] == (255, 200, 80)).all()
+    arrow = (first[:, 290:310] == (80, 220, 255)).all(2)
+    assert arrow[205:240].any() and not arrow[:197].any()  # below the line, which is its right
+    changed = np.argwhere((first != last).any(2))
+    assert len(changed) and (changed.min(0) > (190, 490)).all()  # the count beside the line's second point
+    draw(np.zeros((40, 30, 3), np.uint8))  # a picture that is too small for the text
+
+
+def test_the_demos_true_identities_give_the_counts_of_their_ways(demo_truth):
+    truth = truth_of(demo_truth["frames"], demo_truth["ids"])
+    assert len(truth) == 600 and len({name for ids, _ in truth for name in ids}) == 43
