@@ -447,10 +447,8 @@ def label(text: str, number: int, size: float) -> np.ndarray:
 def paste(IMG: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
     """Lay a label() on the frame, its upper left corner at pixel (x, y) of it; what lies outside the frame is left
     out."""
-    high, wide = picture.shape[:2]
-    if y + high > IMG.shape[0] or x + wide > IMG.shape[1]:
-        picture = picture[:IMG.shape[0] - y, :IMG.shape[1] - x]
-    IMG[y:y + high, x:x + wide] = picture
+    place = IMG[y:y + picture.shape[0], x:x + picture.shape[1]]
+    place[:] = picture if place.shape == picture.shape else picture[:place.shape[0], :place.shape[1]]
 
 
 def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray], h: int, w: int
