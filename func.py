@@ -371,7 +371,11 @@ def suppress(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, wanted:
         return np.empty(0, np.int64)
     xywh = boxes.astype(np.float64)  # OpenCV takes in float64 and int32 twice as fast as float32 and int64
     xywh[:, 2:] -= xywh[:, :2]
-    stay = cv2.dnn.NMSBoxesBatched(xywh, scores, classes.astype(np.int32), wanted.conf, wanted.iou)
+    if hasattr(cv2.dnn, "NMSBoxesBatched"):
+        stay = cv2.dnn.NMSBoxesBatched(xywh, scores, classes.astype(np.int32), wanted.conf, wanted.iou)
+    else:  # OpenCV 4.6, which Debian 12 has: each class is moved to a place of its own
+        xywh[:, 0] += classes * (np.ptp(boxes[:, ::2]) + 1.0)
+        stay = cv2.dnn.NMSBoxes(xywh, scores, wanted.conf, wanted.iou)
     stay = np.asarray(stay, np.int64).ravel()
     stay = stay[np.argsort(-scores[stay], kind="stable")][:MAX_BOXES]
     return stay if places is None else places[stay]
