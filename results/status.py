@@ -1,10 +1,15 @@
-"""What a stream does at present, as the page and the broker tell it: rate, latency, counts, whether it delivers."""
+"""What a stream does at present, and the board, as page and broker tell it: rates, counts, load, temperatures."""
 import collections
+import glob
+import os
+import re
 import statistics
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 AWAY = 5  # seconds without a frame after which a live stream counts as away, where it does not say so itself
+SYSROOT = os.environ.get("SYSROOT", "")  # a folder to read in place of /, for the tests
 FIELDS = "stream", "number", "time", "size", "detections", "crossings", "lines", "zones", "inside", "error", "file"
 
 
@@ -66,3 +71,22 @@ class Status:
                 "objects": counted(newest.detections) if running and newest else {},
                 "lines": newest.lines if newest else None,
                 "zones": zones if running or zones is None else {zone: {} for zone in zones}}
+
+
+def board() -> dict:
+    """The NPU's load in percent, a list with one number a core, and temperature in degrees Celsius, as the kernel shows
+    them, None where it does not; and all temperatures by the name of their zone."""
+    load, temperatures = None, {}
+    try:
+        with open(f"{SYSROOT}/sys/kernel/debug/rknpu/load") as file:
+            load = [int(number) for number in re.findall(r"(\d+)\s*%", file.read())] or None
+    except (OSError, ValueError):
+        pass
+    for zone in sorted(glob.glob(f"{SYSROOT}/sys/class/thermal/thermal_zone*")):
+        try:
+            name = Path(zone, "type").read_text().strip()
+            temperatures[name] = round(int(Path(zone, "temp").read_text()) / 1000, 1)
+        except (OSError, ValueError):
+            continue
+    npu = temperatures.get("npu-thermal", temperatures.get("soc-thermal"))
+    return {"npu": {"load": load, "temperature": npu}, "temperatures": temperatures}
