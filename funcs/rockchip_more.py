@@ -128,7 +128,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
         raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, shapes))}, but "
                          f"funcs/rockchip_more.py reads Rockchip's YOLOv5, YOLOv8 and YOLO11 with masks, key points or "
                          f"rotated boxes at {wanted.size[0]} x {wanted.size[1]} pixels")
-    names = func.names_of(model, plan.classes)
+    names = geometry.names_of(model, plan.classes, shapes[-1][1] if plan.task == "pose" else 0)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of a broken model
         if plan.task == "obb":
             return _rotated(outputs, plan, wanted, placed, names)
