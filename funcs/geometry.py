@@ -3,12 +3,19 @@
 Frame coordinates are pixels of the frame: pixel (i, j) is the square from (i, j) to (i + 1, j + 1). Coordinates of the
 model's input are pixels of the letterboxed picture; `placed` is what func.letterbox() returns with it.
 """
-from typing import List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
 import func
+
+
+def names_of(model: Any, classes: Optional[int], points: int) -> func.Names:
+    """As func.names_of(); one class with COCO's 17 key points is a person where the model does not say it."""
+    if points == 17 and classes == 1 and not getattr(model, "names", None):
+        return ("person",)
+    return func.names_of(model, classes)
 
 
 def masks(coefficients: np.ndarray, prototypes: func.Raw, boxes: np.ndarray, size: Tuple[int, int],

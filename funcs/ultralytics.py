@@ -199,7 +199,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     if plan.kind == "yolov5":
         wanted = func.settings(model)
     relative = bool(getattr(model, "relative", False))
-    names = func.names_of(model, plan.classes or None)
+    names = geometry.names_of(model, plan.classes or None, plan.points)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of a broken model
         one = decode(outputs[plan.boxes], plan, wanted, relative)
         more = functools.partial(_more, outputs[plan.boxes], one)

@@ -4,7 +4,7 @@
     python tests/compare_ultralytics.py yolo11n-pose yolov8n --work /tmp/exports
 
 Each model is built from its yaml with random weights: batch normalisation is set on the pictures, and the last layers
-are stretched, so that pictures give some two hundred boxes before NMS. Ultralytics' exporter writes the .onnx, its
+are stretched, so that pictures give some eighty boxes before NMS. Ultralytics' exporter writes the .onnx, its
 predict() and this project read it. Ultralytics is AGPL-3.0: nothing of it, and no weight, stands in this repository.
 """
 import argparse
@@ -35,7 +35,7 @@ DETECT = "yolov5n yolov8n yolov9t yolov10n yolo11n yolo12n yolo26n".split()
 OTHERS = [f"{family}-{task}" for task in ("seg", "pose", "obb", "cls")
           for family in "yolov8n yolo11n yolo12n yolo26n".split()] + ["yolov9c-seg"]
 TASKS = {"seg": "segment", "pose": "pose", "obb": "obb", "cls": "classify"}
-CANDIDATES = 60     # cells of each stride that pass the confidence, on average
+CANDIDATES = 25     # cells of each stride that pass the confidence, on average
 CONF, IOU = 0.25, 0.7
 
 
@@ -128,7 +128,7 @@ def build(YOLO, name, images):
         return model
     if name.endswith("-seg"):
         head.proto.register_forward_hook(smooth)
-    for branch, options in (("cv2", dict(std=0.4, mean=3) if head.reg_max == 1 else dict(std=2)), ("cv3", {}),
+    for branch, options in (("cv2", dict(std=0.4, mean=3) if head.reg_max == 1 else dict(std=1)), ("cv3", {}),
                             ("cv4", dict(std=1)), ("cv4_kpts", dict(std=4))):
         for prefix in ("", "one2one_"):
             layers = getattr(head, prefix + branch, None)

@@ -1,5 +1,6 @@
 """What funcs/ultralytics.py promises: each layout of Ultralytics' exports, built by layouts.py from the demo models,
 with real detections."""
+import json
 import math
 
 import cv2
@@ -21,6 +22,7 @@ LAYOUTS = {
     "detect 640 x 384": dict(size=(640, 384)),
     "segment 640 x 384": dict(task="segment", size=(640, 384)),
     "pose 384 x 640": dict(task="pose", size=(384, 640)),
+    "obb 640 x 384": dict(task="obb", size=(640, 384)),
     "yolov5": None,
 }
 
@@ -217,7 +219,7 @@ def plain_decode(output, conf):
 def test_decoding_gives_the_boxes_of_the_plain_reference(seed, share, kind):
     rng = np.random.default_rng(seed)
     output = rng.random((1, 84, 8400), dtype=np.float32) * np.float32(0.01)
-    output[0, :4] = rng.random((4, 8400))
+    output[0, :4] = 0.05 + rng.random((4, 8400))  # a width of less than a step of int8 would be none
     cells = np.flatnonzero(rng.random(8400) < share)
     output[0, 4 + rng.integers(0, 80, len(cells)), cells] = rng.random(len(cells))
     raw = {"float32": (output, 1.0, 0), "int8": quantised(output), "float16": (output.astype(np.float16), 1.0, 0)}[kind]
@@ -386,6 +388,32 @@ def test_a_detection_with_an_empty_mask_is_left_out(frame):
     model = rknnmodel.Model("x.onnx", task="segment")
     found = ultralytics.detect(context_of(outputs, np.ones((1, 32, 160, 160), np.float32), model=model), frame)
     assert len(found) == 1 and found.masks[0][2].all() and abs(found.boxes[0, 0] - 550) < 1
+
+
+@pytest.mark.parametrize("name", ["detect relative", pytest.param("segment", marks=pytest.mark.slow),
+                                  pytest.param("pose", marks=pytest.mark.slow),
+                                  pytest.param("obb 640 x 384", marks=pytest.mark.slow)])
+def test_main_py_runs_it_with_no_line_edited(opened, frame, main_py, tmp_path, name):
+    context = opened(name)
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    ended = main_py(tmp_path, "--model", context.model.path, "--json", "-", "--headless")
+    assert ended.returncode == 0, ended.stderr
+    line = json.loads(ended.stdout.splitlines()[0])
+    found = ultralytics.detect(context, frame)
+    assert [entry["number"] for entry in line["objects"]] == found.classes.tolist() and len(found) > 10
+    assert [entry["class"] for entry in line["objects"]] == [NAMES[number] for number in found.classes.tolist()]
+    np.testing.assert_allclose([entry["box"] for entry in line["objects"]], found.boxes, atol=0.06)
+    for key, values in (("keypoints", found.keypoints), ("corners", found.corners)):
+        if values is not None:
+            np.testing.assert_allclose([entry[key] for entry in line["objects"]], values, atol=0.06)
+    assert all(len(entry["polygon"]) > 2 for entry in line["objects"]) if found.masks else True
+
+
+def test_a_person_s_pose_is_one_without_names(frame):
+    output = np.zeros((1, 56, 8400), np.float32)
+    output[0, :5, 0] = 300, 300, 50, 50, 0.9
+    found = ultralytics.detect(context_of(output, model=rknnmodel.Model("x.rknn", size=(640, 640))), frame)
+    assert [found.name(number) for number in found.classes] == ["person"] and found.keypoints.shape == (1, 17, 3)
 
 
 def test_all_that_is_found_is_drawn(opened, frame):
