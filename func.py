@@ -28,20 +28,15 @@ ANCHORS = {        # stride: three anchors' width, height in pixels of the model
     16: ((30, 61), (62, 45), (59, 119)),
     32: ((116, 90), (156, 198), (373, 326)),
 }
-CLASSES = (        # COCO's
+CLASSES = (        # COCO's; a model that says its names needs none here
     "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant",
-    "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra",
-    "giraffe",
-    "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
-    "baseball bat",
-    "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife",
-    "spoon", "bowl",
-    "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair",
-    "couch",
-    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
-    "microwave", "oven",
-    "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator",
+    "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -464,7 +459,7 @@ def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray],
     upper left corner of each.
 
     A label stands above its box, at the frame's upper edge inside it. None lies upon another as long as there is room:
-    then it stands within or below its box, over or under the other, or at the nearest free place.
+    then it stands within its box, at its right end, over or under the other, or at the nearest free place.
     """
     tall = max(map(len, pictures), default=1)
     # those placed, by the band of rows that they begin in: what touches one begins in its band or a neighbour of it
@@ -483,8 +478,9 @@ def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray],
         end, low = max(0, w - wide), max(0, h - high)  # the last places inside the frame
         x, y = max(0, min(x1, end)), max(0, min(y1 + 1 - high, low))
         if not free(x, y):
-            near = [(x, max(0, min(y1, low))), (max(0, min(x2 - wide, end)), y), (x, max(0, min(y2, low)))]
-            near += [(x, y + way * far) for far in range(high, h, high) for way in (-1, 1) if 0 <= y + way * far <= low]
+            near = [(x, y + way * far) for far in range(high, h, high) for way in (-1, 1) if 0 <= y + way * far <= low]
+            near[:0] = [(x, max(0, min(y1, low))), (max(0, min(x2 - wide, end)), y)]
+            near.insert(4, (x, max(0, min(y2, low))))
             found = next((place for place in near if free(*place)), None)
             if found is None and not crowded:  # once there is no room, the others need not search
                 found = _nearest_free(bands, x, y, (high, wide), (h, w))

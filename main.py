@@ -8,7 +8,6 @@ FPS.
 """
 import argparse
 import glob
-import importlib
 import os
 import signal
 import sys
@@ -22,8 +21,9 @@ from tqdm import tqdm
 import funcs
 import results
 import rknnmodel
+import runtimes
 from rknnmodel import InputError
-from rknnpool import rknnPoolExecutor
+from rknnpool import rknnPoolExecutor, soc
 from sources.names import hide, name_streams, split_name
 from streams import Served, Stream, say, users_traceback
 
@@ -54,9 +54,6 @@ PATIENCE = 10  # seconds without a frame, after Ctrl-C, that make a context hang
 CPUS = "/sys/devices/system/cpu"
 # Ctrl-C, kill and systemd's stop, a closed terminal
 ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-RUNTIMES = {"wheel": ("rknnlite.api", "rknn-toolkit-lite2 is not installed"),
-            "library": ("runtimes.librknnrt", "runtimes/librknnrt.py is missing"),
-            "cpu": ("runtimes.cpu", "runtimes/cpu.py is missing")}
 
 
 def beside_main(path):
@@ -80,19 +77,6 @@ def stay_on_big_cores():
     """Bind this thread, and all that it will start, to the fast CPU cores among those it may use."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, fast_cpus() & os.sched_getaffinity(0) or os.sched_getaffinity(0))
-
-
-def open_runtime(name):
-    """The class of the runtime of that name, None for the pool's own choice."""
-    if name is None:
-        return None
-    if name not in RUNTIMES:
-        raise InputError(f"--runtime {name}: is none of {', '.join(RUNTIMES)}.")
-    module, missing = RUNTIMES[name]
-    try:
-        return importlib.import_module(module).RKNNLite
-    except ImportError as error:
-        raise InputError(f"--runtime {name}: {missing} ({error}).") from None
 
 
 def check(args):
@@ -140,10 +124,18 @@ def open_streams(args):
     return streams, not failed
 
 
+def look_at(path, npu):
+    """What the model says of itself, a rknnmodel.Model. npu: the SoC's name, None where the CPU runs it."""
+    beside = os.path.splitext(path)[0] + ".onnx"
+    if npu is None and not os.path.exists(path) and not os.path.exists(beside):
+        raise InputError(f"{beside}: no such file." if path.endswith(".rknn") else f"{path}: no such file.")
+    return rknnmodel.describe(path, npu)
+
+
 def open_pool(args, func, settings):
     """The pool. Raises InputError where it does not open."""
     try:
-        return rknnPoolExecutor(args.model, args.threads, Served(func, settings), runtime=open_runtime(args.runtime))
+        return rknnPoolExecutor(args.model, args.threads, Served(func, settings), runtime=runtimes.named(args.runtime))
     except (RuntimeError, ValueError, TypeError) as error:  # its message is a sentence
         raise InputError(f"{error}.") from None
 
@@ -227,7 +219,7 @@ def run(args):
     """Run the sources to their ends. Returns the exit code; raises InputError for bad input where nothing can be
     run."""
     check(args)
-    model = getattr(rknnmodel, "describe", lambda path: None)(args.model)
+    model = look_at(args.model, None if args.runtime == "cpu" else soc())
     func = funcs.load(args.func) if args.func else funcs.find(model)
     settings = funcs.settings_of(args, model, func)
     if not funcs.has_detections(func):

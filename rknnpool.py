@@ -50,11 +50,12 @@ GRACE = 0.5      # seconds that release() and close() wait for a frame that is b
 
 
 class NPUError(ModelError):
-    """A frame's inference failed on the NPU, or its context hangs; with `fatal` the NPU as a whole does not answer."""
+    """A frame's inference failed on the NPU, or its context, `place`, hangs; with `fatal` the NPU as a whole does not
+    answer."""
 
-    def __init__(self, message: str, fatal: bool = False):
+    def __init__(self, message: str, fatal: bool = False, place: str | None = None):
         super().__init__(message)
-        self.fatal = fatal
+        self.fatal, self.place = fatal, place
 
 
 def soc() -> str | None:
@@ -524,7 +525,7 @@ class _Dispatcher:
             # A core that is bad by itself does not make the NPU dead.
             dead = row and all(other.hung or other.core in self.failing_cores for other in self.workers)
         sentence = f"{worker.place}: inference failed on the NPU, the runtime's own message stands above"
-        worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead)
+        worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead, worker.place)
 
     def _obituary(self, worker):
         count = max(self.failures, 1)
@@ -539,7 +540,7 @@ class _Dispatcher:
             worker.hung = True
             fatal = all(other.hung for other in self.workers)
             sentence = f"{worker.place} hangs: it has not come back from an inference for {HANG:.0f} s"
-            _settle(future, None, NPUError(self._obituary(worker) if fatal else sentence, fatal))
+            _settle(future, None, NPUError(self._obituary(worker) if fatal else sentence, fatal, worker.place))
         if all(worker.hung for worker in self.workers):
             for future, _, _ in self._take_waiting():
                 if future.set_running_or_notify_cancel():

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, List
 
-from rknnmodel import InputError
+from rknnmodel import InputError, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,7 +39,7 @@ def has_detections(module: Any) -> bool:
     if my_func is None:
         return True
     code = getattr(my_func, "__code__", None)
-    return code is not None and set(code.co_names) == {"draw", "detect"} and not code.co_freevars
+    return code is not None and {"draw", "detect"} <= set(code.co_names) <= {"draw", "detect", "func"}
 
 
 def load(path: str, flag: str = "--func ") -> ModuleType:
@@ -116,10 +116,10 @@ def find(model: Any) -> ModuleType:
         if reads(model):
             check(module, f"funcs/{name}.py")
             return module
-    shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in getattr(model, "outputs", None) or [])
-    raise InputError(f"{model.path}: its outputs, {shapes}, are none that func.py or funcs/ read: YOLO's exports by "
-                     f"Ultralytics and by Rockchip, and classifiers ({', '.join(others())}). --func FILE names a func "
-                     f"file of your own.")
+    shapes = ", ".join(str(tuple(shape)) for _, shape in getattr(model, "outputs", None) or [])
+    raise InputError(f"{model.path}: its outputs, {shapes}, are none that func.py or funcs/ read, which are YOLO's as "
+                     f"Ultralytics and Rockchip export them, such as (1, 255, 80, 80) or (1, 84, 8400), and a "
+                     f"classifier's, (1, 1000). --func FILE names a func file of your own.")
 
 
 def others() -> List[str]:
@@ -132,16 +132,13 @@ def settings_of(args: Any, model: Any, func: Any) -> Dict[str, Any]:
     names = getattr(model, "names", None)
     if args.names:
         try:
-            with open(args.names, encoding="utf-8-sig") as file:
-                given = [line.strip() for line in file if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8"
-            raise InputError(f"--names {args.names}: cannot be read ({reason}).") from None
-        if not given:
-            raise InputError(f"--names {args.names}: has no names; one a line is needed, in the order of the classes.")
-        if names and len(names) != len(given):
-            raise InputError(f"--names {args.names}: has {len(given)} names, and the model {len(names)} classes.")
-        names = settings["names"] = given
+            given = settings["names"] = read_names(args.names)
+        except InputError as error:
+            raise InputError(f"--names {error}") from None
+        count = getattr(model, "classes", None) or len(names or given)
+        if len(given) != count:
+            raise InputError(f"--names {args.names}: has {len(given)} names, and the model {count} classes.")
+        names = given
     if args.classes:
         names = names or getattr(func, "CLASSES", ())
         pairs = names.items() if isinstance(names, dict) else enumerate(names)

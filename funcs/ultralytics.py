@@ -159,6 +159,8 @@ def decode(output: func.Raw, plan: Layout, wanted: func.Settings, relative: bool
         boxes = boxes * np.float32(wanted.size * 2)[:, np.newaxis]
     if plan.kind != "rows" and plan.task != "obb":
         half = boxes[2:] / 2
+        if len(cells) and half.min() <= 0:  # YOLO26 may give such; OpenCV's NMS would have them suppress all others
+            half, boxes, classes, scores, cells = _pick((half > 0).all(0), half, boxes, classes, scores, cells)
         boxes = np.concatenate([boxes[:2] - half, boxes[:2] + half])
     return Found(boxes.T, classes, scores, stored[past:], cells)
 

@@ -138,8 +138,8 @@ def scaled(model, about):
     if plan.kind == "rows":
         raise InputError(f"{about.path}: ends in the sorting of end2end or nms=True, which int8 cannot do; {advice}")
     if plan.kind == "yolov5":
-        raise InputError(f"{about.path}: YOLOv5's own export has scores and pixels in one output, and int8 would leave "
-                         f"no score: export it with Rockchip's fork (export.py --rknpu), or convert it with --dtype fp.")
+        raise InputError(f"{about.path}: YOLOv5's own export has scores and pixels in one output; int8 would leave "
+                         f"no score: export it with Rockchip's fork (export.py --rknpu), or convert with --dtype fp.")
     width, height = about.size
     factors = np.ones(4 + plan.classes + max(1, plan.points * plan.values), np.float32)
     factors[0:4] = 1 / width, 1 / height, 1 / width, 1 / height

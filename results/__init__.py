@@ -29,12 +29,12 @@ def parse_lines(args: Any, lines: Dict[str, Any], zones: Dict[str, Any]) -> Tupl
 def refuse_without_detections(args: Any, func: Any) -> None:
     """Raise InputError where something is wanted that a func file with only a myFunc cannot give."""
     wanted = {"--json": args.json, "--track": args.track, "--line": args.lines, "--zone": args.zones,
-              "--mqtt": args.mqtt, "--classes": args.classes}
+              "--mqtt": args.mqtt}
     for flag, value in wanted.items():
         if value:
-            raise InputError(f"{flag} needs detections, and {func.__file__} gives pictures only: beside a myFunc that is "
-                             f"draw(IMG, detect(rknn_lite, IMG)) it must define detect(rknn_lite, IMG), which returns "
-                             f"Detections, and draw(IMG, detections).")
+            raise InputError(f"{flag} needs detections, and {func.__file__} gives pictures only: beside a myFunc that "
+                             f"is draw(IMG, detect(rknn_lite, IMG)) it must define detect(rknn_lite, IMG), which "
+                             f"returns Detections, and draw(IMG, detections).")
 
 
 def open_places(args: Any, streams: List[Any]) -> Tuple[List[Any], Any]:

@@ -14,10 +14,10 @@ HIGH = 0.4         # score from which a detection may take any track; weaker one
 NEW = 0.3          # score from which a detection that fits no track may begin one
 SURE = 0.8         # a track has an identity once the squares of its detections' scores add up to this: one of 0.9 at
                    # once, those of 0.5 in the fourth frame, those of 0.3 in the ninth
-LOST = 2.0         # seconds for which an object out of sight is waited for
-RECENT = 0.3       # seconds: a weak detection only goes on with a track seen at most so long ago
+LOST = 2.0         # seconds at most for which an object out of sight is waited for, and no longer than it was in sight
+RECENT = 0.3       # seconds more; and a weak detection only goes on with a track seen at most so long ago
 OVERLAP = 0.2      # least IoU of a track's expected box and a detection that are taken for one
-SAME = 0.7         # IoU from which two detections of one frame are the same object, whatever their classes
+SAME = 0.8         # IoU from which two detections of one frame are the same object, whatever their classes
 OTHER_CLASS = 0.5  # factor on the IoU where the class is another: detectors waver between car and truck
 SETTLE = 1.0       # seconds over which a track's velocity is averaged
 FIRM = 0.12        # seconds in which a track's position follows its detections
@@ -67,7 +67,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self.next, self.first = 1, True
-        self.clock, self.time, self.number, self.step = 0.0, None, None, 1 / 30
+        self.clock, self.last, self.time, self.number, self.step = 0.0, 0.0, None, None, 1 / 30
         self.boxes = np.empty((0, 4))        # xyxy where each track was when last seen, smoothed, in pixels
         self.speeds = np.empty((0, 2))       # of its centre, x and y, in pixels a second
         self.seen = np.empty(0)              # the clock's time at which it was last seen
@@ -86,7 +86,7 @@ class Tracker:
             self.step = step / max(1, frames)
         else:  # no clock, or one that was set back: as many frames as have passed, at the rate known
             step = self.step * max(1, frames)
-        self.clock += step
+        self.last, self.clock = self.clock, self.clock + step
         self.time, self.number = time, number
 
     def update(self, result: Any) -> None:
@@ -116,7 +116,8 @@ class Tracker:
             self.match(likeness, np.flatnonzero(sure), np.flatnonzero(high), track_of)
             free = np.ones(len(self.ids), bool)
             free[track_of[track_of >= 0]] = False
-            self.match(likeness, np.flatnonzero(free & (away <= RECENT)), np.flatnonzero(track_of < 0), track_of)
+            recent = (away <= RECENT) | (self.seen == self.last)
+            self.match(likeness, np.flatnonzero(free & recent), np.flatnonzero(track_of < 0), track_of)
         self.learn(np.flatnonzero(track_of >= 0), track_of, boxes, classes, scores)
         return self.settle(track_of, boxes, classes, scores)
 
@@ -157,7 +158,7 @@ class Tracker:
         """Name the tracks that are sure now, forget those that are gone, begin new ones: the detections' identities."""
         new = self.beginners(track_of, boxes, scores)
         away = self.clock - self.seen
-        keep = np.where(self.ids >= 0, away <= LOST, away == 0)
+        keep = np.where(self.ids >= 0, away <= np.minimum(LOST, RECENT + self.seen - self.begun), away == 0)
         if len(new) or not keep.all():
             place = np.cumsum(keep) - 1
             track_of[track_of >= 0] = place[track_of[track_of >= 0]]

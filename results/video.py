@@ -209,7 +209,7 @@ class H264:
     def __init__(self, av: Any, codec: str, path: str, size: Tuple[int, int], fps: float):
         self.av, self.path = av, path
         fragments = {"movflags": "frag_every_frame+empty_moov+default_base_moof"}
-        options = fragments if path.lower().endswith(".mp4") else {"cluster_time_limit": "1000"}
+        options = fragments if path.lower().endswith(".mp4") else {"cluster_time_limit": "100"}
         self.container = None
         encoder = av.codec.CodecContext.create(codec, "w")  # before a file is made
         del encoder

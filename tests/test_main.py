@@ -100,21 +100,22 @@ def test_a_func_file_with_a_syntax_error_is_named_with_its_line(main_py, tmp_pat
 @needs_no_npu
 def test_a_model_of_another_kind_is_named_with_its_shapes(main_py, tmp_path):
     image = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
-    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 1, 1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"])], "other",
-                                   [image], [pooled])
+    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 320, 320])
+    pool = onnx.helper.make_node("MaxPool", ["images"], ["pooled"], kernel_shape=[2, 2], strides=[2, 2])
+    graph = onnx.helper.make_graph([pool], "other", [image], [pooled])
     onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]),
               tmp_path / "other.onnx")
     done = main_py("--model", tmp_path / "other.rknn", "--headless")
     assert done.returncode == 2
-    assert "(1, 3, 1, 1)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
+    assert "(1, 3, 320, 320)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_what_was_done_before_a_bad_frame_is_saved_and_counted(main_py, clip, tmp_path):
     (tmp_path / "fails.py").write_text(
         "from func import ModelError\nimport itertools\ncount = itertools.count()\n"
-        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        raise ModelError('frame 20 is bad')\n    return IMG\n")
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        raise ModelError('frame 20 is bad')\n"
+        "    return IMG\n")
     done = main_py(clip, "--headless", "--threads", 1, "--func", tmp_path / "fails.py", "--save", tmp_path / "out.avi")
     assert done.returncode == 2
     assert "frame 20 is bad" in done.stderr and "Traceback" not in done.stderr
@@ -148,7 +149,8 @@ def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, 
 def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tmp_path):
     (tmp_path / "hangs.py").write_text(
         "import itertools, threading\ncount = itertools.count()\n"
-        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        print('hangs', flush=True)\n        threading.Event().wait()\n"
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        print('hangs', flush=True)\n"
+        "        threading.Event().wait()\n"
         "    return IMG\n")
     out = tmp_path / "out.avi"
     script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
@@ -309,7 +311,8 @@ def test_nohup_is_respected(clip, tmp_path, plain_func):
 
 @pytest.mark.parametrize("elsewhere", [">&-", "2>&-", ">/dev/full"])
 def test_a_closed_stdout_or_stderr_does_not_end_the_run(clip, tmp_path, plain_func, elsewhere):
-    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi {elsewhere}"
+    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi"
+    command += f" {elsewhere}"
     assert subprocess.run(["sh", "-c", command], cwd=ROOT, timeout=100).returncode == 0
     assert len(frames_of(tmp_path / "out.avi")) == 45
 

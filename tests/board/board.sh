@@ -3,8 +3,9 @@
 #
 #     tests/board/board.sh [--soc NAME] [--no-npu] [--no-runtime] python3 main.py models/demo.mp4
 #
-# The board is an arm64 Debian under qemu-user, with the vendor's wheel as pip installs it over librknnrt.c, an NPU
-# of ours. It lies in tests/board/box/ and nothing is written elsewhere. README.md beside this file says what is real.
+# The board is an arm64 Debian under qemu-user, with the vendor's wheel as pip installs it over librknnrt.c, a library
+# of ours, or over the vendor's own and a kernel driver of ours. It lies in tests/board/box/ and nothing is written
+# elsewhere. README.md beside this file says what is real.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +16,9 @@ pythonVersion=3.11 # that of the suite; the wheels must fit it
 debs=python3
 # Headless: what opencv-python needs to open a window would double the box.
 wheels=(rknn-toolkit-lite2 opencv-python-headless numpy tqdm)
+# The wheel that carries the vendor's librknnrt.so, and that file's sha256.
+vendors=rknpu==1.5.2
+vendorsSum=1b278f220361ffda3a91ba69affb650c2dd8acaa295b6883da8d6ea966fb8e32
 
 usage() {
     cat <<'END'
@@ -25,6 +29,8 @@ Files of the repository and of the temporary folder have the same paths there as
 
   --soc NAME     rk3588 (the default) or rk3582 (3 NPU cores), rk3576 (2), rk3566, rk3568, rk3562 or rv1126b (1),
                  or a variant of these (rk3588f, rk3588s2, rk3588j)
+  --library KIND emulated (the default): our library over an emulated NPU, which books wrong use and fails as asked;
+                 real: the vendor's librknnrt.so 1.5.2 over an emulated kernel driver (rk3588 only)
   --no-npu       a board without /dev/dri/renderD129 and card1, the NPU's device
   --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
   --rebuild      throws the board away first
@@ -77,18 +83,43 @@ recipe() {
     echo "$suite $debs ${wheels[*]}"
 }
 
-build_runtime() {
-    # nodelete: the wheel unloads the library with its last context, and the books would begin anew with the next.
-    aarch64-linux-gnu-gcc -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -pthread -Wl,-z,nodelete \
-        -o "$box/librknnrt.so.partial" "$here/librknnrt.c" "$here/device.c" || die "librknnrt.c does not compile."
-    mv "$box/librknnrt.so.partial" "$box/librknnrt.so"
+# compile FILE SOURCE ... : builds a library for the board where a source is newer.
+compile() {
+    local file=$box/$1 source
+    shift
+    for source in "$here"/*.h "$@"; do
+        if [[ $source -nt $file ]]; then
+            # nodelete: the wheel unloads the library with its last context, and the books would begin anew with the next.
+            aarch64-linux-gnu-gcc -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -pthread \
+                -Wl,-z,nodelete -o "$file.partial" "$@" -ldl || die "${file##*/} does not compile."
+            mv "$file.partial" "$file"
+            return
+        fi
+    done
 }
 
-soc=rk3588 npu=yes runtime=yes
+fetch_vendors_library() {
+    local staging=$box/vendors.partial library
+    rm -rf "$staging"
+    echo "board.sh: fetching $vendors for aarch64" >&2
+    "$python" -m pip install -qq --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
+        --implementation cp --python-version "$pythonVersion" --platform manylinux2014_aarch64 \
+        --platform manylinux_2_17_aarch64 --target "$staging" "$vendors" >&2 || die "pip could not install $vendors."
+    library=$(find "$staging" -name 'librknnrt*.so')
+    [[ $(sha256sum <"$library") == "$vendorsSum  -" ]] || die "the librknnrt.so of $vendors is not the one that is known."
+    mv "$library" "$box/librknnrt-vendors.so"
+    rm -rf "$staging"
+}
+
+soc=rk3588 library=emulated npu=yes runtime=yes
 while [[ ${1-} == -* ]]; do
     case $1 in
         --soc)
             soc=${2-}
+            (($# < 2)) || shift
+            ;;
+        --library)
+            library=${2-}
             (($# < 2)) || shift
             ;;
         --no-npu) npu=no ;;
@@ -112,6 +143,15 @@ case $soc in
     *) die "--soc is rk3588, rk3582, rk3576, rk3566, rk3568, rk3562, rv1126b or a variant (rk3588f), not '$soc'." ;;
 esac
 
+case $library in
+    emulated) libraryFile=librknnrt.so driver= ;;
+    real)
+        libraryFile=librknnrt-vendors.so driver=driver.so
+        [[ $soc == rk3588* || $soc == rk3582 ]] || die "--library real: $soc's NPU is emulated by --library emulated only."
+        ;;
+    *) die "--library is emulated or real, not '$library'." ;;
+esac
+
 for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
         die "$tool is missing: apt-get install debootstrap qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
@@ -128,15 +168,15 @@ mkdir -p "$box"
     flock 9
     export PATH=$PATH:/usr/sbin
     [[ -f $box/root.recipe && $(<"$box/root.recipe") == "$(recipe)" ]] || build_userland
-    for source in "$here"/*.[ch]; do
-        if [[ $source -nt $box/librknnrt.so ]]; then
-            build_runtime
-            break
-        fi
-    done
+    compile librknnrt.so "$here"/{librknnrt,device,link}.c
+    if [[ $library == real ]]; then
+        compile driver.so "$here"/{driver,submit,device,link}.c
+        [[ -f $box/librknnrt-vendors.so ]] || fetch_vendors_library
+    fi
 ) 9>"$box/lock"
 (($#)) || exit 0
 
 export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
+export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver
 # The process namespace ends with the command, and takes with it whatever the command or an interruption left behind.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$repo" "$@"

@@ -6,7 +6,7 @@
  *   BOARD_FAIL_RUN   these rknn_run fail
  *   BOARD_HANG_RUN   these rknn_run hang: their core is taken, and they fail, when the driver's patience ends
  *   BOARD_HANG_CORE  the same for every run on these cores, counted from 0
- *   BOARD_HANG_MS    the driver's patience, 6000 if not set
+ *   BOARD_HANG_MS    the driver's patience; if not set what the library asks for, 6000 or more
  *   BOARD_STUCK_RUN  these rknn_run never return; their core goes on with others
  *
  * "These" is a list of numbers, counted from 1, and ranges: "20", "3,7-9", "20-" (from the 20th on).
@@ -72,6 +72,14 @@ bool asked(const char *name, long number) {
 
 /* ---- books ---- */
 
+static void write_context(FILE *file, const char *between, const struct booked *c) {
+    fprintf(file, "%s{\"mask\": %u, \"runs\": %ld, \"open\": %s, \"submits\": [", between, c->mask, c->runs,
+            c->open ? "true" : "false");
+    for (int mask = 0; mask < 8; mask++)
+        fprintf(file, "%s%ld", mask ? ", " : "", c->submits[mask]);
+    fprintf(file, "]}");
+}
+
 void write_report(void) {
     const char *path = getenv("BOARD_REPORT");
     FILE *file = path && *path ? fopen(path, "w") : NULL;
@@ -83,13 +91,12 @@ void write_report(void) {
         fprintf(file, "%s{\"runs\": %ld, \"busy_ms\": %lld}", i ? ", " : "", cores[i].runs, (long long)cores[i].busy_us / 1000);
     fprintf(file, "],\n \"contexts\": [");
     for (int i = 0; i < books.n_contexts; i++)
-        fprintf(file, "%s{\"mask\": %u, \"runs\": %ld, \"open\": %s}", i ? ", " : "", books.contexts[i].mask,
-                books.contexts[i].runs, books.contexts[i].open ? "true" : "false");
+        write_context(file, i ? ", " : "", &books.contexts[i]);
     fprintf(file,
             "],\n \"inits\": %ld, \"opened\": %ld, \"destroyed\": %ld, \"runs\": %ld, \"failed\": %ld,"
-            "\n \"shared\": %ld, \"stale\": %ld, \"destroyed_in_use\": %ld}\n",
+            "\n \"shared\": %ld, \"stale\": %ld, \"destroyed_in_use\": %ld, \"memory\": %ld, \"memory_most\": %ld}\n",
             books.inits, books.opened, books.destroyed, books.runs, books.failed, books.shared, books.stale,
-            books.destroyed_in_use);
+            books.destroyed_in_use, books.memory, books.memory_most);
     fclose(file);
     pthread_mutex_unlock(&lock);
 }
@@ -163,16 +170,7 @@ static bool may_start(const struct job *job) {
     return !(taken & job->cores);
 }
 
-static void set_cores(uint32_t mask, bool busy, int64_t us) {
-    for (int i = 0; i < n_cores; i++)
-        if (mask >> i & 1) {
-            cores[i].busy = busy;
-            cores[i].runs += busy;
-            cores[i].busy_us += us;
-        }
-}
-
-/* Waits for the cores and books them. The lock is held. */
+/* Waits for the cores and takes them. The lock is held. */
 static uint32_t take_cores(uint32_t mask) {
     struct job job = {wanted(mask), NULL}, **place = &jobs;
     while (*place)
@@ -183,7 +181,8 @@ static uint32_t take_cores(uint32_t mask) {
     for (place = &jobs; *place != &job;)
         place = &(*place)->next;
     *place = job.next;
-    set_cores(job.cores, true, 0);
+    for (int i = 0; i < n_cores; i++)
+        cores[i].busy |= job.cores >> i & 1;
     return job.cores;
 }
 
@@ -194,35 +193,46 @@ static bool on_a_hung_core(uint32_t taken) {
     return false;
 }
 
-bool run_on_cores(struct booked *context, bool (*compute)(void *data), void *data, int64_t *us) {
+/* Whether the answer came, after as long as a run or the driver's patience takes. */
+static bool attempt(struct piece *piece, long number, uint32_t taken) {
+    int64_t began = now_us();
+    bool ok = false;
+    if ((piece->begins_a_run && asked("BOARD_HANG_RUN", number)) || on_a_hung_core(taken)) {
+        write_report();
+        complain("the NPU", "hangs, as BOARD_HANG_RUN or BOARD_HANG_CORE ask");
+        sleep_until(began + setting("BOARD_HANG_MS", piece->patience_ms) * 1000);
+    } else if (!piece->begins_a_run) {
+        ok = piece->compute(piece->data);
+    } else if (!asked("BOARD_FAIL_RUN", number)) {
+        ok = piece->compute(piece->data);
+        sleep_until(began + setting("BOARD_RUN_MS", 30) * 1000);
+    }
+    piece->us = now_us() - began;
+    return ok;
+}
+
+bool run_on_cores(struct booked *context, struct piece *piece) {
     pthread_mutex_lock(&lock);
-    long number = ++books.runs;
-    context->runs++;
-    if (asked("BOARD_STUCK_RUN", number)) {
+    long number = books.runs += piece->begins_a_run;
+    context->runs += piece->begins_a_run;
+    if (piece->begins_a_run && asked("BOARD_STUCK_RUN", number)) {
         pthread_mutex_unlock(&lock);
         write_report();
-        complain("rknn_run", "never returns, as BOARD_STUCK_RUN asks");
+        complain("the NPU", "never returns, as BOARD_STUCK_RUN asks");
         for (;;)
             pause();
     }
-    uint32_t taken = take_cores(context->mask);
+    uint32_t taken = take_cores(piece->mask);
     pthread_mutex_unlock(&lock);
-    int64_t began = now_us();
-    bool ok = false;
-    if (asked("BOARD_HANG_RUN", number) || on_a_hung_core(taken)) {
-        write_report();
-        complain("rknn_run", "hangs, as BOARD_HANG_RUN or BOARD_HANG_CORE asks");
-        sleep_until(began + setting("BOARD_HANG_MS", 6000) * 1000);
-    } else if (!asked("BOARD_FAIL_RUN", number)) {
-        ok = compute(data);
-        sleep_until(began + setting("BOARD_RUN_MS", 30) * 1000);
-    }
-    if (!ok)
-        complain("rknn_run", "failed to submit!");
-    *us = now_us() - began;
+    bool ok = attempt(piece, number, taken);
     pthread_mutex_lock(&lock);
     books.failed += !ok;
-    set_cores(taken, false, *us);
+    for (int i = 0; i < n_cores; i++)
+        if (taken >> i & 1) {
+            cores[i].busy = false;
+            cores[i].runs += piece->begins_a_run;
+            cores[i].busy_us += piece->us;
+        }
     pthread_cond_broadcast(&core_freed);
     pthread_mutex_unlock(&lock);
     return ok;

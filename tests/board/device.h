@@ -11,6 +11,7 @@ enum { MAX_CORES = 3, MAX_CONTEXTS = 256 };
 struct booked {
     uint32_t mask;
     long runs;
+    long submits[8]; /* to the kernel driver, by their core mask; the emulated library has none */
     bool open;
 };
 
@@ -19,6 +20,7 @@ struct books {
     long shared; /* a second thread met another in one context */
     long stale; /* a call came with the handle of no open context */
     long destroyed_in_use; /* a context was destroyed with another thread inside */
+    long memory, memory_most; /* bytes of NPU memory that the driver has given out */
     struct booked contexts[MAX_CONTEXTS];
     int n_contexts;
 };
@@ -35,8 +37,18 @@ bool asked(const char *name, long number);
 /* Opens the driver's device, once for the process; false where there is none. */
 bool open_device(void);
 
-/* One run on the cores of a mask (0: any), once they are free: compute(data) gives the answer. Returns whether it came. */
-bool run_on_cores(struct booked *context, bool (*compute)(void *data), void *data, int64_t *us);
+/* A piece of a run, or all of it. */
+struct piece {
+    uint32_t mask; /* 0: any core */
+    bool begins_a_run; /* then the run is counted, may be asked to fail, and takes its time */
+    long patience_ms; /* how long the driver waits for a core that hangs */
+    bool (*compute)(void *data); /* gives the answer */
+    void *data;
+    int64_t us; /* that it took, when it is done */
+};
+
+/* Does a piece on its cores, once they are free. Returns whether there is an answer. */
+bool run_on_cores(struct booked *context, struct piece *piece);
 
 /* Writes the books to the file that BOARD_REPORT names. */
 void write_report(void);

@@ -9,23 +9,12 @@
 
 #include "device.h"
 
-#include <errno.h>
+#include "link.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
-
-enum { MAX_TENSORS = 16, PASSED_THROUGH = 0x100 };
-
-/* npu.py describes a tensor so. */
-struct tensor {
-    char name[RKNN_MAX_NAME];
-    uint32_t n_dims, dims[4]; /* input NHWC, outputs NCHW, or fewer dimensions and then zeros */
-    int32_t zp;
-    float scale;
-};
 
 struct context {
     struct booked *booked;
@@ -34,11 +23,10 @@ struct context {
     pthread_t owner; /* the thread of that inference */
     void *model; /* for rknn_dup_context */
     uint32_t model_size;
-    int socket;
+    int link;
     pthread_mutex_t exchange; /* keeps a question and its answer together; the vendor's library has no lock */
-    uint32_t n_input, n_output;
-    struct tensor tensors[MAX_TENSORS]; /* inputs, then outputs */
-    uint8_t *input; /* kind (uint32: type, or PASSED_THROUGH), then the values */
+    struct description tensors;
+    uint8_t *input; /* as link_compute() takes it */
     uint32_t input_size;
     int8_t *output[MAX_TENSORS]; /* zeros before the first run, after a failed one those of the run before */
     int64_t last_us;
@@ -49,11 +37,10 @@ static struct context contexts[MAX_CONTEXTS];
 /* ---- contexts ---- */
 
 static void unload(struct context *c) {
-    if (c->socket >= 0)
-        close(c->socket);
+    close(c->link);
     free(c->model);
     free(c->input);
-    for (uint32_t i = 0; i < c->n_output; i++)
+    for (uint32_t i = 0; i < c->tensors.n_output; i++)
         free(c->output[i]);
 }
 
@@ -88,74 +75,29 @@ static void set_busy(struct context *c, bool busy) {
     pthread_mutex_unlock(&lock);
 }
 
-static uint32_t elements(const struct tensor *t) {
-    uint32_t n = 1;
-    for (uint32_t i = 0; i < t->n_dims; i++)
-        n *= t->dims[i];
-    return n;
+static const struct tensor *input_of(const struct context *c) {
+    return &c->tensors.tensors[0];
 }
 
-/* ---- the connection to npu.py: a length in bytes, then as many bytes ---- */
-
-static bool send_all(int socket, const void *data, size_t size) {
-    for (const char *at = data; size;) {
-        ssize_t n = send(socket, at, size, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        at += n;
-        size -= (size_t)n;
-    }
-    return true;
+static const struct tensor *output_of(const struct context *c, uint32_t index) {
+    return &c->tensors.tensors[c->tensors.n_input + index];
 }
 
-static bool receive_all(int socket, void *data, size_t size) {
-    for (char *at = data; size;) {
-        ssize_t n = recv(socket, at, size, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return false;
-        at += n;
-        size -= (size_t)n;
-    }
-    return true;
-}
-
-static bool send_message(int socket, const void *data, uint32_t size) {
-    return send_all(socket, &size, sizeof size) && send_all(socket, data, size);
-}
-
-/* Hands the model to npu.py. Its answer: how many inputs and outputs, then their descriptions; or 0, 0 and a sentence. */
 static int load_model(struct context *c, const void *model, uint32_t size) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/npu.sock"};
-    uint32_t counts[2], length;
-    c->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (connect(c->socket, (struct sockaddr *)&address, sizeof address) || !send_message(c->socket, model, size) ||
-        !receive_all(c->socket, counts, sizeof counts)) {
-        complain("rknn_init", "npu.py does not answer");
-        return RKNN_ERR_FAIL;
-    }
-    if (!counts[0]) {
-        char sentence[512] = "";
-        if (receive_all(c->socket, &length, sizeof length) && length < sizeof sentence)
-            receive_all(c->socket, sentence, length);
+    char sentence[512] = "";
+    c->link = link_open(model, size, &c->tensors, sentence);
+    if (c->link < 0) {
         complain("rknn_init", sentence);
+        memset(c, 0, sizeof *c);
         return RKNN_ERR_MODEL_INVALID;
     }
-    if (counts[0] != 1 || counts[0] + counts[1] > MAX_TENSORS ||
-        !receive_all(c->socket, c->tensors, sizeof c->tensors[0] * (counts[0] + counts[1])))
-        return RKNN_ERR_MODEL_INVALID;
-    c->n_input = counts[0];
-    c->n_output = counts[1];
     c->model = memcpy(malloc(size), model, size);
     c->model_size = size;
-    c->input = calloc(sizeof(float), 1 + elements(&c->tensors[0]));
+    c->input = calloc(sizeof(float), 1 + elements(input_of(c)));
     *(uint32_t *)c->input = RKNN_TENSOR_UINT8;
-    c->input_size = elements(&c->tensors[0]);
-    for (uint32_t i = 0; i < c->n_output; i++)
-        c->output[i] = calloc(1, elements(&c->tensors[1 + i]));
+    c->input_size = elements(input_of(c));
+    for (uint32_t i = 0; i < c->tensors.n_output; i++)
+        c->output[i] = calloc(1, elements(output_of(c, i)));
     return RKNN_SUCC;
 }
 
@@ -175,10 +117,7 @@ int rknn_init(rknn_context *handle, void *model, uint32_t size, uint32_t flag, v
     } else if (size < 4 || memcmp(model, "RKNN", 4)) {
         complain("rknn_init", "not a .rknn model");
         code = RKNN_ERR_MODEL_INVALID;
-    } else if ((code = load_model(c, model, size)) != RKNN_SUCC) {
-        unload(c);
-        memset(c, 0, sizeof *c);
-    } else {
+    } else if ((code = load_model(c, model, size)) == RKNN_SUCC) {
         pthread_mutex_init(&c->exchange, NULL);
         c->booked = &books.contexts[books.n_contexts];
         c->booked->open = true;
@@ -230,20 +169,19 @@ int rknn_set_core_mask(rknn_context handle, int32_t mask) {
 
 /* ---- queries ---- */
 
-/* Of an output with four dimensions the NPU writes channels in groups of 16: N, C / 16, H, W, 16. */
+/* Of an output with four dimensions the NPU writes channels in groups of 16, an even number of them: N, C / 16, H, W, 16. */
 static void describe_native(struct rknn_tensor_attr *attr) {
-    uint32_t channels = attr->dims[1];
     attr->n_dims = 5;
-    attr->dims[1] = (channels + 15) / 16;
+    attr->dims[1] = (attr->dims[1] + 31) / 32 * 2;
     attr->dims[4] = 16;
-    attr->n_elems = attr->size = attr->size_with_stride;
+    attr->n_elems = attr->size = attr->size_with_stride = attr->dims[1] * attr->dims[2] * attr->dims[3] * 16;
     attr->fmt = RKNN_TENSOR_NC1HWC2;
 }
 
 static int describe(const struct context *c, bool output, bool native, struct rknn_tensor_attr *attr) {
-    if (attr->index >= (output ? c->n_output : c->n_input))
+    if (attr->index >= (output ? c->tensors.n_output : c->tensors.n_input))
         return RKNN_ERR_PARAM_INVALID;
-    const struct tensor *t = &c->tensors[attr->index + (output ? c->n_input : 0)];
+    const struct tensor *t = output ? output_of(c, attr->index) : input_of(c);
     attr->n_dims = t->n_dims;
     memcpy(attr->dims, t->dims, sizeof t->dims);
     memcpy(attr->name, t->name, sizeof t->name);
@@ -255,7 +193,7 @@ static int describe(const struct context *c, bool output, bool native, struct rk
     attr->scale = t->scale;
     attr->w_stride = output ? 0 : t->dims[2];
     if (output && t->n_dims == 4)
-        attr->size_with_stride = elements(t) / t->dims[1] * ((t->dims[1] + 15) / 16 * 16);
+        attr->size_with_stride = (t->dims[1] + 15) / 16 * 16 * t->dims[2] * ((t->dims[3] + 15) / 16 * 16);
     if (native && output && t->n_dims == 4)
         describe_native(attr);
     return RKNN_SUCC;
@@ -266,7 +204,7 @@ static int answer(const struct context *c, int32_t command, void *info, uint32_t
     case RKNN_QUERY_IN_OUT_NUM:
         if (size != sizeof(struct rknn_input_output_num))
             return RKNN_ERR_PARAM_INVALID;
-        *(struct rknn_input_output_num *)info = (struct rknn_input_output_num){c->n_input, c->n_output};
+        *(struct rknn_input_output_num *)info = (struct rknn_input_output_num){c->tensors.n_input, c->tensors.n_output};
         return RKNN_SUCC;
     case RKNN_QUERY_INPUT_ATTR:
     case RKNN_QUERY_NATIVE_INPUT_ATTR:
@@ -289,8 +227,8 @@ static int answer(const struct context *c, int32_t command, void *info, uint32_t
         if (size != sizeof(struct rknn_mem_size))
             return RKNN_ERR_PARAM_INVALID;
         uint32_t in_out = 0; /* the model's file stands for its weights; the layers between are nowhere */
-        for (uint32_t i = 0; i < c->n_input + c->n_output; i++)
-            in_out += elements(&c->tensors[i]);
+        for (uint32_t i = 0; i < c->tensors.n_input + c->tensors.n_output; i++)
+            in_out += elements(&c->tensors.tensors[i]);
         *(struct rknn_mem_size *)info = (struct rknn_mem_size){.total_weight_size = c->model_size,
                                                                .total_dma_allocated_size = c->model_size + in_out};
         return RKNN_SUCC;
@@ -318,8 +256,8 @@ int rknn_set_input_shapes(rknn_context handle, uint32_t n_inputs, struct rknn_te
 /* ---- inference ---- */
 
 static int set_input(struct context *c, const struct rknn_input *input) {
-    uint32_t size = elements(&c->tensors[0]);
-    if (input->index >= c->n_input || input->type < RKNN_TENSOR_FLOAT32 || input->type > RKNN_TENSOR_UINT8)
+    uint32_t size = elements(input_of(c));
+    if (input->index >= c->tensors.n_input || input->type < RKNN_TENSOR_FLOAT32 || input->type > RKNN_TENSOR_UINT8)
         return RKNN_ERR_PARAM_INVALID;
     if (!input->pass_through)
         size *= input->type == RKNN_TENSOR_FLOAT32 ? 4 : input->type == RKNN_TENSOR_FLOAT16 ? 2 : 1;
@@ -331,7 +269,7 @@ static int set_input(struct context *c, const struct rknn_input *input) {
         complain("rknn_inputs_set", "current input size > need input size");
     if (input->fmt != RKNN_TENSOR_NHWC && !input->pass_through)
         complain("rknn_inputs_set", "the input is not NHWC, and is taken as if it were");
-    *(uint32_t *)c->input = input->pass_through ? PASSED_THROUGH : (uint32_t)input->type;
+    *(uint32_t *)c->input = input->pass_through ? RKNN_TENSOR_UINT8 : (uint32_t)input->type;
     memcpy(c->input + sizeof(uint32_t), input->buf, size);
     c->input_size = size;
     return RKNN_SUCC;
@@ -341,7 +279,7 @@ int rknn_inputs_set(rknn_context handle, uint32_t n_inputs, struct rknn_input *i
     struct context *c = enter(handle);
     if (!c)
         return RKNN_ERR_CTX_INVALID;
-    int code = n_inputs > c->n_input ? RKNN_ERR_PARAM_INVALID : RKNN_SUCC;
+    int code = n_inputs > c->tensors.n_input ? RKNN_ERR_PARAM_INVALID : RKNN_SUCC;
     for (uint32_t i = 0; i < n_inputs && code == RKNN_SUCC; i++)
         code = set_input(c, &inputs[i]);
     if (code == RKNN_SUCC)
@@ -352,9 +290,7 @@ int rknn_inputs_set(rknn_context handle, uint32_t n_inputs, struct rknn_input *i
 static bool infer(void *context) {
     struct context *c = context;
     pthread_mutex_lock(&c->exchange);
-    bool ok = send_message(c->socket, c->input, (uint32_t)sizeof(uint32_t) + c->input_size);
-    for (uint32_t i = 0; i < c->n_output && ok; i++)
-        ok = receive_all(c->socket, c->output[i], elements(&c->tensors[1 + i]));
+    bool ok = link_compute(c->link, c->input, (uint32_t)sizeof(uint32_t) + c->input_size, &c->tensors, c->output);
     pthread_mutex_unlock(&c->exchange);
     return ok;
 }
@@ -364,9 +300,13 @@ int rknn_run(rknn_context handle, void *extend) {
     struct context *c = enter(handle);
     if (!c)
         return RKNN_ERR_CTX_INVALID;
-    bool ok = run_on_cores(c->booked, infer, c, &c->last_us);
-    if (!ok)
+    struct piece all = {.mask = c->booked->mask, .begins_a_run = true, .patience_ms = 6000, .compute = infer, .data = c};
+    bool ok = run_on_cores(c->booked, &all);
+    c->last_us = all.us;
+    if (!ok) {
+        complain("rknn_run", "failed to submit!");
         set_busy(c, false);
+    }
     return leave(c, ok ? RKNN_SUCC : RKNN_ERR_FAIL);
 }
 
@@ -387,9 +327,9 @@ static void fill_values(const struct tensor *t, float value[256]) {
 
 /* One output into the caller's buffer, or into one of our own that rknn_outputs_release frees. */
 static void get_output(const struct context *c, struct rknn_output *output) {
-    if (output->index >= c->n_output)
+    if (output->index >= c->tensors.n_output)
         return;
-    const struct tensor *t = &c->tensors[c->n_input + output->index];
+    const struct tensor *t = output_of(c, output->index);
     const int8_t *stored = c->output[output->index];
     uint32_t n = elements(t), size = output->want_float ? n * (uint32_t)sizeof(float) : n;
     if (!output->is_prealloc) {
@@ -414,7 +354,7 @@ int rknn_outputs_get(rknn_context handle, uint32_t n_outputs, struct rknn_output
     struct context *c = enter(handle);
     if (!c)
         return RKNN_ERR_CTX_INVALID;
-    if (n_outputs > c->n_output) {
+    if (n_outputs > c->tensors.n_output) {
         set_busy(c, false);
         return leave(c, RKNN_ERR_PARAM_INVALID);
     }
@@ -428,7 +368,7 @@ int rknn_outputs_release(rknn_context handle, uint32_t n_outputs, struct rknn_ou
     if (!c)
         return RKNN_ERR_CTX_INVALID;
     for (uint32_t i = 0; i < n_outputs; i++)
-        if (!outputs[i].is_prealloc && outputs[i].index < c->n_output)
+        if (!outputs[i].is_prealloc && outputs[i].index < c->tensors.n_output)
             free(outputs[i].buf);
     set_busy(c, false);
     return leave(c, RKNN_SUCC);

@@ -1,11 +1,11 @@
-"""The arithmetic of the emulated NPU: runs on the host and answers librknnrt.c over a Unix socket.
+"""The arithmetic of the emulated NPU: runs on the host and answers link.c over a Unix socket.
 
     python tests/board/npu.py npu.sock models/
 
 A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its
 outputs are rounded to int8 with the scales that stand in the .rknn. Every context has a connection of its own: it sends
-the model, then frames, each message led by its length (uint32, little-endian). Prints "ready" once contexts can
-connect.
+the model, then frames, each message led by its length (uint32, little-endian). submit.c, which sees only the NPU's
+memory, sends that which holds the weights in the model's place. Prints "ready" once contexts can connect.
 """
 import ast
 import hashlib
@@ -22,19 +22,20 @@ try:
     import numpy as np
     import onnxruntime
 except ImportError as error:
-    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: pip install onnxruntime numpy")
+    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: "
+             "pip install onnxruntime numpy")
 
 HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of the FlatBuffer that follows
 COUNTS = struct.Struct("<2I")          # inputs, outputs
-# librknnrt.c's struct tensor: name, number of dimensions, dimensions, zero point, scale
+# link.h's struct tensor: name, number of dimensions, dimensions, zero point, scale
 TENSOR = struct.Struct("<256sI4Iif")
 # Of the FlatBuffer's root table: shapes and normalisation of inputs and outputs, as a Python literal; the graphs.
 ATTRIBUTES_FIELD, GRAPHS_FIELD = 3, 2
 # Of a graph: its tensors. Of a tensor: what the vendor's library reports of it.
 TENSORS_FIELD, NAME_FIELD, SCALE_FIELD, ZERO_POINT_FIELD = 0, 5, 10, 11
-# What librknnrt.c sends before the values of an input: their type, or that they are the NPU's own.
-TYPES = {0: np.float32, 1: np.float16, 2: np.int8, 3: np.uint8}
-PASSED_THROUGH = 0x100
+TYPES = {0: np.float32, 1: np.float16, 2: np.int8, 3: np.uint8}  # of an input's values, as librknnrt.so numbers them
+
+PIECE, PIECE_EVERY = 1024, 65536  # bytes of weights that tell a model
 
 Tensor = namedtuple("Tensor", "name shape scale zero_point")  # value = (stored - zero_point) * scale
 # mean and std as convert.py has built them in, one number or one a channel
@@ -119,28 +120,41 @@ class Network:
                                                      providers=["CPUExecutionProvider"])
 
     def run(self, image):
-        """image: bytes, the kind of its values (uint32) and (1, H, W, C) values, before the model's normalisation, or
-        passed through: int8 as the NPU stores the input. Returns the outputs' int8 values as bytes, one object per
-        output."""
-        tensor = self.model.inputs[0]
+        """image: bytes, the type of its values (uint32, of TYPES) and (1, H, W, C) values, before the model's
+        normalisation. Returns the outputs' int8 values as bytes, one object per output."""
+        _, channels, height, width = self.model.inputs[0].shape
         kind, = struct.unpack_from("<I", image)
-        values = np.frombuffer(image, TYPES.get(kind, np.int8), offset=4)
-        pixels = values.reshape([tensor.shape[axis] for axis in (0, 2, 3, 1)]).astype(np.float32)
-        if kind == PASSED_THROUGH:
-            pixels = (pixels - tensor.zero_point) * np.float32(tensor.scale)
-        else:
-            pixels = (pixels - self.model.mean) / self.model.std
-        blob = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+        pixels = np.frombuffer(image, TYPES[kind], offset=4).reshape(1, height, width, channels).astype(np.float32)
+        blob = np.ascontiguousarray(((pixels - self.model.mean) / self.model.std).transpose(0, 3, 1, 2))
         outputs = self._session.run([tensor.name for tensor in self.model.outputs], {self.model.inputs[0].name: blob})
         return [quantise(values, tensor).tobytes() for values, tensor in zip(outputs, self.model.outputs)]
 
 
-def _onnx_of(rknn, folders):
+def _models(folders):
+    """The .rknn files that have their .onnx beside them: (path, bytes)."""
     for folder in folders:
         for path in sorted(Path(folder).glob("*.rknn")):
-            if path.read_bytes() == rknn and path.with_suffix(".onnx").is_file():
-                return path.with_suffix(".onnx")
+            if path.with_suffix(".onnx").is_file():
+                yield path, path.read_bytes()
+
+
+def _onnx_of(rknn, folders):
+    for path, other in _models(folders):
+        if other == rknn:
+            return path.with_suffix(".onnx")
     raise ModelError(f"no .rknn of {' or '.join(folders)} is this one and has its .onnx beside it")
+
+
+def with_weights(memory, folders):
+    """The .rknn whose weights are in the NPU's memory: the library lays tensors out anew, so pieces are looked for.
+    Raises ModelError."""
+    pieces = [memory[at:at + PIECE] for at in range(0, len(memory), PIECE_EVERY)]
+    pieces = [piece for piece in pieces if len(set(piece)) > PIECE // 16]
+    found = {path: (sum(piece in rknn for piece in pieces), rknn) for path, rknn in _models(folders)}
+    best, rknn = max(found.values(), key=lambda hits: hits[0], default=(0, None))
+    if best < max(1, len(pieces) // 4):
+        raise ModelError(f"the weights are those of no .rknn of {' or '.join(folders)} that has its .onnx beside it")
+    return rknn
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -156,6 +170,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self._loading = threading.Lock()
 
     def network(self, rknn):
+        """The Network of a .rknn, or of the one with the weights in this memory. Raises ModelError."""
+        if not rknn.startswith(b"RKNN"):
+            rknn = with_weights(rknn, self._folders)
         key = hashlib.sha256(rknn).digest()
         with self._loading:
             if key not in self._networks:

@@ -1,0 +1,107 @@
+"""What the tests of this folder share: the board, and what became of the frames of board_fixtures.py's clip."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "models/demo")]  # record.py imports func.py
+
+from record import read_number  # noqa: E402
+
+BOARD = ROOT / "tests" / "board" / "board.sh"
+RECORD = "tests/board/record.py"
+MODEL = "models/yolov5n_emoji.rknn"
+FRAMES = 60
+CORES = {"rk3588": 3, "rk3576": 2, "rk3566": 1}
+TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static",
+         "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+         "unshare": "util-linux"}
+
+missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
+needs_tools = pytest.mark.skipif(bool(missing), reason=f"the board needs {', '.join(missing)}: apt-get install them")
+
+Run = namedtuple("Run", "code out err report")
+Detections = namedtuple("Detections", "boxes classes scores")
+
+
+class Board:
+    """Runs commands in the box."""
+
+    def __init__(self, folder):
+        self._report = folder / "report.json"
+
+    def run(self, *command, soc="rk3588", options=(), **environment):
+        """The Run of a command. Its report is librknnrt.c's books, or None where the library was not loaded."""
+        with self.start(*command, soc=soc, options=options, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=600)
+            finally:
+                process.kill()  # and with it all in the box
+        return Run(process.returncode, out, err, self.report())
+
+    def start(self, *command, soc="rk3588", options=(), **environment):
+        """The subprocess.Popen of a command that has just begun, a process group of its own."""
+        self._report.unlink(missing_ok=True)
+        return subprocess.Popen([str(BOARD), "--soc", soc, *options, *map(str, command)], cwd=ROOT, text=True,
+                                start_new_session=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, "BOARD_PYTHON": sys.executable, "BOARD_REPORT": str(self._report),
+                                     **environment})
+
+    def report(self):
+        return json.loads(self._report.read_text()) if self._report.exists() else None
+
+
+def recorded(path):
+    """record.py's notes: the Detections of each frame by its number."""
+    found = {}
+    for note in map(json.loads, path.read_text().splitlines()):
+        boxes = np.array(note["boxes"], np.float32).reshape(-1, 4)
+        found[note["frame"]] = Detections(boxes, np.array(note["classes"], int), np.array(note["scores"]))
+    return found
+
+
+def detections_on_the_pc(path, clip, *arguments, **environment):
+    subprocess.run([sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, *arguments], check=True,
+                   cwd=ROOT,
+                   env={**os.environ, "RECORD": str(path), **environment})
+    return recorded(path)
+
+
+def numbers_in(path):
+    """The numbers of a saved video's frames."""
+    numbers, video = [], cv2.VideoCapture(str(path))
+    while True:
+        ok, frame = video.read()
+        if not ok:
+            return numbers
+        numbers.append(read_number(frame))
+
+
+def assert_agree(on_the_board, on_the_pc):
+    assert sorted(on_the_board) == sorted(on_the_pc) == list(range(FRAMES))
+    for these, those in ((on_the_pc, on_the_board), (on_the_board, on_the_pc)):
+        agreed = [agrees for number, found in these.items() for agrees in agreement(found, those[number])]
+        assert len(agreed) > FRAMES
+        assert np.mean(agreed) >= 0.95
+
+
+def agreement(found, others):
+    """For each of the Detections `found` that scores 0.5 or more: whether one of `others` has its class, and an IoU >=
+    0.9 with it."""
+    return [bool(((others.classes == kind) & (iou(box, others.boxes) >= 0.9)).any())
+            for box, kind, score in zip(*found) if score >= 0.5]
+
+
+def iou(box, boxes):
+    """IoU of a box (4,) with each of boxes (n, 4), xyxy: (n,)."""
+    overlap = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).clip(0).prod(1)
+    return overlap / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - overlap)
