@@ -67,8 +67,9 @@ CODES = {
 
 def test_library_returns_what_the_vendors_does(board):
     found = wrong_use(board, MODEL, "models/resnet18_emoji.rknn")
-    model, small = found.pop("model"), found.pop("small model")
+    model, small, answers = found.pop("model"), found.pop("small model"), found.pop("answers on cores")
     assert found == CODES
+    assert len(set(answers)) == 5  # of five pictures
     assert [tensor["dims"] for tensor in model["native_outputs"]] == [
         [1, 16, side, side, 16] for side in (80, 40, 20)]
     assert [(tensor["size"], tensor["size_with_stride"]) for tensor in model["outputs"]] == [
