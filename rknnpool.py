@@ -68,7 +68,7 @@ def soc() -> str | None:
     except OSError:
         return None
     chips = [name.partition(",")[2] for name in names if name.startswith("rockchip,")]
-    return next((chip for chip in chips if family(chip)), None)
+    return next((chip for chip in chips if family(chip) and "-" not in chip), None)  # rk3562-evb1-lp4x-v10 is a board
 
 
 def missing() -> str:
