@@ -138,7 +138,7 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
         what = _not_rknn(model.path)
         if what:
             raise InputError(f"{model.path}: is not a .rknn, but {what}.")
-        if family(model.soc) not in (None, family(soc)):
+        if model.soc and (family(model.soc) or model.soc) != target:
             raise InputError(f"{model.path}: is made for the {model.soc}, and this board has an {soc}: convert it "
                              f"again for {target} (yolo export format=rknn name={target}, or models/convert.py "
                              f"--target {target}).")

@@ -187,6 +187,7 @@ def test_what_is_no_rknn_is_refused_before_an_npu_sees_it(tmp_path, content, sai
 @pytest.mark.parametrize("made_for, board, fits", [
     ("rk3588", "rk3588f", True), ("rk3588", "rk3582", True), ("rk3566", "rk3568", True), ("rk3588", "rk3576", False),
     ("rk3562", "rk3566", False), ("rv1126b", "rk3588", False),
+    ("rk1808", "rk3588", False),
 ])
 def test_a_model_for_another_soc_family_is_refused_with_what_to_do(tmp_path, made_for, board, fits):
     model = describe(rknn(tmp_path / "m.rknn", made_for), board)
