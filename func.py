@@ -371,7 +371,11 @@ def suppress(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, wanted:
         return np.empty(0, np.int64)
     xywh = boxes.astype(np.float64)  # OpenCV takes in float64 and int32 twice as fast as float32 and int64
     xywh[:, 2:] -= xywh[:, :2]
-    stay = cv2.dnn.NMSBoxesBatched(xywh, scores, classes.astype(np.int32), wanted.conf, wanted.iou)
+    if hasattr(cv2.dnn, "NMSBoxesBatched"):
+        stay = cv2.dnn.NMSBoxesBatched(xywh, scores, classes.astype(np.int32), wanted.conf, wanted.iou)
+    else:  # OpenCV 4.6, which Debian 12 has: each class is moved to a place of its own
+        xywh[:, 0] += classes * (np.ptp(boxes[:, ::2]) + 1.0)
+        stay = cv2.dnn.NMSBoxes(xywh, scores, wanted.conf, wanted.iou)
     stay = np.asarray(stay, np.int64).ravel()
     stay = stay[np.argsort(-scores[stay], kind="stable")][:MAX_BOXES]
     return stay if places is None else places[stay]
@@ -447,10 +451,8 @@ def label(text: str, number: int, size: float) -> np.ndarray:
 def paste(IMG: np.ndarray, picture: np.ndarray, x: int, y: int) -> None:
     """Lay a label() on the frame, its upper left corner at pixel (x, y) of it; what lies outside the frame is left
     out."""
-    high, wide = picture.shape[:2]
-    if y + high > IMG.shape[0] or x + wide > IMG.shape[1]:
-        picture = picture[:IMG.shape[0] - y, :IMG.shape[1] - x]
-    IMG[y:y + high, x:x + wide] = picture
+    place = IMG[y:y + picture.shape[0], x:x + picture.shape[1]]
+    place[:] = picture if place.shape == picture.shape else picture[:place.shape[0], :place.shape[1]]
 
 
 def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray], h: int, w: int

@@ -197,9 +197,9 @@ def report(streams, signals, complete):
         count, began = sum(stream.count for stream in streams), min(stream.began for stream in streams)
         seconds = max(stream.ended or time.perf_counter() for stream in streams) - began
         say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
-    last = {stream.error for stream in streams if stream.error and (len(streams) == 1 or stream.code == 3)}
-    for message in last:
-        say(message, sys.stderr)
+    last = [stream.error for stream in streams if stream.error and (len(streams) == 1 or stream.code == 3)]
+    if last:  # a dead NPU has ended them all, and says it once
+        say(last[0], sys.stderr)
     codes = [stream.code for stream in streams]
     return (1 if 1 in codes else 3 if 3 in codes else 2 if 2 in codes or not complete else
             128 + signals[0] if signals else 0)
@@ -226,6 +226,8 @@ def run(args):
         results.refuse_without_detections(args, func)
     streams, complete = open_streams(args)
     places, window = results.open_places(args, streams)
+    for stream in streams:
+        stream.complaints = streams[0].complaints  # a context that fails is named once, not by every stream
     pool = open_pool(args, func, settings)
     signals = end_when_asked(streams)  # until here nothing is lost when they end the program at once
     threads, bars = begin(streams, pool, args.quiet)

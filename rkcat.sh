@@ -114,8 +114,8 @@ esac
 board='' runtime=''
 chips=${RKNN_SOC:-$({ tr '\0' '\n' <"$sysroot/proc/device-tree/compatible"; } 2>/dev/null | sed -n 's/^rockchip,//p')}
 for chip in ${chips,,}; do
+    chip=${chip%%-*} # of a board of Rockchip's own, rk3588-evb7-v11
     case $chip in
-        *-*) ;; # a board of Rockchip's own
         rk3588* | rk3582* | rk3576* | rk356* | rv1126b*) board=$chip; break ;; # the families of rknnpool.py
     esac
 done

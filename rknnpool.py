@@ -67,7 +67,8 @@ def soc() -> str | None:
             names = file.read().decode("ascii", "replace").split("\0")
     except OSError:
         return None
-    chips = [name.partition(",")[2] for name in names if name.startswith("rockchip,")]
+    # Of a board of Rockchip's own, rk3588-evb7-v11, the SoC stands before the first hyphen.
+    chips = [name.partition(",")[2].partition("-")[0] for name in names if name.startswith("rockchip,")]
     return next((chip for chip in chips if family(chip)), None)
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Set
 
 from tqdm import tqdm
 
@@ -28,9 +28,10 @@ from sources.names import hide, short_names
 
 # seconds between two attempts to open a live source that is not there; the last one for ever
 RETRIES = 1, 2, 4, 8, 15, 30
+FIRST_TRIES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30  # the same before it was ever there: what is switched on together
 # files through which an error in the user's code comes
-OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, threading.__file__,
-        os.path.dirname(concurrent.futures.__file__), "<frozen importlib")
+OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, threading.__file__, "<frozen importlib",
+        os.path.dirname(concurrent.futures.__file__), os.path.join(os.path.dirname(__file__), "main.py"))
 
 NPUError = getattr(rknnpool, "NPUError", None) or type("NPUError", (RuntimeError,), {"fatal": False})
 
@@ -83,9 +84,9 @@ class Stream:
         self.stop = threading.Event()      # no more shall be read
         self.released = threading.Event()  # the source has been closed, by the thread that reads it
         self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
-        self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, or failed at
-        self.complaints = set()            # what has been said once and is not said again
-        self.number = self.count = self.failed = self.code = 0
+        self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, and has not come out
+        self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
+        self.number = self.count = self.failed = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
         self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
         self._served, self._results = collections.deque(maxlen=100), None
@@ -146,7 +147,8 @@ class Stream:
         began, attempt, late = time.perf_counter(), 0, self.source is None
         if not late:
             say(f"{self.name}: went away, trying again.", sys.stderr)
-        while not self.stop.wait(RETRIES[min(attempt, len(RETRIES) - 1)]):
+        pauses = FIRST_TRIES if late else RETRIES
+        while not self.stop.wait(pauses[min(attempt, len(pauses) - 1)]):
             attempt += 1
             if self.source is not None:
                 self.source.release()
@@ -211,10 +213,13 @@ class Stream:
                     if error.fatal:
                         raise
                     # Those before it have come out: of what a context has begun it is the first.
-                    began = sorted(self.in_work)
-                    result = self.in_work.pop(began[0]) if began else Result(self, self.number, 0, None, 0)
-                    result.error, self.code = str(error), max(self.code, 3)
-                    self.complain(result.error, getattr(error, "place", None))
+                    result = getattr(error, "frame", None)
+                    if result is None:
+                        result = self.in_work.get(min(self.in_work, default=0)) or Result(self, 0, 0, None, 0)
+                    result.error, result.detections, self.code = str(error), None, max(self.code, 3)
+                    self.complain(result.error)
+                for number in [number for number in list(self.in_work) if number <= result.number]:
+                    del self.in_work[number]  # this one, and those that a newer one was taken for
                 yield result
         finally:
             self._results.close()
@@ -245,10 +250,10 @@ class Stream:
             self.places = [other for other in self.places if place not in (other, getattr(other, "place", None))]
             return False
 
-    def complain(self, text: str, about: Optional[str] = None) -> None:
-        """Say something, but only once where it is said of the same."""
-        if (about or text) not in self.complaints:
-            self.complaints.add(about or text)
+    def complain(self, text: str) -> None:
+        """Say something, but only once."""
+        if text not in self.complaints:
+            self.complaints.add(text)
             say(text, sys.stderr)
 
     def fail(self, error: BaseException, pool: Any = None) -> None:
@@ -290,4 +295,5 @@ class Stream:
         seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
         more = f", {self.dropped} dropped" if self.live else ""
         more += f", {self.failed} failed" if self.failed else ""
+        more += f", {self.unshown} not shown" if self.unshown else ""
         return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"

@@ -30,7 +30,7 @@ from rknnmodel import InputError  # noqa: E402
 from runtimes.cpu import normalisation  # noqa: E402
 
 TARGETS = ("rk3588", "rk3576", "rk3566", "rk3568", "rk3562", "rv1126b")
-SAME = {"rk3582": "rk3588"}  # by another name
+SAME = {"rk3582": "rk3588", "rk356": "rk3566"}  # by another name; rk3567
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 

@@ -39,7 +39,7 @@ def refuse_without_detections(args: Any, func: Any) -> None:
 
 def open_places(args: Any, streams: List[Any]) -> Tuple[List[Any], Any]:
     """Give every stream its tracker, lines and places. Returns the places that all share, and the Window or None."""
-    if args.track or args.lines or args.zones:
+    if args.track or args.lines or args.zones or args.mqtt:  # whose events are of objects that last
         tracking = part("results.tracking", "--track")
         for stream in streams:
             stream.tracker = tracking.Tracker()

@@ -4,7 +4,7 @@
     for event in objects.follow(frame):     # frame: a Result, or its lightened form
         print(event["type"], event["after"]["label"])
 """
-GONE = 2.0  # seconds of the stream's time after which an object that is not seen has ended
+GONE = 2.5  # seconds of the stream's time without it after which an object has ended; the tracker waits for 2
 
 
 class Objects:

@@ -71,5 +71,4 @@ class Served:
                 result.detections, result.draw = self.func.detect(context, result.frame), self.func.draw
             else:
                 result.shown = self.func.myFunc(context, result.frame)
-            del result.stream.in_work[result.number]
         return result

@@ -17,9 +17,10 @@ SURE = 0.8         # a track has an identity once the squares of its detections'
 LOST = 2.0         # seconds at most for which an object out of sight is waited for, and no longer than it was in sight
 RECENT = 0.3       # seconds more; and a weak detection only goes on with a track seen at most so long ago
 OVERLAP = 0.2      # least IoU of a track's expected box and a detection that are taken for one
-SAME = 0.8         # IoU from which two detections of one frame are the same object, whatever their classes
+SAME = 0.7         # IoU from which two detections of one frame are the same object, whatever their classes
 OTHER_CLASS = 0.5  # factor on the IoU where the class is another: detectors waver between car and truck
 SETTLE = 1.0       # seconds over which a track's velocity is averaged
+REACH = 2.0        # of its sides a second: so far beside its box a newcomer, of unknown velocity, is looked for
 FIRM = 0.12        # seconds in which a track's position follows its detections
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -57,12 +58,19 @@ def pairs(score: np.ndarray, least: float) -> Tuple[np.ndarray, np.ndarray]:
     return np.concatenate(rows), np.concatenate(columns)
 
 
+def enlarged(boxes: np.ndarray, share: float) -> np.ndarray:
+    """Boxes (n, 4) xyxy with this share of their sides added on every side."""
+    more = share * (boxes[:, 2:] - boxes[:, :2])
+    return np.concatenate([boxes[:, :2] - more, boxes[:, 2:] + more], 1)
+
+
 class Tracker:
     """Gives the detections of one stream identities.
 
     An identity is a whole number from 1, given in the order in which objects are taken for sure, and never used twice.
     A detection that is not sure yet (a new one's first frame, or a weak one's first frames) has the identity -1, which
-    no line counts and no JSON shows. An object out of sight keeps its identity for LOST seconds.
+    no line counts and no JSON shows. An object out of sight keeps its identity for as long as it had been in
+    sight, and LOST seconds at most.
     """
 
     def __init__(self) -> None:
@@ -103,8 +111,17 @@ class Tracker:
         detections.ids = self.follow(np.asarray(detections.boxes, np.float64).reshape(-1, 4),
                                      np.asarray(detections.classes), np.asarray(detections.scores, np.float64))
 
+    def forget(self) -> None:
+        """Drop the tracks that have been out of sight for too long, and those that were gone before they were sure."""
+        away, new = self.clock - self.seen, self.seen == self.last
+        keep = (away <= LOST) & (new | (self.ids >= 0) & (away <= RECENT + self.seen - self.begun))
+        if not keep.all():
+            for name in ("boxes", "speeds", "seen", "begun", "classes", "ids", "sums"):
+                setattr(self, name, getattr(self, name)[keep])
+
     def follow(self, boxes, classes, scores) -> np.ndarray:
         """The identities (n,) int64 of detections seen now."""
+        self.forget()
         track_of = np.full(len(boxes), -1)
         if len(self.ids) and len(boxes):
             away = self.clock - self.seen
@@ -118,8 +135,24 @@ class Tracker:
             free[track_of[track_of >= 0]] = False
             recent = (away <= RECENT) | (self.seen == self.last)
             self.match(likeness, np.flatnonzero(free & recent), np.flatnonzero(track_of < 0), track_of)
+            self.reach(track_of, boxes, classes)
         self.learn(np.flatnonzero(track_of >= 0), track_of, boxes, classes, scores)
         return self.settle(track_of, boxes, classes, scores)
+
+    def reach(self, track_of, boxes, classes) -> None:
+        """Match newcomers of the frame before, whose velocity is not known yet, with what is left near them: with few
+        frames a second they are beside where they were."""
+        free = (self.seen == self.last) & (self.begun == self.last)
+        free[track_of[track_of >= 0]] = False
+        tracks, left = np.flatnonzero(free), np.flatnonzero(track_of < 0)
+        if not len(tracks) or not len(left):
+            return
+        # As in C-BIoU (Yang et al., 2023, arXiv:2211.14317) both boxes are enlarged.
+        step = REACH * (self.clock - self.last)
+        likeness = overlaps(*(enlarged(part, step) for part in (self.boxes[tracks], boxes[left])))
+        likeness[self.classes[tracks][:, None] != classes[left]] = 0
+        rows, columns = pairs(likeness, OVERLAP)
+        track_of[left[columns]] = tracks[rows]
 
     def match(self, likeness, tracks, detections, track_of) -> None:
         rows, columns = pairs(likeness[tracks[:, None], detections], OVERLAP)
@@ -155,22 +188,17 @@ class Tracker:
         return new[~same.any(1)]
 
     def settle(self, track_of, boxes, classes, scores) -> np.ndarray:
-        """Name the tracks that are sure now, forget those that are gone, begin new ones: the detections' identities."""
+        """Begin new tracks, and name those that are sure now: the detections' identities."""
         new = self.beginners(track_of, boxes, scores)
-        away = self.clock - self.seen
-        keep = np.where(self.ids >= 0, away <= np.minimum(LOST, RECENT + self.seen - self.begun), away == 0)
-        if len(new) or not keep.all():
-            place = np.cumsum(keep) - 1
-            track_of[track_of >= 0] = place[track_of[track_of >= 0]]
-            track_of[new] = np.count_nonzero(keep) + np.arange(len(new))
+        if len(new):
+            track_of[new] = len(self.ids) + np.arange(len(new))
             fill = np.full(len(new), self.clock)
-            self.boxes = np.concatenate([self.boxes[keep], boxes[new]])
-            self.speeds = np.concatenate([self.speeds[keep], np.zeros((len(new), 2))])
-            self.seen = np.concatenate([self.seen[keep], fill])
-            self.begun = np.concatenate([self.begun[keep], fill])
-            self.classes = np.concatenate([self.classes[keep], classes[new]])
-            self.ids = np.concatenate([self.ids[keep], np.full(len(new), -1)])
-            self.sums = np.concatenate([self.sums[keep], scores[new] ** 2])
+            self.boxes = np.concatenate([self.boxes, boxes[new]])
+            self.speeds = np.concatenate([self.speeds, np.zeros((len(new), 2))])
+            self.seen, self.begun = np.concatenate([self.seen, fill]), np.concatenate([self.begun, fill])
+            self.classes = np.concatenate([self.classes, classes[new]])
+            self.ids = np.concatenate([self.ids, np.full(len(new), -1)])
+            self.sums = np.concatenate([self.sums, scores[new] ** 2])
         # In the first frame there is nothing to wait for: all that is there has been there.
         for track in np.flatnonzero((self.ids < 0) & ((self.sums >= SURE) | self.first)):
             self.ids[track], self.next = self.next, self.next + 1

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, List
 
 import cv2
 
@@ -35,12 +35,11 @@ class Window:
         self.came = threading.Condition()
         self.opened: List[Any] = []  # streams that have a window
         self.closed: List[Any] = []  # that had one, or whose pictures cannot be shown
-        self.skipped: Dict[Any, int] = {stream: 0 for stream in streams}
 
     def write(self, result: Any) -> None:
         if result.error is None:
             with self.came:
-                self.skipped[result.stream] += result.stream in self.newest
+                result.stream.unshown += result.stream in self.newest
                 self.newest[result.stream] = result
                 self.came.notify()
 

@@ -25,8 +25,11 @@ SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "tls
 YUV = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21, "I420": cv2.COLOR_YUV2BGR_I420,
        "YU12": cv2.COLOR_YUV2BGR_I420, "YV12": cv2.COLOR_YUV2BGR_YV12}
 
-if "OPENCV_LOG_LEVEL" not in os.environ and hasattr(cv2.utils, "logging"):  # which OpenCV has from 4.13 on
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is said here, in a sentence
+if "OPENCV_LOG_LEVEL" not in os.environ:  # what goes wrong is said here, in a sentence
+    # OpenCV before 4.13, and after
+    set_level = getattr(cv2, "setLogLevel", None) or getattr(getattr(cv2.utils, "logging", None), "setLogLevel", None)
+    if set_level:
+        set_level(0)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
@@ -143,15 +146,20 @@ def open_pipeline(source: str) -> cv2.VideoCapture:
     capture = cv2.VideoCapture(source, cv2.CAP_GSTREAMER)
     if capture.isOpened():
         return capture
-    words = [part.split()[0] for part in re.split(r"\s!\s", source) if part.split()]
-    elements = [word for word in words if re.fullmatch(r"[a-z]\w*", word)]
     if shutil.which("gst-inspect-1.0"):
+        words = [part.split()[0] for part in re.split(r"\s!\s", source) if part.split()]
+        elements = [word for word in words if re.fullmatch(r"[a-z]\w*", word)]
         missing = [element for element in elements
                    if subprocess.run(["gst-inspect-1.0", "--exists", element], capture_output=True).returncode]
         if missing:
             raise InputError(f"{hide(source)}: this GStreamer has no {', '.join(missing)}.")
-        if elements[0] in ("rtspsrc", "udpsrc", "tcpclientsrc", "souphttpsrc"):
-            raise NotYet(f"{hide(source)}: GStreamer gets no picture from it.")
+    from sources.refusal import answers, refusal
+    url = re.search(r"\b(rtsps?|https?)://[^\s\"']+", source)
+    reason = url and refusal(url.group())
+    if url and not reason and not answers(url.group()):
+        raise NotYet(f"{hide(source)}: GStreamer gets no picture from it, for the host does not answer.")
+    if reason:
+        raise InputError(f"{hide(source)}: {reason}.")
     raise InputError(f"{hide(source)}: GStreamer cannot run this pipeline, or gets no picture from it.")
 
 

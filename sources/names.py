@@ -12,9 +12,8 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", "
 
 def hide(text: str) -> str:
     """The text with "***" for each password in it: in a URL's login, in its query, in a pipeline's properties."""
-    text = re.sub(r"(?<=://)([^\s/?#:@]*):[^\s/?#]*@", r"\1:***@", text)
-    # A password with a slash in it, which no server gets, is shown to nobody all the same.
-    text = re.sub(r"(?<=://)([^\s/?#:@]*):(?!\*\*\*@|\d{1,5}/)[^\s\"']*@", r"\1:***@", text)
+    # Up to the last @, for a password may hold one, or a slash; but host:8080/... is no login.
+    text = re.sub(r"(?<=://)([^\s/?#:@]*):(?!\d{1,5}[/?#])[^\s\"']*@", r"\1:***@", text)
     return re.sub(r"(?i)\b((?:pass|passwd|password|pwd|user-pw|secret|token|api_?key|auth)=)[^&\s\"']+", r"\1***", text)
 
 

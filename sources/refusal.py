@@ -45,6 +45,17 @@ def refusal(url: str) -> Optional[str]:
     return None
 
 
+def answers(url: str) -> bool:
+    """Whether a URL's host takes connections."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443, "rtsps": 322}.get(parts.scheme.lower(), 554)
+    try:
+        socket.create_connection((parts.hostname, port), SECONDS).close()
+        return True
+    except OSError:
+        return False
+
+
 def ask_http(url: str, name: str, password: str) -> Tuple[int, str]:
     """Status and Content-Type of a GET, of which nothing but the headers is read."""
     logins = urllib.request.HTTPPasswordMgrWithDefaultRealm()

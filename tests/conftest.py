@@ -101,6 +101,13 @@ def demo_truth():
 
 
 @pytest.fixture(scope="session")
+def demo_detections():
+    """What the demo model finds in the demo video's 600 frames: for each (boxes, classes, scores)."""
+    from compare_trackers import demo
+    return demo()[0]
+
+
+@pytest.fixture(scope="session")
 def clip(tmp_path_factory, demo_frames):
     """Path of a video of 45 frames, 640 x 360, whose n-th frame has a square n pixels wide in its corner."""
     path = tmp_path_factory.mktemp("clip") / "clip.avi"

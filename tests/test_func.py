@@ -330,7 +330,8 @@ def test_a_string_for_the_tuple_of_names_is_said_with_the_comma(monkeypatch):
     assert func.detect(Context(heads, model_of(heads, names=["a", "b"])), np.zeros((9, 9, 3), np.uint8)).name(1) == "b"
 
 
-def test_a_model_without_names_shows_numbers_where_the_settings_name_others_which_is_said_once(capfd):
+def test_a_model_without_names_shows_numbers_where_the_settings_name_others_which_is_said_once(capfd, monkeypatch):
+    monkeypatch.setattr(func, "_said", set())
     heads = random_heads(1, 0.05, classes=7)
     context = Context(heads, model_of(heads))
     threads = [threading.Thread(target=func.detect, args=(context, np.zeros((72, 128, 3), np.uint8)))

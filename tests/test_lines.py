@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from compare_trackers import truth_of
 
 from results.lines import FRAMES, Lines, for_streams, parse, parse_line, parse_zone
+from results.tracking import Tracker
 from rknnmodel import InputError
 
 NAMES = {0: "person", 2: "car"}
@@ -369,6 +369,69 @@ def test_lines_zones_and_counts_are_drawn_and_an_arrow_shows_where_in_is():
     draw(np.zeros((40, 30, 3), np.uint8))  # a picture that is too small for the text
 
 
-def test_the_demos_true_identities_give_the_counts_of_their_ways(demo_truth):
-    truth = truth_of(demo_truth["frames"], demo_truth["ids"])
-    assert len(truth) == 600 and len({name for ids, _ in truth for name in ids}) == 43
+# ------------------------------------------------------------------------------------------------- against the truth
+
+STREET = {"middle": ((640, 100), (640, 719)), "lanes": ((400, 420), (400, 660)), "slanting": ((200, 300), (1000, 719)),
+          "left": ((340, 719), (340, 0)), "far lane": ((900, 500), (900, 560)), "sky": ((700, 60), (700, 160))}
+
+
+def ways(frames, ids, points):
+    """How many go over a line, (in, out) by class, by the true ways of their feet alone: on which side of it one is
+    first and last, and whether it went over between its ends."""
+    (x1, y1), (x2, y2) = points
+    paths, counts = {}, ({}, {})
+    for boxes, names in zip(frames, ids):
+        for (kind, left, _, right, bottom, seen), name in zip(boxes, names):
+            if seen >= 0.4:
+                paths.setdefault((name, kind), []).append(((left + right) / 2, bottom))
+    for (_, kind), path in paths.items():
+        x, y = np.array(path).T
+        side = np.sign((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1))
+        side, last = side[side != 0], side[-FRAMES:]
+        if len(side) and side[0] != last[0] and abs(last.sum()) == FRAMES:
+            over = np.flatnonzero(np.diff(np.sign((x2 - x1) * (y - y1) - (y2 - y1) * (x - x1))))[-1]
+            along = ((x[over] - x1) * (x2 - x1) + (y[over] - y1) * (y2 - y1)) / ((x2 - x1) ** 2 + (y2 - y1) ** 2)
+            if 0 <= along <= 1:
+                into = counts[0 if last[0] > 0 else 1]
+                into[str(kind)] = into.get(str(kind), 0) + 1
+    return {"in": counts[0], "out": counts[1]}
+
+
+def counted(tracked, rate):
+    """Lines' counts for STREET of frames of (ids, boxes, classes)."""
+    lines = Lines(STREET)
+    for number, (ids, boxes, classes) in enumerate(tracked):
+        found = SimpleNamespace(boxes=boxes, classes=classes, ids=ids, name=str)
+        lines.update(SimpleNamespace(detections=found, size=(1280, 720), number=number, time=number / rate, overlay=[]))
+    return lines.counts
+
+
+def true_tracks(frames, ids):
+    for boxes, names in zip(frames, ids):
+        boxes, names = np.array(boxes, float).reshape(-1, 6), np.array(names, int)
+        seen = boxes[:, 5] >= 0.4
+        yield names[seen], boxes[seen, 1:5], boxes[seen, 0].astype(int)
+
+
+def detected_tracks(detections, rate):
+    tracker = Tracker()
+    for number, (boxes, classes, scores) in enumerate(detections):
+        found = SimpleNamespace(boxes=boxes, classes=classes, scores=scores, ids=None)
+        tracker.update(SimpleNamespace(detections=found, time=number / rate, number=number))
+        yield found.ids, boxes, classes
+
+
+@pytest.mark.parametrize("step", [1, 4, 6], ids=["60 FPS", "15 FPS", "10 FPS"])
+def test_true_identities_on_the_demo_give_the_true_counts(demo_truth, step):
+    frames, ids = demo_truth["frames"][::step], demo_truth["ids"][::step]
+    counts = counted(true_tracks(frames, ids), 60 / step)
+    assert counts == {name: ways(frames, ids, points) for name, points in STREET.items()}
+    assert sum(sum(way.values()) for line in counts.values() for way in line.values()) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 4, 6], ids=["60 FPS", "15 FPS", "10 FPS"])
+def test_detections_and_tracks_of_the_demo_give_the_true_counts(demo_truth, demo_detections, step):
+    frames, ids = demo_truth["frames"][::step], demo_truth["ids"][::step]
+    counts = counted(detected_tracks(demo_detections[::step], 60 / step), 60 / step)
+    assert counts == {name: ways(frames, ids, points) for name, points in STREET.items()}

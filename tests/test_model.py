@@ -1,4 +1,4 @@
-"""What rknnmodel.py promises: that a model file, and what lies beside it, says what it is, and what forbids opening it."""
+"""What rknnmodel.py promises: a model file, and what lies beside it, say what it is and what forbids opening it."""
 import json
 import shutil
 import struct
@@ -176,7 +176,7 @@ def test_without_pyyaml_a_metadata_yaml_is_one_sentence(tmp_path):
 
 # ---- what forbids opening one ----
 
-@pytest.mark.parametrize("content, said", [(b"", "an empty file"), (b"version https://git-lfs.github.com/spec/v1\n", "LFS"),
+@pytest.mark.parametrize("content, said", [(b"", "an empty file"), (b"version https://git-lfs.github.com\n", "LFS"),
                                            (b"\n<!DOCTYPE html>", "a web page"), (b"\x08\x07\x12\x07", "begins with")])
 def test_what_is_no_rknn_is_refused_before_an_npu_sees_it(tmp_path, content, said):
     (tmp_path / "m.rknn").write_bytes(content)
@@ -193,7 +193,8 @@ def test_a_model_for_another_soc_family_is_refused_with_what_to_do(tmp_path, mad
     if fits:
         assert problems(model, board, library="none") == []
         return
-    with pytest.raises(InputError, match=f"is made for the {made_for}, and this board has an {board}.*--target {board}"):
+    said = f"is made for the {made_for}, and this board has an {board}.*--target {board}"
+    with pytest.raises(InputError, match=said):
         problems(model, board, library="none")
 
 
@@ -233,8 +234,10 @@ def test_another_number_of_names_than_of_classes_is_said_with_both(tmp_path, out
     model = describe(rknn(tmp_path / "m.rknn", outputs=outputs), "rk3588")
     assert model.classes == count
     if count is None:
-        return problems(model, "rk3588", "none")
-    with pytest.raises(InputError, match=rf"names\.txt: has names for {names} classes.* has {count} classes: --names FILE"):
+        assert problems(model, "rk3588", "none") == []
+        return
+    said = rf"names\.txt: has names for {names} classes.* has {count} classes: --names FILE"
+    with pytest.raises(InputError, match=said):
         problems(model, "rk3588", "none")
 
 
@@ -246,7 +249,8 @@ def test_what_is_not_there_is_said(tmp_path, name):
         describe(tmp_path)
 
 
-@pytest.mark.parametrize("content, said", [(b"\xff\xfe\0x", "UTF-8"), (b"", "no class names"), (b"\n \n", "no class names")])
+@pytest.mark.parametrize("content, said", [(b"\xff\xfe\0x", "UTF-8"), (b"", "no class names"),
+                                           (b"\n \n", "no class names")])
 def test_a_file_of_names_that_is_none_is_said(tmp_path, content, said):
     (tmp_path / "n.txt").write_bytes(content)
     with pytest.raises(InputError, match=said):
@@ -286,6 +290,7 @@ def whole_files():
 WHOLE = whole_files()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.fixed_dictionaries({kind: damaged(content) for kind, content in WHOLE.items()}),
        st.sampled_from([None, "rk3588", "rk3562"]))

@@ -26,10 +26,10 @@ pytestmark = pytest.mark.skipif(not MOSQUITTO, reason="apt-get install mosquitto
 PATIENCE = 60  # seconds; what has not come by then does not come
 
 # documented by Home Assistant for its MQTT sensors and binary sensors, found by discovery, one message each
-SHARED = {"availability", "availability_mode", "availability_template", "availability_topic", "default_entity_id",
-          "device", "device_class", "enabled_by_default", "encoding", "entity_category", "entity_picture",
-          "expire_after", "force_update", "icon", "json_attributes_template", "json_attributes_topic", "name", "object_id", "origin",
-          "payload_available", "payload_not_available", "platform", "qos", "state_topic", "unique_id", "value_template"}
+SHARED = set("""availability availability_mode availability_template availability_topic default_entity_id device
+    device_class enabled_by_default encoding entity_category entity_picture expire_after force_update icon
+    json_attributes_template json_attributes_topic name object_id origin payload_available payload_not_available
+    platform qos state_topic unique_id value_template""".split())
 KEYS = {"sensor": SHARED | {"last_reset_value_template", "options", "state_class", "suggested_display_precision",
                             "unit_of_measurement"},
         "binary_sensor": SHARED | {"off_delay", "payload_off", "payload_on"}}
@@ -222,7 +222,7 @@ def test_objects_appear_cross_enter_leave_and_end(broker, listener, opened):
     place.write(parts.result(gate, [(7, "person", 30)], crossings=[crossing], inside={"lawn": [7]}))
     place.write(parts.result(gate, [], time_=0.5))           # not seen for a moment
     place.write(parts.result(gate, [(7, "person", 40)], inside={"lawn": []}, time_=1.0))
-    place.write(parts.result(gate, [(8, "dog", 200)], time_=3.5))
+    place.write(parts.result(gate, [(8, "dog", 200)], time_=3.6))
     events = listener.wait_for_events(lambda events: len(events) == 6)
     assert [event["event"] for event in events] == ["appears", "enters", "crosses", "leaves", "appears", "ends"]
     assert [event["type"] for event in events] == ["new", "update", "update", "update", "new", "end"]
@@ -427,6 +427,41 @@ def test_tls_trusts_only_whom_the_system_or_ssl_cert_file_names(opened, said, tm
     wait(lambda: place.handed and place.sent == place.handed and not place.events)
     place.close()
     broker.kill()
+
+
+@pytest.mark.slow
+def test_main_py_tells_the_broker_from_the_first_object_to_the_last(broker, listener, main_py):
+    ran = main_py("street=models/demo.mp4", "--mqtt", broker.url, "--line", "road:640,0,640,720", "--zone",
+                  "all:0,0,1,0,1,1,0,1", "--headless", "--quiet")
+    assert ran.returncode == 0, ran.stderr
+    listener.wait_for_value("house/available", "offline")
+    events = in_order_without_repetitions(listener.events)
+    state = json.loads(listener.last("house/street/state"))
+    crossed = [event["direction"] for event in events if event["event"] == "crosses"]
+    for way in ("in", "out"):
+        assert crossed.count(way) == sum(state["lines"]["road"][way].values()) > 0
+        assert listener.last(f"house/street/road/{way}") == str(crossed.count(way))
+    assert numbers_of(events) and sorted(numbers_of(events)) == sorted(numbers_of(events, "end"))
+    entered, left = ([event for event in events if event["event"] == what] for what in ("enters", "leaves"))
+    assert len(entered) == len(left) >= len(numbers_of(events))
+    assert state["frames"] == 600 and state["state"] == "ended" and state["objects"] == {}
+    assert listener.last("house/street/available") == "offline" and listener.last("house/street/all") == "0"
+
+
+@pytest.mark.slow
+def test_sigterm_ends_main_py_with_everything_sent(broker, listener, tmp_path):
+    command = [sys.executable, "main.py", "street=models/demo.mp4", "--mqtt", broker.url, "--json",
+               str(tmp_path / "out.jsonl"), "--headless", "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listener.wait_for_events(lambda events: len(events) > 10)
+    process.terminate()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 128 + signal.SIGTERM
+    listener.wait_for_value("house/available", "offline")
+    events = in_order_without_repetitions(listener.events)
+    frames = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    seen = {thing["id"] for frame in frames for thing in frame["objects"] if "id" in thing}
+    assert seen == set(numbers_of(events)) == set(numbers_of(events, "end"))
 
 
 @pytest.mark.parametrize("url, says", [

@@ -14,11 +14,15 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+import rknnpool
+from models import convert
 
 BASH = shutil.which("bash")
 NOBODY = 65534
@@ -606,9 +610,10 @@ def test_rknpu_beside_an_accelerator_of_another_kind_is_rknpu(board):
 NAMES = [
     ("rk3588", "rk3588", 3), ("rk3588s", "rk3588", 3), ("rk3588s2", "rk3588", 3), ("rk3588f", "rk3588", 3),
     ("rk3588j", "rk3588", 3), ("rk3588m", "rk3588", 3), ("rk3582", "rk3588", 3), ("rk3576", "rk3576", 2),
-    ("rk3576j", "rk3576", 2), ("rk3566", "rk3566", 1), ("rk3568", "rk3568", 1), ("rk3568b2", "rk3568", 1),
-    ("rk3562", "rk3562", 1), ("rk3562j", "rk3562", 1), ("rv1126b", "rv1126b", 1), ("rv1126bp", "rv1126b", 1),
-    ("rk3528", None, 1), ("rk3399", None, 1), ("rk3399pro", None, 1), ("rk3328", None, 1), ("rv1126", None, 1),
+    ("rk3576j", "rk3576", 2), ("rk3566", "rk3566", 1), ("rk3567", "rk3566", 1), ("rk3568", "rk3568", 1),
+    ("rk3568b2", "rk3568", 1), ("rk3562", "rk3562", 1), ("rk3562j", "rk3562", 1), ("rv1126b", "rv1126b", 1),
+    ("rv1126bp", "rv1126b", 1), ("rk3528", None, 1), ("rk3399", None, 1), ("rk3399pro", None, 1), ("rk3328", None, 1),
+    ("rv1126", None, 1),
 ]
 
 
@@ -619,6 +624,21 @@ def test_a_board_of_every_family_is_known_by_its_name(board, name, kind, cores, 
     board.file("proc/device-tree/compatible", "\0".join(["vendor,board", *names, ""]).encode())
     shown = board.run("rkcat.sh").stdout.splitlines()[0]
     assert shown == (f"Orange Pi 5 Plus ({name})" if kind else "There is no Rockchip NPU in this machine.")
+
+
+@pytest.mark.parametrize("name, kind, cores", NAMES)
+def test_the_pool_and_convert_know_the_same_names(soc, capsys, monkeypatch, name, kind, cores):
+    for names in (name, f"{name}-evb1-lp4-v10\0rockchip,{name}", f"{name}-evb1-lp4-v10"):
+        soc(names)
+        assert rknnpool.soc() == (name if kind else None)
+    assert rknnpool.family(name) == (kind and rknnpool.family(kind))
+    assert rknnpool.npu_cores(name) == cores
+    monkeypatch.setattr(sys, "argv", ["convert.py", "none.onnx", "--target", name])
+    with pytest.raises(SystemExit):
+        convert.main()
+    said = capsys.readouterr().err
+    assert ("usage:" in said) == (kind is None), said
+    assert not kind or rknnpool.family(convert.target(name)) == rknnpool.family(name)
 
 
 def test_the_soc_can_be_given_where_a_container_hides_the_device_tree(pc):

@@ -487,7 +487,8 @@ def test_only_reading_is_answered(opened):
 
 @pytest.mark.parametrize("path", [
     "/../web.py", "/%2e%2e/web.py", "/..%2f..%2fetc/passwd.jpg", "/gate", "/gate.png", "/GATE.jpg", "/gate.jpg/",
-    "//gate.jpg", "/.jpg", "/.mjpg", "/web.html", "/results/web.py", "/%00.jpg", "/gate.jpg%00", "/%ff%fe.jpg", "/gate.jpg.mjpg"])
+    "//gate.jpg", "/.jpg", "/.mjpg", "/web.html", "/results/web.py", "/%00.jpg", "/gate.jpg%00", "/%ff%fe.jpg",
+    "/gate.jpg.mjpg"])
 def test_no_path_leaves_the_list_of_streams(opened, path):
     page = opened(parts.stream())
     assert ask(page, path)[0] == 404
@@ -549,7 +550,8 @@ def test_heads_and_bodies_of_any_length_are_cut(opened, head, line):
 
 
 @pytest.mark.parametrize("sent", [b"\x81\xff" + b"\xff" * 8, b"\x81\x80\x00\x00\x00\x00", b"\xff" * 100,
-                                  b"\x82\x81\0\0\0\0a", b"\x81\x82\0\0\0\0[]", b"\x81\x8f\0\0\0\0" + b'{"streams": 12}', b"\x88\x80\0\0\0\0"])
+                                  b"\x82\x81\0\0\0\0a", b"\x81\x82\0\0\0\0[]",
+                                  b"\x81\x8f\0\0\0\0" + b'{"streams": 12}', b"\x88\x80\0\0\0\0"])
 def test_a_websocket_that_talks_nonsense_is_closed(opened, sent):
     page = opened(parts.stream())
     with raw(page) as connection:
@@ -571,7 +573,8 @@ def fuzzed():
 
 
 PIECES = st.sampled_from([b"GET ", b"HEAD ", b"POST ", b"/", b"/gate.jpg", b"/gate.mjpg", b"/ws", b"/events",
-                          b" HTTP/1.1", b" HTTP/1.0", b" HTTP/9.9", b"\r\n", b"\n", b"\r\n\r\n", b"Host: localhost", b"Host: ", b":",
+                          b" HTTP/1.1", b" HTTP/1.0", b" HTTP/9.9", b"\r\n", b"\n", b"\r\n\r\n", b"Host: localhost",
+                          b"Host: ", b":",
                           b"Content-Length: ", b"-1", b"99999999999999999999", b"Transfer-Encoding: chunked",
                           b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
                           b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"Cookie: ", b"Authorization: Basic ",

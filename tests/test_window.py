@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT
 
 missing = [package for tool, package in {"Xvfb": "xvfb", "xdotool": "xdotool"}.items() if not shutil.which(tool)]
-missing += ["opencv-python (the headless one is here)"] if "GUI:                           NONE" in cv2.getBuildInformation() else []
+if "GUI:                           NONE" in cv2.getBuildInformation():
+    missing.append("opencv-python (the headless one is here)")
 pytestmark = pytest.mark.skipif(bool(missing), reason=f"a window needs {', '.join(missing)}: install them")
 
 

@@ -30,7 +30,9 @@ Files of the repository and of the temporary folder have the same paths there as
   --soc NAME     rk3588 (the default) or rk3582 (3 NPU cores), rk3576 (2), rk3566, rk3568, rk3562 or rv1126b (1),
                  or a variant of these (rk3588f, rk3588s2, rk3588j)
   --library KIND emulated (the default): our library over an emulated NPU, which books wrong use and fails as asked;
-                 real: the vendor's librknnrt.so 1.5.2 over an emulated kernel driver (rk3588 only)
+                 real: the vendor's librknnrt.so 1.5.2 over an emulated kernel driver, which says it drives an
+                 rk3588's NPU, whatever --soc is
+  --wheel NUMBER version of rknn-toolkit-lite2 (2.3.2 is on most boards), if not the newest
   --no-npu       a board without /dev/dri/renderD129 and card1, the NPU's device
   --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
   --rebuild      throws the board away first
@@ -51,6 +53,14 @@ namespace() {
     unshare --user --map-root-user "$@"
 }
 
+# pip_for_the_board ARGUMENT ... : installs wheels for the board's Python, by this machine's pip.
+pip_for_the_board() {
+    "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
+        --only-binary=:all: --implementation cp --python-version "$pythonVersion" \
+        --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux_2_28_aarch64 \
+        "$@" >&2 || die "pip could not install ${*: -1} for aarch64."
+}
+
 build_userland() {
     local staging=$box/root.partial deb
     rm -rf "$staging"
@@ -69,11 +79,7 @@ build_userland() {
     ln -s /run/librknnrt.so "$staging/usr/lib/librknnrt.so"
 
     echo "board.sh: fetching ${wheels[*]} for aarch64" >&2
-    "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
-        --only-binary=:all: --implementation cp --python-version "$pythonVersion" \
-        --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux_2_28_aarch64 \
-        --target "$staging/usr/local/lib/python$pythonVersion/dist-packages" "${wheels[@]}" >&2 ||
-        die "pip could not install ${wheels[*]} for aarch64."
+    pip_for_the_board --target "$staging/usr/local/lib/python$pythonVersion/dist-packages" "${wheels[@]}"
     rm -rf "$box/root"
     mv "$staging" "$box/root"
     recipe >"$box/root.recipe"
@@ -98,20 +104,25 @@ compile() {
     done
 }
 
+fetch_wheel() {
+    rm -rf "$box/wheel.partial"
+    echo "board.sh: fetching rknn-toolkit-lite2 $wheel for aarch64" >&2
+    pip_for_the_board --no-deps --target "$box/wheel.partial" "rknn-toolkit-lite2==$wheel"
+    mv "$box/wheel.partial" "$box/wheel-$wheel"
+}
+
 fetch_vendors_library() {
     local staging=$box/vendors.partial library
     rm -rf "$staging"
     echo "board.sh: fetching $vendors for aarch64" >&2
-    "$python" -m pip install -qq --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
-        --implementation cp --python-version "$pythonVersion" --platform manylinux2014_aarch64 \
-        --platform manylinux_2_17_aarch64 --target "$staging" "$vendors" >&2 || die "pip could not install $vendors."
+    pip_for_the_board --no-deps --target "$staging" "$vendors"
     library=$(find "$staging" -name 'librknnrt*.so')
     [[ $(sha256sum <"$library") == "$vendorsSum  -" ]] || die "the librknnrt.so of $vendors is not the one that is known."
     mv "$library" "$box/librknnrt-vendors.so"
     rm -rf "$staging"
 }
 
-soc=rk3588 library=emulated npu=yes runtime=yes
+soc=rk3588 library=emulated wheel='' npu=yes runtime=yes
 while [[ ${1-} == -* ]]; do
     case $1 in
         --soc)
@@ -120,6 +131,10 @@ while [[ ${1-} == -* ]]; do
             ;;
         --library)
             library=${2-}
+            (($# < 2)) || shift
+            ;;
+        --wheel)
+            wheel=${2-}
             (($# < 2)) || shift
             ;;
         --no-npu) npu=no ;;
@@ -145,10 +160,7 @@ esac
 
 case $library in
     emulated) libraryFile=librknnrt.so driver= ;;
-    real)
-        libraryFile=librknnrt-vendors.so driver=driver.so
-        [[ $soc == rk3588* || $soc == rk3582 ]] || die "--library real: $soc's NPU is emulated by --library emulated only."
-        ;;
+    real) libraryFile=librknnrt-vendors.so driver=driver.so ;;
     *) die "--library is emulated or real, not '$library'." ;;
 esac
 
@@ -169,6 +181,7 @@ mkdir -p "$box"
     export PATH=$PATH:/usr/sbin
     [[ -f $box/root.recipe && $(<"$box/root.recipe") == "$(recipe)" ]] || build_userland
     compile librknnrt.so "$here"/{librknnrt,device,link}.c
+    [[ -z $wheel || -d $box/wheel-$wheel ]] || fetch_wheel
     if [[ $library == real ]]; then
         compile driver.so "$here"/{driver,submit,device,link}.c
         [[ -f $box/librknnrt-vendors.so ]] || fetch_vendors_library
@@ -177,6 +190,6 @@ mkdir -p "$box"
 (($#)) || exit 0
 
 export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
-export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver
+export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=${wheel:+$box/wheel-$wheel}
 # The process namespace ends with the command, and takes with it whatever the command or an interruption left behind.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$repo" "$@"

@@ -65,6 +65,10 @@ if [[ -n $BOARD_DRIVER ]]; then # in place of a kernel's driver, in every progra
     preload=(LD_PRELOAD=/run/driver.so)
 fi
 
+if [[ -n $BOARD_WHEEL ]]; then
+    mount --bind "$BOARD_WHEEL/rknnlite" "$root"/usr/local/lib/python3*/dist-packages/rknnlite
+fi
+
 for shared in "$tmp" "$repo"; do
     mkdir -p "$root$shared"
     mount --rbind "$shared" "$root$shared"

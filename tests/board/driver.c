@@ -20,7 +20,7 @@
 #define DEVICE "/dev/dri/card1"
 #define EXPORTED __attribute__((visibility("default")))
 
-enum { MAX_MEMORY = 8192, PAGE = 4096, DRIVER_VERSION = 908, TASKS_FLAG = 8 /* the kernel reads this memory itself */ };
+enum { MAX_MEMORY = 8192, PAGE = 4096, DRIVER_VERSION = 908, RK3588 = 0x46495245, TASKS_FLAG = 8 /* the kernel reads this memory itself */ };
 static const uint64_t COOKIE = 0xffffff8000000000, FIRST_ADDRESS = 0x10000000, LAST_ADDRESS = 0xf0000000;
 
 /* Numbers of the RKNPU's own ioctls, and of what ACTION asks for. */
@@ -137,7 +137,7 @@ static int destroy(uint32_t handle) {
 static int action(struct npu_action *request) {
     switch (request->what) {
     case GET_HARDWARE:
-        request->value = n_cores == 3 ? 0x46495245 : 0; /* RK3588; 0 is an RK356x to the library */
+        request->value = RK3588;
         return 0;
     case GET_DRIVER:
         request->value = DRIVER_VERSION;

@@ -60,6 +60,45 @@ class Board:
         return json.loads(self._report.read_text()) if self._report.exists() else None
 
 
+def ends_in_a_sentence(run, code):
+    """Whether main.py ended as it should: the last line on stderr is a sentence, and no traceback is its own."""
+    return run.code == code and run.err.rstrip().endswith(".") and 'main.py", line' not in run.err
+
+
+# Feeds 24 frames to a pool of so many contexts, and prints the places of those that raise, and what; on stderr, for on
+# stdout the vendor's library's lines come in between. With "small" the sixth frame has half the model's input size.
+USERS_CODE = f"""
+import sys
+import numpy as np
+from func import infer
+from rknnpool import rknnPoolExecutor
+frames = [np.zeros((640, 640, 3), np.uint8) for _ in range(24)]
+if "small" in sys.argv:
+    frames[5] = frames[5][:320, :320]
+with rknnPoolExecutor("{MODEL}", int(sys.argv[1]), infer) as pool:
+    results = pool.map(frames)
+    for place in range(24):
+        try:
+            next(results)
+        except Exception as error:
+            print("\\nraised", place, type(error).__name__, getattr(error, "fatal", None), error, file=sys.stderr)
+"""
+
+
+def raised(run):
+    """Of each frame that raised: its place, the exception's class, its `fatal`, its text."""
+    assert run.code == 0, run.err
+    return [(int(place), kind, fatal, text) for _, place, kind, fatal, text in
+            (line.split(" ", 4) for line in run.err.splitlines() if line.startswith("raised "))]
+
+
+def wrong_use(board, *models, options=()):
+    """What wrong_use.py finds with these two models."""
+    run = board.run("python3", "tests/board/wrong_use.py", *models, options=options)
+    assert run.code == 0, run.err
+    return json.loads(next(line for line in run.out.splitlines() if line.startswith('{"model"')))
+
+
 def recorded(path):
     """record.py's notes: the Detections of each frame by its number."""
     found = {}
@@ -84,6 +123,13 @@ def numbers_in(path):
         if not ok:
             return numbers
         numbers.append(read_number(frame))
+
+
+def shown(path):
+    """The numbers of the frames that a saved video shows: in the place of one that failed stands the one before it."""
+    numbers = numbers_in(path)
+    assert numbers == sorted(numbers)
+    return sorted(set(numbers))
 
 
 def assert_agree(on_the_board, on_the_pc):

@@ -14,7 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SOURCE = 0x1070, WEIGHTS = 0x1110, TARGET = 0x4020, POOLED_TARGET = 0x6070, CHANNELS = 16 };
+enum { BEGINS = 1 << MAX_TENSORS, SOURCE = 0x1070, WEIGHTS = 0x1110, TARGET = 0x4020, POOLED_TARGET = 0x6070, CHANNELS = 16 };
 
 /* As the driver's public header lays it out. */
 struct npu_task {
@@ -34,8 +34,7 @@ struct plan {
     struct description model;
     struct memory *input, *commands, *weights, *outputs[MAX_TENSORS];
     uint64_t input_address;
-    uint16_t *writes; /* by task: bit n set for output n */
-    uint32_t first; /* task of a run's first submit */
+    uint32_t *touches; /* by task: bit n set where it writes output n, BEGINS where it reads the input's beginning */
     uint8_t *question;
     int8_t *answers[MAX_TENSORS];
 };
@@ -43,10 +42,23 @@ struct plan {
 struct work {
     struct plan *plan;
     bool first;
-    uint32_t outputs; /* bits */
+    uint32_t outputs; /* what its tasks touch */
 };
 
 static struct plan plans[MAX_CONTEXTS];
+
+static void forget(struct plan *plan) {
+    if (plan->link >= 0)
+        close(plan->link);
+    plan->link = -1;
+    free(plan->touches);
+    free(plan->question);
+    plan->touches = NULL, plan->question = NULL;
+    for (int n = 0; n < MAX_TENSORS; n++) {
+        free(plan->answers[n]);
+        plan->answers[n] = NULL;
+    }
+}
 
 static struct plan *plan_of(const struct memory *tasks) {
     for (int i = 0; i < books.n_contexts; i++)
@@ -76,17 +88,12 @@ void memory_is_freed(struct memory *memory) {
         for (int n = 0; n < MAX_TENSORS; n++)
             used |= memory == plan->outputs[n];
         books.destroyed_in_use += used && plan->inside;
-        if (memory != plan->tasks)
-            continue;
-        books.destroyed++;
-        plan->booked->open = false;
-        plan->tasks = NULL; /* what follows is not freed under a submit that goes on */
-        if (!plan->inside) {
-            close(plan->link);
-            free(plan->writes);
-            free(plan->question);
-            for (int n = 0; n < MAX_TENSORS; n++)
-                free(plan->answers[n]);
+        if (used && !plan->inside) /* what a submit under way reads and writes is left to it */
+            forget(plan);
+        if (memory == plan->tasks) {
+            books.destroyed++;
+            plan->booked->open = false;
+            plan->tasks = NULL;
         }
     }
 }
@@ -121,8 +128,9 @@ static struct memory *addressed(const struct npu_task *task, const uint16_t regi
 
 static const uint16_t sources[2] = {SOURCE, SOURCE}, weights[2] = {WEIGHTS, WEIGHTS}, targets[2] = {TARGET, POOLED_TARGET};
 
-/* Made after the input, and written to: an output. They are in the order in which they were made. */
-static void find_outputs(struct plan *plan) {
+/* Made after the input, and written to: an output. They are in the order in which they were made. A run's first piece is
+ * the one that reads the input's beginning, on whatever cores. */
+static void find_inputs_and_outputs(struct plan *plan) {
     struct memory *found[MAX_TENSORS + 1] = {NULL};
     int n_found = 0;
     for (int pass = 0; pass < 2; pass++)
@@ -136,7 +144,7 @@ static void find_outputs(struct plan *plan) {
                 while (place < n_found && found[place]->serial < m->serial)
                     place++;
                 if (pass)
-                    plan->writes[i] |= (uint16_t)(1u << place);
+                    plan->touches[i] |= 1u << place;
                 else if (n_found < MAX_TENSORS && found[place] != m) {
                     memmove(&found[place + 1], &found[place], sizeof found[0] * (size_t)(n_found - place));
                     found[place] = m;
@@ -145,48 +153,49 @@ static void find_outputs(struct plan *plan) {
             }
         }
     memcpy(plan->outputs, found, sizeof plan->outputs);
+    for (uint32_t i = 0; i < n_tasks(plan); i++) {
+        uint64_t address = 0;
+        uint32_t n = 0;
+        while (addressed(task(plan, i), sources, &n, &address))
+            plan->touches[i] |= address == plan->input_address ? BEGINS : 0;
+    }
 }
 
 static size_t padded_size(const struct tensor *t) {
     return t->n_dims == 4 ? (size_t)(t->dims[1] + CHANNELS - 1) / CHANNELS * CHANNELS * t->dims[2] * t->dims[3] : elements(t);
 }
 
-/* Reads the tasks of a context that runs for the first time, or with other memory than before. */
+/* Reads the tasks of a context that runs for the first time: `first` is the first of them. */
 static bool understand(struct plan *plan, uint32_t first) {
     uint64_t address = 0;
     uint32_t n = 0;
     struct memory *input = addressed(task(plan, first), sources, &n, &address);
-    if (plan->link >= 0 && input == plan->input && address == plan->input_address)
-        return true;
     n = 0;
     plan->weights = addressed(task(plan, first), weights, &n, &(uint64_t){0});
     if (!input || !plan->weights) {
         complain("the NPU", "the first task reads no input, or has no weights");
         return false;
     }
-    plan->input = input, plan->input_address = address, plan->first = first;
+    plan->input = input, plan->input_address = address;
     plan->commands = memory_at(task(plan, first)->commands);
     char sentence[512] = "";
-    if (plan->link < 0)
-        plan->link = link_open(plan->weights->at, (uint32_t)plan->weights->size, &plan->model, sentence);
+    plan->link = link_open(plan->weights->at, (uint32_t)plan->weights->size, &plan->model, sentence);
     if (plan->link < 0) {
         complain("the NPU", sentence);
         return false;
     }
-    free(plan->writes);
-    plan->writes = calloc(n_tasks(plan), sizeof *plan->writes);
-    find_outputs(plan);
+    plan->touches = calloc(n_tasks(plan), sizeof *plan->touches);
+    find_inputs_and_outputs(plan);
     for (uint32_t i = 0; i < plan->model.n_output; i++) {
         const struct tensor *t = &plan->model.tensors[plan->model.n_input + i];
         if (!plan->outputs[i] || plan->outputs[i]->size < padded_size(t)) {
             complain("the NPU", "the tasks' outputs are not the model's");
+            forget(plan);
             return false;
         }
-        if (!plan->answers[i])
-            plan->answers[i] = malloc(elements(t));
+        plan->answers[i] = malloc(elements(t));
     }
-    if (!plan->question)
-        plan->question = malloc(sizeof(uint32_t) + elements(&plan->model.tensors[0]));
+    plan->question = malloc(sizeof(uint32_t) + elements(&plan->model.tensors[0]));
     return true;
 }
 
@@ -232,17 +241,17 @@ static bool compute(void *data) {
 int submit(struct npu_submit *request) {
     pthread_mutex_lock(&lock);
     struct plan *plan = plan_of(memory_of_cookie(request->tasks));
-    uint32_t first = request->of_core[0].number ? request->of_core[0].start : request->of_core[2].start;
-    if (!plan || (!plan->writes && !understand(plan, first)) || (plan->first == first && !understand(plan, first))) {
+    if (!plan || (!plan->touches && !understand(plan, request->of_core[0].start))) {
         books.stale += !plan;
         pthread_mutex_unlock(&lock);
         errno = EINVAL;
         return -1;
     }
-    struct work work = {plan, plan->first == first, 0};
+    struct work work = {plan, false, 0};
     for (int core = 0; core < 5; core++)
         for (uint32_t i = 0; i < request->of_core[core].number && request->of_core[core].start + i < n_tasks(plan); i++)
-            work.outputs |= plan->writes[request->of_core[core].start + i];
+            work.outputs |= plan->touches[request->of_core[core].start + i];
+    work.first = work.outputs & BEGINS;
     if (work.first)
         plan->booked->mask = request->core_mask;
     plan->booked->submits[request->core_mask & 7]++;

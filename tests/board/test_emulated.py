@@ -1,9 +1,8 @@
 """The emulated NPU itself: that it does as the vendor's library, and that what other tests assert of it could fail."""
-import json
 import signal
 
 import pytest
-from parts import CORES, MODEL, needs_tools
+from parts import CORES, MODEL, needs_tools, wrong_use
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = needs_tools
@@ -67,21 +66,20 @@ CODES = {
 
 
 def test_library_returns_what_the_vendors_does(board):
-    run = board.run("python3", "tests/board/wrong_use.py", MODEL, "models/resnet18_emoji.rknn")
-    assert run.code == 0, run.err
-    found = json.loads(run.out.splitlines()[-1])
-    model, small = found.pop("model"), found.pop("small model")
+    found = wrong_use(board, MODEL, "models/resnet18_emoji.rknn")
+    model, small, answers = found.pop("model"), found.pop("small model"), found.pop("answers on cores")
     assert found == CODES
+    assert len(set(answers)) == 5  # of five pictures
     assert [tensor["dims"] for tensor in model["native_outputs"]] == [
         [1, 16, side, side, 16] for side in (80, 40, 20)]
     assert [(tensor["size"], tensor["size_with_stride"]) for tensor in model["outputs"]] == [
-        (1632000, 1638400), (408000, 409600), (102000, 102400)]
+        (1632000, 1638400), (408000, 491520), (102000, 163840)]
     assert small["native_outputs"] == small["outputs"]
 
 
 def test_scales_are_those_that_the_vendors_library_reports(board):
-    run = board.run("python3", "tests/board/wrong_use.py", "models/yolov8n_emoji.rknn", "models/resnet18_emoji.rknn")
-    outputs = {tensor["name"]: tensor for tensor in json.loads(run.out.splitlines()[-1])["model"]["outputs"]}
+    found = wrong_use(board, "models/yolov8n_emoji.rknn", "models/resnet18_emoji.rknn")
+    outputs = {tensor["name"]: tensor for tensor in found["model"]["outputs"]}
     # the .rknn's tensor table has it; its list of ranges, where scores were 0 in calibration, says 1.2e-7 / 255
     assert outputs["classes32"]["scale"] == pytest.approx(0.00196078, rel=1e-5)
     assert outputs["classes8"]["scale"] == pytest.approx(0.9962960 / 255, rel=1e-5)

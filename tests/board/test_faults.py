@@ -7,15 +7,10 @@ import re
 import signal
 
 import pytest
-from parts import FRAMES, MODEL, needs_tools, numbers_in
+from parts import FRAMES, MODEL, USERS_CODE, ends_in_a_sentence, needs_tools, raised, shown
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = needs_tools
-
-
-def ends_in_a_sentence(run, code):
-    """Whether main.py ended as it should: the last line on stderr is a sentence, and no traceback is its own."""
-    return run.code == code and run.err.rstrip().endswith(".") and 'main.py", line' not in run.err
 
 
 # ---- that cannot be run ----
@@ -47,13 +42,13 @@ def test_contexts_before_a_failed_one_are_destroyed(board, numbered):
     assert (run.report["inits"], run.report["opened"], run.report["destroyed"]) == (2, 1, 1)
 
 
-@pytest.mark.parametrize("size", [320, 1280])
-def test_wrong_input_size_ends_in_a_sentence(board, numbered, tmp_path, size):
+def test_wrong_input_size_ends_in_a_sentence(board, numbered, tmp_path):
     func = tmp_path / "wrong.py"
-    func.write_text(f"import func\nfunc.IMG_SIZE = {size}\nmyFunc = func.myFunc\n")
+    func.write_text("import numpy as np\nfrom func import infer\n\n\n"
+                    "def myFunc(rknn_lite, IMG):\n    return infer(rknn_lite, np.zeros((320, 320, 3), np.uint8))\n")
     run = board.run("python3", "main.py", numbered, "--headless", "--func", func)
     assert ends_in_a_sentence(run, 2), run.err
-    assert str(size) in run.err.splitlines()[-1]
+    assert "(1, 320, 320, 3)" in run.err.splitlines()[-1]
     assert run.report["opened"] == run.report["destroyed"] == 6
 
 
@@ -63,8 +58,7 @@ def test_failed_run_costs_its_frame_only(board, numbered, tmp_path):
     run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_FAIL_RUN="20")
     assert run.code == 3, run.err
     assert re.search(r"context \d of 6, core \d: inference failed", run.err)
-    saved = numbers_in(tmp_path / "saved.avi")
-    assert len(saved) == FRAMES - 1 and saved == sorted(set(saved))
+    assert len(shown(tmp_path / "saved.avi")) == FRAMES - 1
     assert (run.report["runs"], run.report["failed"]) == (FRAMES, 1)
     assert run.report["opened"] == run.report["destroyed"] == 6
 
@@ -73,8 +67,7 @@ def test_several_failed_runs_cost_their_frames_only(board, numbered, tmp_path):
     run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi",
                     BOARD_FAIL_RUN="1,7-9,30-33,60")
     assert run.code == 3, run.err
-    saved = numbers_in(tmp_path / "saved.avi")
-    assert len(saved) == FRAMES - 9 and saved == sorted(set(saved))
+    assert len(shown(tmp_path / "saved.avi")) == FRAMES - 9
 
 
 def test_dead_npu_ends_every_stream(board, numbered, tmp_path):
@@ -83,7 +76,7 @@ def test_dead_npu_ends_every_stream(board, numbered, tmp_path):
     assert ends_in_a_sentence(run, 3), run.err
     assert "the NPU does not answer" in run.err
     assert run.report["runs"] < FRAMES  # of 2 * FRAMES
-    assert len(numbers_in(tmp_path / "saved_1.avi")) + len(numbers_in(tmp_path / "saved_2.avi")) <= 19
+    assert len(shown(tmp_path / "saved_1.avi")) + len(shown(tmp_path / "saved_2.avi")) <= 19
     assert run.report["opened"] == run.report["destroyed"] == 6
     assert run.report["destroyed_in_use"] == run.report["stale"] == run.report["shared"] == 0
 
@@ -93,8 +86,7 @@ def test_frames_on_a_hung_core_fail_and_the_others_come_out(board, numbered, tmp
                     BOARD_HANG_CORE="1", BOARD_HANG_MS="1000")
     assert run.code == 3, run.err
     assert set(re.findall(r"context \d of 6, (core \d): inference failed", run.err)) == {"core 1"}
-    saved = numbers_in(tmp_path / "saved.avi")
-    assert len(saved) == FRAMES - run.report["failed"] > FRAMES / 2 and saved == sorted(set(saved))
+    assert len(shown(tmp_path / "saved.avi")) == FRAMES - run.report["failed"] > FRAMES / 2
 
 
 @pytest.mark.slow
@@ -110,8 +102,7 @@ def test_context_that_never_returns_is_named_and_the_others_go_on(board, numbere
     run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_STUCK_RUN="5")
     assert run.code == 3, run.err
     assert re.search(r"context \d of 6, core \d hangs", run.err)
-    saved = numbers_in(tmp_path / "saved.avi")
-    assert len(saved) == FRAMES - 1 and saved == sorted(set(saved))
+    assert len(shown(tmp_path / "saved.avi")) == FRAMES - 1
     assert (run.report["opened"], run.report["destroyed"], run.report["destroyed_in_use"]) == (6, 5, 0)
 
 
@@ -132,35 +123,9 @@ def test_interrupt_destroys_every_context(board):
 
 # ---- the same in a program of one's own ----
 
-# Feeds 24 frames to a pool of so many contexts, and prints the places of those that raise, and what. With "small" the
-# sixth frame has half the model's input size.
-USERS_CODE = f"""
-import sys
-import numpy as np
-from func import infer
-from rknnpool import rknnPoolExecutor
-frames = [np.zeros((640, 640, 3), np.uint8) for _ in range(24)]
-if "small" in sys.argv:
-    frames[5] = frames[5][:320, :320]
-with rknnPoolExecutor("{MODEL}", int(sys.argv[1]), infer) as pool:
-    results = pool.map(frames)
-    for place in range(24):
-        try:
-            next(results)
-        except Exception as error:
-            print("raised", place, type(error).__name__, getattr(error, "fatal", None), error)
-"""
-
-
-def raised(run):
-    """Of each frame that raised: its place, the exception's class, its `fatal`, its text."""
-    assert run.code == 0, run.err
-    return [(int(place), kind, fatal, text) for _, place, kind, fatal, text in
-            (line.split(" ", 4) for line in run.out.splitlines() if line.startswith("raised "))]
-
-
-def test_failed_run_raises_at_its_frame(board):
-    run = board.run("python3", "-c", USERS_CODE, "1", BOARD_FAIL_RUN="20")
+@pytest.mark.parametrize("wheel", ["", "2.3.2", "2.3.0"])
+def test_failed_run_raises_at_its_frame(board, wheel):
+    run = board.run("python3", "-c", USERS_CODE, "1", options=("--wheel", wheel), BOARD_FAIL_RUN="20")
     (place, kind, fatal, text), = raised(run)
     assert (place, kind, fatal) == (19, "NPUError", "False")
     assert text.startswith("context 1 of 1, core 0: ")
