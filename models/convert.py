@@ -29,20 +29,19 @@ from funcs import resnet, ultralytics  # noqa: E402
 from rknnmodel import InputError  # noqa: E402
 from runtimes.cpu import normalisation  # noqa: E402
 
-TARGETS = ("rk3588", "rk3576", "rk3566", "rk3568", "rk3562", "rv1126b")
-SAME = {"rk3582": "rk3588", "rk356": "rk3566"}  # by another name; rk3567
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def target(name):
     """The toolkit's name for a SoC: rk3588 for rk3588, rk3588s, RK3588S2 or rk3582. Raises ArgumentTypeError for one
     that it has no models for."""
-    found = [TARGET for known, TARGET in [*((known, known) for known in TARGETS), *SAME.items()]
-             if name.lower().startswith(known)]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join((*TARGETS, *SAME))}, nor a SoC whose name "
-                                         f"begins with one of these")
-    return found[0]
+    if name.lower() == "rk3568":  # the same NPU as RK3566's, but the toolkit has both
+        return "rk3568"
+    found = rknnmodel.family(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(rknnmodel.SOCS)}, nor a SoC whose name begins "
+                                         f"with one of these")
+    return found
 
 
 def calibration_images(source, count):
@@ -301,7 +300,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnx", type=Path)
     parser.add_argument("--target", type=target, default="rk3588",
-                        help=f"the SoC: {', '.join(TARGETS)}, or one of these families (rk3588s); default rk3588")
+                        help=f"the SoC: one whose name begins with {', '.join(rknnmodel.SOCS)}; default rk3588")
     parser.add_argument("--dtype", choices=("i8", "fp"), default="i8",
                         help="i8: quantised, needs --calibration; fp: 16-bit floats")
     parser.add_argument("--calibration", type=Path, help="folder of images, or a video")
