@@ -84,6 +84,7 @@ def _load():
         library.rknn_inputs_set.argtypes = [c_uint64, c_uint32, POINTER(Input)]
         library.rknn_run.argtypes = [c_uint64, c_void_p]
         library.rknn_outputs_get.argtypes = [c_uint64, c_uint32, POINTER(Output), c_void_p]
+        library.rknn_outputs_release.argtypes = [c_uint64, c_uint32, POINTER(Output)]
         if hasattr(library, "rknn_dup_context"):
             library.rknn_dup_context.argtypes = [POINTER(c_uint64), POINTER(c_uint64)]
         return library
@@ -228,6 +229,8 @@ class RKNNLite:
             outputs = prepared[1]
             self._check("rknn_outputs_get",
                         self._library.rknn_outputs_get(self._handle, len(outputs), outputs, None))
+            self._check("rknn_outputs_release",
+                        self._library.rknn_outputs_release(self._handle, len(outputs), outputs))
             return True
         except _Failed as error:
             self._fail(str(error))
