@@ -146,8 +146,8 @@ def test_the_page_shows_pictures_that_move_and_numbers_that_change(opened):
         moves(browser)
         first = browser.run(NUMBERS)
         wait(lambda: browser.run(NUMBERS) != first)
-        for words in ("gate", "live", "FPS 25.0", "latency", "person 1", "door in: person 3", "door out: 0",
-                      "lawn: dog 2"):
+        for words in ("gate", "live", "FPS 25.0", "latency", "person 1", "door in 3: person 3", "door out 0",
+                      "lawn 2: dog 2"):
             assert words in first[0]
 
 
