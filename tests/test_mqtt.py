@@ -180,6 +180,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(opened, said, tmp_path):
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_events_outlive_a_broker_that_is_killed_and_started_again(broker, listener, opened, said):
     gate = parts.stream()
     place = opened(broker.url, gate)
@@ -197,6 +198,7 @@ def test_events_outlive_a_broker_that_is_killed_and_started_again(broker, listen
     wait(lambda: listener.last("house/available") == "online")  # the will was sent in between
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_holds_nothing_up(broker, listener, opened, said, monkeypatch):
     monkeypatch.setattr(mqtt, "KEEPALIVE", 2)
     gate = parts.stream()
@@ -262,7 +264,8 @@ def test_close_ends_the_objects_and_leaves_nothing_unsent(broker, listener, open
     listener.wait_for_value("house/gate/available", "offline")
 
 
-def test_close_does_not_wait_for_ever_for_a_broker_that_is_not_there(opened, said, tmp_path):
+def test_close_does_not_wait_for_ever_for_a_broker_that_is_not_there(opened, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt, "CLOSING", 0.5)
     broker, gate = Broker(tmp_path), parts.stream()
     place = opened(broker.url, gate)
     appear(place, gate, range(3))
@@ -277,10 +280,12 @@ def test_user_and_password_come_from_the_environment_and_are_shown_nowhere(opene
     broker.start()
     monkeypatch.setenv("RKNNPOOL_MQTT_USER", "board")
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "wrong0ne")
+    monkeypatch.setattr(mqtt, "CLOSING", 0.5)
     refused = opened(broker.url, parts.stream())
     wait(lambda: said)
-    assert "refuses the connection" in said[0]
+    assert "refuses the connection" in said[0] and "RKNNPOOL_MQTT_PASSWORD" in said[0]
     refused.close()
+    monkeypatch.setattr(mqtt, "CLOSING", 60)
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "s3cret")
     gate = parts.stream()
     place = opened(broker.url, gate)
@@ -308,10 +313,12 @@ def test_tls_trusts_only_whom_the_system_or_ssl_cert_file_names(opened, said, tm
     broker = Broker(tmp_path, f"certfile {cert}", f"keyfile {key}")
     broker.start()
     url = f"mqtts://localhost:{broker.port}/house"
+    monkeypatch.setattr(mqtt, "CLOSING", 0.5)
     stranger = opened(url, parts.stream())
     wait(lambda: said)
     assert "certificate verify failed" in said[0].lower()
     stranger.close()
+    monkeypatch.setattr(mqtt, "CLOSING", 60)
     monkeypatch.setenv("SSL_CERT_FILE", str(ca))
     gate = parts.stream()
     place = opened(url, gate)
