@@ -10,7 +10,7 @@ import pytest
 from parts import FRAMES, MODEL, USERS_CODE, ends_for_a_dead_npu, ends_in_a_sentence, needs_tools, raised, shown
 
 pytest_plugins = ["board_fixtures"]
-pytestmark = needs_tools
+pytestmark = [needs_tools, pytest.mark.slow]
 
 
 # ---- that cannot be run ----
@@ -88,14 +88,12 @@ def test_frames_on_a_hung_core_fail_and_the_others_come_out(board, numbered, tmp
     assert len(shown(tmp_path / "saved.avi")) == FRAMES - run.report["failed"] > FRAMES / 2
 
 
-@pytest.mark.slow
 def test_hung_npu_ends_the_stream(board, numbered):
     run = board.run("python3", "main.py", numbered, "--headless", BOARD_HANG_RUN="20-")
     assert ends_for_a_dead_npu(run), run.err
     assert run.report["runs"] < FRAMES
 
 
-@pytest.mark.slow
 def test_context_that_never_returns_is_named_and_the_others_go_on(board, numbered, tmp_path):
     run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_STUCK_RUN="5")
     assert run.code == 3, run.err
