@@ -36,8 +36,7 @@ OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, thre
 
 
 def say(text: str, file: Any = None) -> None:
-    """Print a line without disturbing the progress bars, and without passwords. Who no longer reads (`| head`) does
-    not end the run."""
+    """Print a line beside the progress bars, without passwords. Who no longer reads (`| head`) does not end the run."""
     try:
         tqdm.write(hide(text), file=file or sys.stdout)
         (file or sys.stdout).flush()
@@ -111,21 +110,20 @@ class Stream:
                     more = self.come_back()
                 if not more:
                     return
-                received, number = time.perf_counter(), self.number
-                moment, error, picture = self.source.now(), None, None
-                if not self.too_soon(received if self.live else moment):
-                    try:
-                        picture = self.source.retrieve()
-                    except InputError as unreadable:
-                        error = str(unreadable)
-                    if picture is None and error is None:
-                        if self.live:
-                            continue
-                        return
-                    self.number += 1
+                received, number, moment = time.perf_counter(), self.number, self.source.now()
+                self.number += 1
+                if self.too_soon(received if self.live else moment):
+                    continue
+                picture, error = None, None
+                try:
+                    picture = self.source.retrieve()
+                except InputError as unreadable:
+                    error = str(unreadable)
+                if picture is not None or error:
                     yield Result(self, number, moment, picture, received, self.source.file, error)
-                else:
-                    self.number += 1
+                elif not self.live:
+                    self.number = number
+                    return
         finally:
             if self.source is not None:
                 self.source.release()

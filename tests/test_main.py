@@ -575,3 +575,24 @@ def test_a_failed_frame_has_its_place_in_the_json(clip, tmp_path):
     assert [line["frame"] for line in lines] == list(range(45))
     assert [line["frame"] for line in lines if "error" in line] == [3]
     assert "inference failed" in lines[3]["error"]
+
+
+def test_a_context_that_hangs_is_named_in_a_live_stream_too(tmp_path):
+    """There newer results overtake the one that hangs, after a second."""
+    (tmp_path / "infers.py").write_text("def myFunc(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n    return IMG\n")
+    how = "if self.number == 1 and self.runs == 3: threading.Event().wait()"
+    script = FAILING.replace("HOW", how).replace("HANG = 0.5", "HANG = 2.5")
+    server = subprocess.Popen([sys.executable, "tests/mjpeg_server.py", "0", "models/demo.mp4"], cwd=ROOT,
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        url = f"gate=http://127.0.0.1:{server.stdout.readline().split()[1]}/x"
+        command = [sys.executable, "-c", script, url, "--headless", "--func", tmp_path / "infers.py", "--threads", "2"]
+        running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert "context 1 of 2, core 0 hangs" in running.stderr.readline()
+        running.send_signal(signal.SIGINT)
+        stdout, _ = running.communicate(timeout=60)
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+    assert running.returncode == 3 and re.search(r"gate: \d+ frames in .*, 1 failed", stdout)

@@ -3,12 +3,17 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import cv2
 import pytest
 from conftest import ROOT, frames_of, number_in
+from tqdm import tqdm
 
 import main
+import streams
+from rknnmodel import InputError
+from rknnpool import rknnPoolExecutor
 
 
 @pytest.fixture
@@ -141,3 +146,64 @@ def test_the_asyncio_example_ends_in_a_sentence_where_a_source_is_missing(source
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and done.stdout == ""
     assert said in done.stderr and len(done.stderr.splitlines()) == 1 and "pass@" not in done.stderr
+
+
+# ---- places ----
+
+class Slow:
+    """A place that writes nothing until it may."""
+    path = "slow.mp4"
+
+    def __init__(self):
+        self.may, self.began, self.numbers, self.closed = threading.Event(), threading.Event(), [], False
+
+    def write(self, result):
+        self.began.set()
+        self.may.wait()
+        self.numbers.append(result)
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_slow_place_of_a_live_stream_holds_up_nobody_and_what_it_drops_is_said(clip):
+    stream, place, said = streams.Stream(clip), Slow(), []
+    stream.live, stream.complain = True, said.append
+    stream.add(place)
+    for number in range(30):  # returns at once, or this test never ends
+        stream.places[0].write(number)
+        place.began.wait()
+    place.may.set()
+    stream.close()
+    assert place.numbers == [0, *range(22, 30)] and place.closed
+    assert said == ["clip.avi: 21 pictures are missing in slow.mp4, for writing them took too long."]
+
+
+def test_a_place_that_fails_is_left_out_and_costs_no_other_place_a_frame(clip, runtime):
+    class Fails:
+        count = 0
+
+        def write(self, result):
+            self.count += 1
+            if self.count == 3:
+                raise InputError("the third is too many")
+
+    class Keeps(list):
+        def write(self, result):
+            self.append(result.number)
+
+    stream, fails, keeps = streams.Stream(clip), Fails(), Keeps()
+    stream.places = [fails, keeps]
+    with rknnPoolExecutor("model", 2, lambda context, result: result, runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), quiet=True)
+    assert keeps == list(range(45)) and fails.count == 3
+    assert stream.code == 2 and "the third is too many" in stream.complaints
+
+
+def test_a_picture_is_drawn_when_first_asked_for_and_only_once(clip):
+    drawn = []
+    result = streams.Result(streams.Stream(clip), 0, 0, [0], 0)
+    result.draw = lambda frame, detections: drawn.append(detections) or frame
+    result.overlay.append(lambda picture: picture.append(1))
+    assert drawn == []
+    assert result.picture == result.picture == [0, 1] and len(drawn) == 1
