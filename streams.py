@@ -84,7 +84,7 @@ class Stream:
         self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
         self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, and has not come out
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
-        self.number = self.count = self.failed = self.unshown = self.code = 0
+        self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
         self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
         self._served, self._results = collections.deque(maxlen=100), None
@@ -295,6 +295,6 @@ class Stream:
     def summary(self) -> str:
         seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
         more = f", {self.dropped} dropped" if self.live else ""
-        more += f", {self.failed} failed" if self.failed else ""
-        more += f", {self.unshown} not shown" if self.unshown else ""
+        for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"), (self.unshown, "not shown")):
+            more += f", {count} {what}" if count else ""
         return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"
