@@ -132,6 +132,7 @@ def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path)
     assert 'wrong.py", line 2' in done.stderr and "NameError" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
     out = tmp_path / "out.mp4"
@@ -302,6 +303,7 @@ def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, p
     assert len(frames_of(out)) == said >= 30
 
 
+@pytest.mark.slow
 def test_nohup_is_respected(clip, tmp_path, plain_func):
     running = subprocess.Popen(["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)],
                                cwd=ROOT,
@@ -414,6 +416,7 @@ def test_a_myfunc_of_ones_own_runs_though_detect_and_draw_are_imported(main_py, 
     assert frames_of(tmp_path / "out.avi")[0].mean() == pytest.approx(200, abs=3)
 
 
+@pytest.mark.slow
 def test_the_func_file_is_found_by_the_models_outputs(main_py, clip, tmp_path):
     for model, kind in (("yolov5n", "box"), ("yolov8n", "box"), ("resnet18", "class")):
         done = main_py("models/result.jpg", "--headless", "--model", f"models/{model}_emoji.rknn", "--json", "-")
@@ -435,6 +438,7 @@ def test_a_func_py_of_ones_own_with_only_a_myfunc_still_works(clip, tmp_path):
 
 # ---- settings and flags ----
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments, said", [
     (["--conf", "1.5"], "--conf 1.5: a share from 0 to 1"),
     (["--fps", "0"], "--fps 0.0: more than 0"),
@@ -457,6 +461,7 @@ def objects_of(done):
     return json.loads(done.stdout)["objects"]
 
 
+@pytest.mark.slow
 def test_conf_classes_and_names_change_what_is_found(main_py, tmp_path):
     picture = ["models/result.jpg", "--headless", "--json", "-"]
     everything = objects_of(main_py(*picture))
@@ -470,6 +475,7 @@ def test_conf_classes_and_names_change_what_is_found(main_py, tmp_path):
     assert [one["class"] for one in named] == [f"thing {one['number']}" for one in everything]
 
 
+@pytest.mark.slow
 def test_a_part_that_was_left_out_is_one_sentence(clip, tmp_path):
     for name in PARTS.split() + ["func.py"]:
         (tmp_path / name).symlink_to(ROOT / name)
@@ -478,7 +484,7 @@ def test_a_part_that_was_left_out_is_one_sentence(clip, tmp_path):
         (tmp_path / "results" / name).symlink_to(ROOT / "results" / name)
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import main; main.main()"
     for flag, name in ((["--track"], "tracking"), (["--line", "a:1,2,3,4"], "lines"), (["--json", "-"], "jsonl"),
-                       (["--save", "x.mp4"], "video"), (["--mqtt", "mqtt://h"], "mqtt"), (["--web", "0"], "web")):
+                       (["--save", "x.mp4"], "video"), (["--mqtt", "mqtt://h"], "tracking"), (["--web", "0"], "web")):
         done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", *flag], cwd=tmp_path,
                               capture_output=True, text=True, timeout=100)
         assert done.returncode == 2 and done.stderr.endswith(f"results/{name}.py, which is not there.\n"), done.stderr
@@ -486,6 +492,7 @@ def test_a_part_that_was_left_out_is_one_sentence(clip, tmp_path):
                           timeout=100).returncode == 0
 
 
+@pytest.mark.slow
 def test_tracking_and_lines_reach_the_json(main_py):
     done = main_py("models/demo.mp4", "--headless", "--fps", "15", "--line", "middle:0.5,0,0.5,1", "--zone",
                    "all:0,0,1,0,1,1,0,1", "--json", "-")
@@ -577,6 +584,7 @@ def test_a_failed_frame_has_its_place_in_the_json(clip, tmp_path):
     assert "inference failed" in lines[3]["error"]
 
 
+@pytest.mark.slow
 def test_a_context_that_hangs_is_named_in_a_live_stream_too(tmp_path):
     """There newer results overtake the one that hangs, after a second."""
     (tmp_path / "infers.py").write_text("def myFunc(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n    return IMG\n")

@@ -83,6 +83,7 @@ def test_cap_may_be_a_list(clip, short_clip, plain_func):
     assert "in all: 60 frames" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_asyncio_example_serves_every_frame_of_each_stream(clip, short_clip):
     command = [sys.executable, "examples/asyncio_streams.py", clip, short_clip]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -89,6 +89,7 @@ def test_odd_sizes_are_not_cut_and_the_added_row_is_said(path):
 
 
 @needs_av
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
 def test_after_kill_9_what_was_saved_can_be_played(tmp_path, plain_func, name):
     command = [sys.executable, "-u", "main.py", "--headless", "--func", plain_func, "--save", tmp_path / name]

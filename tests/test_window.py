@@ -27,6 +27,7 @@ def screen():
     server.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["q", "Escape"])
 def test_each_stream_has_a_window_and_a_key_ends_them_all(screen, tmp_path, key):
     environment = dict(os.environ, DISPLAY=screen)
