@@ -357,11 +357,11 @@ def _grid(columns: int, rows: int, stride: int, anchors: Tuple[Tuple[int, int], 
 def suppress(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, wanted: Settings) -> np.ndarray:
     """Non-maximum suppression, class by class: the places of the at most MAX_BOXES boxes (n, 4) xyxy that stay, best
     first: (k,) int64. What is not finite goes, and what is of no class in wanted.keep."""
-    good = np.isfinite(boxes).all(1) & np.isfinite(scores)
-    if wanted.keep is not None:
-        good &= np.isin(classes, list(wanted.keep))
     places = None
-    if not good.all():
+    if wanted.keep is not None or not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        good = np.isfinite(boxes).all(1) & np.isfinite(scores)
+        if wanted.keep is not None:
+            good &= np.isin(classes, list(wanted.keep))
         places = np.flatnonzero(good)
         boxes, classes, scores = boxes[places], classes[places], scores[places]
     if len(boxes) > 10 * MAX_BOXES:  # 19,000 boxes, as a broken model gives them, would take seconds

@@ -50,8 +50,9 @@ def decode(outputs: Sequence[Union[np.ndarray, Raw]], model: Optional[Model] = N
     groups = [heads[place:place + step] for place in range(0, len(heads), step)]
     # (classes, cells)
     scores = [(group[1][0].reshape(count, -1),) + tuple(group[1][1:]) for group in groups]
-    # of the first cells some classes tell: to ask all would take as long as to decode them
-    sigmoid = func.before_sigmoid([(values[::count // 4 + 1, :128], scale, zero) for values, scale, zero in scores])
+    # Some classes of the largest head's first cells tell: to ask all would take as long as to decode them.
+    values, scale, zero = max(scores, key=lambda score: score[0].size)
+    sigmoid = func.before_sigmoid([(values[::count // 4 + 1, :256], scale, zero)])
     least = func.logit(wanted.conf) if sigmoid else wanted.conf
     weights, places, numbers, found = [], [], [], []
     for group, (values, scale, zero), stride in zip(groups, scores, strides):
