@@ -32,12 +32,14 @@ import cv2
 import numpy as np
 
 import func
+import funcs
+import rknnmodel
 import rknnpool
 import runtimes.cpu as cpu
-from main import load_func, stay_on_big_cores
+from main import stay_on_big_cores
 from rknnmodel import InputError
 from runtimes.simulated import PUBLISHED, Recorder, opened, parse_simulate, record, simulated
-from streams import open_source
+from sources import Video, open_source
 
 # --------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
@@ -55,9 +57,17 @@ RECORDED = 60     # frames, spread over the video, whose outputs a simulated NPU
 IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
 
 
+def opened_video(path: str) -> Video:
+    """The video at `path`. Raises InputError for anything without an end, which could not begin again."""
+    video = open_source(path)
+    if not isinstance(video, Video) or video.total < 1:
+        raise InputError(f"{path}: is not a video with an end, which the benchmark could begin again.")
+    return video
+
+
 def looped(path: str) -> Iterator[np.ndarray]:
     """The video's frames, again and again."""
-    capture = open_source(path)
+    capture = opened_video(path).capture
     while True:
         ok, frame = capture.read()
         if not ok:
@@ -93,13 +103,11 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.ceiling, self.held = args, None, None
-        self.myFunc = load_func(args.func) if args.func else func.myFunc
+        module = funcs.load(args.func) if args.func else funcs.find(rknnmodel.describe(args.model, rknnpool.soc()))
+        self.myFunc = module.myFunc
         self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        video = open_source(args.cap)
-        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        size = f"{video.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{video.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
-        if total < 1:
-            raise InputError(f"{args.cap}: is not a video with an end, which the benchmark could begin again.")
+        video = opened_video(args.cap)
+        total, size = video.total, "{}x{}".format(*video.size)
         if args.simulate:
             inference, self.cores = parse_simulate(args.simulate)
             print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)

@@ -97,6 +97,8 @@ def check(args):
 def open_streams(args):
     """The Streams of what can be opened, and whether that is all. Raises InputError where it is nothing."""
     named = [source if isinstance(source, tuple) else split_name(source) for source in args.sources]
+    if not named:
+        raise InputError("There is no source: cap on top of main.py is empty.")
     names, addresses = name_streams(named), [beside_main(source) for _, source in named]
     saver = results.part("results.video", "--save") if args.save else None
     paths = [saver and saver.place_of(args.save, name, number, len(names), named[number - 1][0] is not None)

@@ -55,7 +55,7 @@ class NPUError(ModelError):
 
     def __init__(self, message: str, fatal: bool = False, place: str | None = None):
         super().__init__(message)
-        self.fatal, self.place = fatal, place
+        self.fatal, self.place, self.frame = fatal, place, None  # frame: which failed, where that is known
 
 
 def soc() -> str | None:
@@ -336,7 +336,7 @@ class _Worker:
         self.place = f"context {number} of {count}{f', {core}' if str(core) else ''}"
         self.context = self.thread = None
         self.inbox = SimpleQueue()  # entries; None: wake up, the pool ends
-        self.future = None          # of the frame in work
+        self.future = self.frame = None  # of the frame in work, and the frame
         self.began = None           # when the inference in work began
         self.failure = None         # NPUError of the last inference
         self.run_failed = False     # the vendor's rknn_run said so
@@ -490,14 +490,14 @@ class _Dispatcher:
     def _serve(self, worker, future, frame, func):
         if not future.set_running_or_notify_cancel():
             return
-        worker.failure, worker.future = None, future
+        worker.failure, worker.future, worker.frame = None, future, frame
         try:
             result, error = func(worker.context, frame), None
         except BaseException as raised:
             result, error = None, raised
         if worker.failure is not None:  # func may not have looked at what inference returned
-            worker.failure.__cause__, error = error, worker.failure
-        worker.future = worker.failure = None
+            worker.failure.__cause__, worker.failure.frame, error = error, frame, worker.failure
+        worker.future = worker.frame = worker.failure = None
         worker.hung = False  # it came back after all
         _settle(future, result, error)
         del future, error  # a failed future refers to this call by its traceback: a cycle, which would keep frames
@@ -535,13 +535,15 @@ class _Dispatcher:
 
     def _look_for_hung(self):
         for worker in self.workers:
-            began, future = worker.began, worker.future
+            began, future, frame = worker.began, worker.future, worker.frame
             if began is None or future is None or worker.hung or time.monotonic() < began + HANG:
                 continue
             worker.hung = True
             fatal = all(other.hung for other in self.workers)
             sentence = f"{worker.place} hangs: it has not come back from an inference for {HANG:.0f} s"
-            _settle(future, None, NPUError(self._obituary(worker) if fatal else sentence, fatal, worker.place))
+            error = NPUError(self._obituary(worker) if fatal else sentence, fatal, worker.place)
+            error.frame = frame
+            _settle(future, None, error)
         if all(worker.hung for worker in self.workers):
             for future, _, _ in self._take_waiting():
                 if future.set_running_or_notify_cancel():
@@ -692,6 +694,7 @@ class _Order:
     def __init__(self, count, live):
         self.live, self.queue, self.dropped = live, _Queue(), 0
         self.futures, self.changed = collections.deque(), threading.Condition(threading.Lock())
+        self.late = []          # in work still when newer ones were handed out; only their errors are wanted
         self.end = None         # once no more is read: StopIteration, or an exception
         self.stopped = False    # nobody wants more
         self.newest_done = 0.0  # when the last of those that were handed out was done
@@ -733,6 +736,7 @@ class _Order:
         shed = []
         while newest and not (self.futures[0].done() and not _has_result(self.futures[0])):
             shed.append(self.futures.popleft())
+            self.late += [] if shed[-1].done() else shed[-1:]
             newest -= 1
         self.dropped += len(shed)
         return shed
@@ -744,6 +748,11 @@ class _Order:
             while True:
                 now = time.perf_counter()
                 shed += self._shed(now) if self.live else []
+                future = next((late for late in self.late if late.done() and not _has_result(late)), None)
+                if future is not None:  # a context that hangs is told, whatever has overtaken it
+                    self.late.remove(future)
+                    break
+                self.late = [late for late in self.late if not late.done()]
                 if self.futures and self.futures[0].done():
                     future = self.futures.popleft()
                     self.newest_done = max(self.newest_done, getattr(future, "done_at", now))

@@ -23,6 +23,7 @@ from results import result as passing
 from results.beside import Beside
 from results.result import Result, Served  # noqa: F401  Served: for who writes a program of their own
 from rknnmodel import InputError, ModelError
+from rknnpool import NPUError
 from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
 from sources.names import hide, short_names
 
@@ -32,8 +33,6 @@ FIRST_TRIES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30  # the same before it was eve
 # files through which an error in the user's code comes
 OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, threading.__file__, "<frozen importlib",
         os.path.dirname(concurrent.futures.__file__), os.path.join(os.path.dirname(__file__), "main.py"))
-
-NPUError = getattr(rknnpool, "NPUError", None) or type("NPUError", (RuntimeError,), {"fatal": False})
 
 
 def say(text: str, file: Any = None) -> None:
@@ -202,7 +201,7 @@ class Stream:
     def results(self, pool: Any) -> Iterator[Result]:
         """What comes out of the pool, in the order of the frames. A frame at which the NPU failed is a Result with its
         error."""
-        self._results = pool.map(self.frames(), live=self.live)
+        self._results, newest = pool.map(self.frames(), live=self.live), -1
         try:
             while True:
                 try:
@@ -213,11 +212,15 @@ class Stream:
                     if error.fatal:
                         raise
                     # Those before it have come out: of what a context has begun it is the first.
-                    result = getattr(error, "frame", None)
-                    if result is None:
-                        result = self.in_work.get(min(self.in_work, default=0)) or Result(self, 0, 0, None, 0)
+                    first = self.in_work.get(min(self.in_work, default=0))
+                    result = error.frame or first or Result(self, newest + 1, 0, None, 0)
                     result.error, result.detections, self.code = str(error), None, max(self.code, 3)
                     self.complain(result.error)
+                if result.number < newest:  # newer ones have come out before it was known to have failed
+                    self.failed += 1
+                    self.in_work.pop(result.number, None)
+                    continue
+                newest = result.number
                 for number in [number for number in list(self.in_work) if number <= result.number]:
                     del self.in_work[number]  # this one, and those that a newer one was taken for
                 yield result

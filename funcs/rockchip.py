@@ -70,7 +70,7 @@ def kind(model: Any, shapes: Shapes) -> Optional[str]:
         if groups:
             channels = {tuple(shapes[place][1] for place in places) for _, places in groups}
             sides, classes, *total = next(iter(channels))
-            same = len(channels) == 1 and total in ([], [1]) and (count is None or classes == count)
+            same = len(channels) == 1 and total in ([], [1]) and classes > 0
             return "yolov6" if same and (sides == 4 or sides % 4 == 0 and sides != 4 * yolov8.BINS) else None
     groups = by_stride(shapes, size, 1)
     channels = {shape[1] for shape in shapes}

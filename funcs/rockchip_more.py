@@ -62,9 +62,7 @@ def layout(model: Any, shapes: rockchip.Shapes) -> Optional[Layout]:
     else:
         good = channels[0] == SIDES and channels[-1] == last[1] and channels[2:-1] in ((), (1,))
         found = Layout("segment" if good else None, groups, place, False, channels[1])
-    names = getattr(model, "names", None)
-    wrong = found.task is None or task not in (None, found.task) or names and len(names) != found.classes
-    return None if wrong or found.classes < 1 else found
+    return found if found.task and task in (None, found.task) and found.classes > 0 else None
 
 
 def reads(model: Model) -> bool:

@@ -98,9 +98,10 @@ def layout(found: Tuple[Tuple[int, ...], ...], size: Tuple[int, int], task: Opti
         return None
     if task is None:
         left = more - (names or 0)
-        guess = (more, kind) in ((52, "columns"), (51, "rows"))
         named = names and kind == "columns"
-        task = ("pose" if guess and names in (None, 1) or named and left > 1 and left % 3 == 0 else
+        # a number of names that fits nothing is no reason to see key points
+        task = ("pose" if (more, kind) in ((52, "columns"), (51, "rows")) and names in (None, 1) or named and left == 51
+                or points and kind == "columns" and left == points[0] * points[1] else
                 "obb" if kind == "rows" and more == 1 or named and left == 1 else "detect")
     extra = {"detect": 0, "segment": masks, "obb": 1}.get(task)
     if task == "pose":

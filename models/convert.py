@@ -13,6 +13,7 @@ be left. The coordinates are therefore divided by the input's width and height, 
 metadata.yaml says so (`relative`), and funcs/ultralytics.py multiplies again.
 """
 import argparse
+import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -28,20 +29,19 @@ from funcs import resnet, ultralytics  # noqa: E402
 from rknnmodel import InputError  # noqa: E402
 from runtimes.cpu import normalisation  # noqa: E402
 
-TARGETS = ("rk3588", "rk3576", "rk3566", "rk3568", "rk3562", "rv1126b")
-SAME = {"rk3582": "rk3588", "rk356": "rk3566"}  # by another name; rk3567
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 def target(name):
     """The toolkit's name for a SoC: rk3588 for rk3588, rk3588s, RK3588S2 or rk3582. Raises ArgumentTypeError for one
     that it has no models for."""
-    found = [TARGET for known, TARGET in [*((known, known) for known in TARGETS), *SAME.items()]
-             if name.lower().startswith(known)]
-    if not found:
-        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join((*TARGETS, *SAME))}, nor a SoC whose name "
-                                         f"begins with one of these")
-    return found[0]
+    if name.lower() == "rk3568":  # the same NPU as RK3566's, but the toolkit has both
+        return "rk3568"
+    found = rknnmodel.family(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(rknnmodel.SOCS)}, nor a SoC whose name begins "
+                                         f"with one of these")
+    return found
 
 
 def calibration_images(source, count):
@@ -105,7 +105,7 @@ def input_shape(path, model, about):
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
-    shape = [side.dim_value for side in inputs[0].type.tensor_type.shape.dim]
+    shape = sides(inputs[0])
     if len(inputs) > 1 or len(shape) != 4 or shape[0] > 1:
         raise InputError(f"{path}: its input has the shape {shape} (0: left open), and one of (1, channels, height, "
                          f"width) is needed; export it with batch 1.")
@@ -117,15 +117,23 @@ def input_shape(path, model, about):
     return fixed, {} if 0 not in shape else {"inputs": [inputs[0].name], "input_size_list": [fixed]}
 
 
-def fed(image, about):
-    """An image (h, w, 3) uint8 BGR as its func feeds it to a model (rknnmodel.Model) on the board: RGB, of a classifier
-    the centre, else letterboxed to the model's own width and height.
+def sides(value):
+    """The sizes of an ONNX graph's input or output: list of int, 0 where the model leaves one open."""
+    return [side.dim_value for side in value.type.tensor_type.shape.dim]
 
-    The outputs tell which it is. A flag could be forgotten, and the int8 ranges would then be those of grey bars.
+
+def fed(image, graph, about=None):
+    """An image (h, w, 3) uint8 BGR as its func feeds it to this ONNX graph on the board: RGB, of a classifier the
+    centre, else letterboxed to the model's own width and height. about: its rknnmodel.Model, where it is known.
+
+    The graph tells which it is: a classifier has one output, (1, classes) or (1, classes, 1, 1). A flag could be
+    forgotten, and the int8 ranges would then be those of grey bars.
     """
-    if resnet.reads(about):
-        return resnet.crop(image, about.size, resnet.share_of(about))
-    return letterbox(image, about.size)[0]
+    size = about.size if about else tuple(sides(graph.input[0])[:1:-1])
+    outputs = [sides(output) for output in graph.output]
+    if len(outputs) == 1 and len(outputs[0]) in (2, 4) and outputs[0][2:] in ([], [1, 1]):
+        return resnet.crop(image, size, resnet.share_of(about))
+    return letterbox(image, size)[0]
 
 
 def scaled(model, about):
@@ -221,6 +229,8 @@ def build_with_metadata(path, soc, dtype, calibration, count):
     except ImportError as error:
         raise InputError(f"rknn-toolkit2 cannot be imported ({error}): models/README.md tells how to set it up."
                          ) from None
+    if importlib.util.find_spec("yaml") is None:
+        raise InputError("PyYAML, which writes metadata.yaml, is not installed (pip install pyyaml).")
     model = load(path)
     if dtype == "i8" and calibration is None:
         raise InputError("--dtype i8 needs --calibration with a folder of images, or a video, like those the model "
@@ -243,7 +253,7 @@ def build_with_metadata(path, soc, dtype, calibration, count):
             names = []
             for number, image in enumerate(calibration_images(calibration, count)):
                 names.append(str(Path(folder) / f"{number}.png"))
-                cv2.imwrite(names[-1], fed(image, about)[..., ::-1])
+                cv2.imwrite(names[-1], fed(image, model.graph, about)[..., ::-1])
             dataset.write_text("\n".join(names))
         rknn = RKNN(verbose=False)
         # The NPU subtracts and divides, so that it is fed with bytes.
@@ -290,7 +300,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnx", type=Path)
     parser.add_argument("--target", type=target, default="rk3588",
-                        help=f"the SoC: {', '.join(TARGETS)}, or one of these families (rk3588s); default rk3588")
+                        help=f"the SoC: one whose name begins with {', '.join(rknnmodel.SOCS)}; default rk3588")
     parser.add_argument("--dtype", choices=("i8", "fp"), default="i8",
                         help="i8: quantised, needs --calibration; fp: 16-bit floats")
     parser.add_argument("--calibration", type=Path, help="folder of images, or a video")
@@ -304,8 +314,10 @@ def main():
         given = {name: numbers for name, numbers in (("mean", args.mean), ("std", args.std)) if numbers}
         if given:
             set_normalisation(args.onnx, **given)
-        rknn, metadata = build_with_metadata(args.onnx, args.target, args.dtype, args.calibration, args.count)
         out = args.out or args.onnx.with_suffix(".rknn")
+        if not out.parent.is_dir():
+            raise InputError(f"--out {out}: there is no folder {out.parent}.")
+        rknn, metadata = build_with_metadata(args.onnx, args.target, args.dtype, args.calibration, args.count)
         if rknn.export_rknn(str(out)):
             raise InputError(f"{out}: cannot be written.")
         beside = write_metadata(out, metadata)

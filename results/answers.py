@@ -12,6 +12,7 @@ from aiohttp import web
 from results.door import ANSWER_SECONDS
 
 MOST_TEXTS = 1000  # records that wait for one who listens
+FIRST = 5          # seconds that a single picture is waited for
 MOTION = "multipart/x-mixed-replace; boundary=frame"
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
            "Cross-Origin-Resource-Policy": "same-origin", "Server": "rknnpool"}
@@ -86,6 +87,8 @@ class Answers:
             answer = self.motion(request, guard, view)
         elif view and kind == "jpg":
             answer = self.picture(view)
+        elif view and kind == "mjpg":
+            return web.Response(headers={"Content-Type": MOTION})
         else:
             return text(404, "There is no such stream, and nothing else, here.")
         try:
@@ -98,7 +101,7 @@ class Answers:
         self.page.watch(viewer, {view.name})
         try:
             loop = asyncio.get_running_loop()
-            until = loop.time() + 5
+            until = loop.time() + FIRST
             while view.jpeg is None and loop.time() < until and not self.page.ending.is_set():
                 await viewer.turn(until - loop.time())
         finally:

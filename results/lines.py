@@ -285,7 +285,7 @@ class Lines:
         def draw(picture):
             for name, points in zones.items():
                 cv2.polylines(picture, [points.round().astype(np.int32)], True, COLOURS[1], 2)
-                _write(picture, points.mean(0), [f"{name}: {_sum(present[name])}"], COLOURS[1])
+                _write(picture, points.mean(0), [f"{name} {_sum(present[name])}"], COLOURS[1])
             for name, (first, second) in lines.items():
                 middle, way = (first + second) / 2, second - first
                 length = np.hypot(*way)

@@ -220,7 +220,8 @@ class MQTT:
 
     def connected(self, client, userdata, flags, reason, properties):
         if reason.is_failure:
-            self.away(f"refuses the connection ({str(reason).lower()})")
+            hint = ": RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD?" if reason.value in (134, 135) else ""
+            self.away(f"refuses the connection ({str(reason).lower()}){hint}")
             return
         self.told.clear()  # a broker that was restarted may have forgotten all
         self.resent = self.handed  # paho sends again what is not acknowledged; anything new must not overtake it

@@ -1,6 +1,6 @@
 """Builds what exporters write from the demo models: their heads, and behind them the ends that others put there.
 
-    save(ultralytics("segment"), "segment.onnx", task="segment")
+    save(ultralytics("segment"), "segment.onnx", task="segment")     # or: python tests/layouts.py segment segment.onnx
 
 So tests have each layout with real detections, and nobody else's weights. Where a task needs more than boxes, it is
 computed from the box itself, so that the truth is known: masks are the ellipse inside it, key points lie at POINTS of
@@ -159,3 +159,11 @@ def save(model, path, **metadata):
     helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
     onnx.save(model, str(path))
     return path
+
+
+if __name__ == "__main__":
+    import sys
+    sys.path.insert(0, str(ROOT))
+    import func
+    task, path = sys.argv[1:]
+    save(ultralytics(task), path, task=task, names=dict(enumerate(func.CLASSES)))

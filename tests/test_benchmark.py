@@ -245,7 +245,7 @@ def test_a_soak_reports_memory_and_ends_after_its_frames(benchmark_py):
     (["--simulate", "5x4"], "--simulate 5x4"),
     (["--cap", "none.mp4"], "none.mp4: no such file"),
     (["--cap", __file__], "not a video"),
-    (["--model", "none.rknn"], "none.onnx: no such file"),
+    (["--model", "none.rknn"], "none.rknn: no such file"),
     (["--rounds", "0"], "--rounds 0"),
     (["--live", "-1"], "--live -1"),
     (["--streams", "0"], "--streams 0"),

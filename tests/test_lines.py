@@ -1,8 +1,10 @@
 """Lines and zones: who crossed, which way, how often, and who is inside now."""
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from compare_trackers import detect
 
 from results.lines import FRAMES, Lines, for_streams, parse, parse_line, parse_zone
 from results.tracking import Tracker
@@ -435,3 +437,23 @@ def test_detections_and_tracks_of_the_demo_give_the_true_counts(demo_truth, demo
     frames, ids = demo_truth["frames"][::step], demo_truth["ids"][::step]
     counts = counted(detected_tracks(demo_detections[::step], 60 / step), 60 / step)
     assert counts == {name: ways(frames, ids, points) for name, points in STREET.items()}
+
+
+@pytest.mark.slow
+def test_another_street_gives_the_true_counts_from_true_identities_and_from_detections():
+    import scene  # compare_trackers has made them importable
+    import street
+    if not os.path.exists(scene.FONT):
+        pytest.skip("Debian's package fonts-noto-color-emoji is not installed")
+    frames, ids = [], []
+
+    def images():
+        for image, truth, names in street.street_of(street.other_cast(2), 150, 15):
+            frames.append(truth)
+            ids.append(names)
+            yield image
+
+    detections = detect(images())
+    right = {name: ways(frames, ids, points) for name, points in STREET.items()}
+    assert counted(true_tracks(frames, ids), 15) == right
+    assert counted(detected_tracks(detections, 15), 15) == right

@@ -1,7 +1,6 @@
 """What --mqtt promises, against Debian's mosquitto: there late, killed, stopped, slow, with passwords and over TLS."""
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import time
 
 import parts
 import pytest
+from broker import MOSQUITTO, PATIENCE, Broker, Listener, numbers_of, once, wait
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,10 +20,8 @@ from results import mqtt
 from results.mqtt import MQTT, level, parse, slug
 from rknnmodel import InputError
 
-paho = pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
 pytestmark = pytest.mark.skipif(not MOSQUITTO, reason="apt-get install mosquitto")
-PATIENCE = 60  # seconds; what has not come by then does not come
 
 # documented by Home Assistant for its MQTT sensors and binary sensors, found by discovery, one message each
 SHARED = set("""availability availability_mode availability_template availability_topic default_entity_id device
@@ -35,101 +33,6 @@ KEYS = {"sensor": SHARED | {"last_reset_value_template", "options", "state_class
         "binary_sensor": SHARED | {"off_delay", "payload_off", "payload_on"}}
 DEVICE = {"configuration_url", "connections", "hw_version", "identifiers", "manufacturer", "model", "model_id", "name",
           "serial_number", "suggested_area", "sw_version", "via_device"}
-
-
-class Broker:
-    """A mosquitto of its own that keeps sessions and retained messages over kill -9, on a port of its own."""
-
-    def __init__(self, folder, *settings):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.config = folder / "mosquitto.conf"
-        lines = [f"listener {self.port} 127.0.0.1", *settings, "persistence true", f"persistence_location {folder}/",
-                 "user root", "max_queued_messages 0"]
-        if not any(line.startswith("allow_anonymous") for line in settings):
-            lines.append("allow_anonymous true")
-        self.config.write_text("\n".join(lines) + "\n")
-        self.process = None
-
-    def start(self):
-        self.process = subprocess.Popen([MOSQUITTO, "-c", str(self.config)], stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if "running" in line:
-                break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-
-    def save(self):
-        """Write sessions and retained messages to the disk, and wait for it."""
-        path = self.config.parent / "mosquitto.db"
-        path.unlink(missing_ok=True)
-        self.process.send_signal(signal.SIGUSR1)
-        wait(path.exists)
-
-    def kill(self):
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    @property
-    def url(self):
-        return f"mqtt://127.0.0.1:{self.port}/house"
-
-
-def wait(condition):
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until, "did not happen"
-        time.sleep(0.01)
-
-
-class Listener:
-    """A subscriber whose session lasts: what the broker has for it comes once it is back."""
-
-    def __init__(self, broker, **options):
-        self.messages, self.came, self.subscribed = [], threading.Condition(), threading.Event()
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, "listener", clean_session=False)
-        self.client.reconnect_delay_set(1, 1)
-        self.client.on_connect = lambda *_: self.client.subscribe("#", qos=1)
-        self.client.on_subscribe = lambda *_: self.subscribed.set()
-        self.client.on_message = self.message
-        if options:
-            self.client.username_pw_set(**options)
-        self.client.connect("127.0.0.1", broker.port)
-        self.client.loop_start()
-        assert self.subscribed.wait(PATIENCE)
-
-    def message(self, client, userdata, message):
-        with self.came:
-            self.messages.append((message.topic, message.payload.decode()))
-            self.came.notify_all()
-
-    def wait_for(self, condition):
-        """Until condition(messages so far) holds; its value."""
-        with self.came:
-            assert self.came.wait_for(lambda: condition(self.messages), PATIENCE), self.messages[-20:]
-            return condition(self.messages)
-
-    def last(self, topic):
-        return dict(self.messages).get(topic)
-
-    def wait_for_value(self, topic, value):
-        self.wait_for(lambda messages: any(message == (topic, value) for message in messages)
-                      and self.last(topic) == value)
-
-    @property
-    def events(self):
-        return [json.loads(payload) for topic, payload in list(self.messages) if topic == "house/events"]
-
-    def wait_for_events(self, condition):
-        self.wait_for(lambda _: condition(self.events))
-        return self.events
-
-    def close(self):
-        self.client.disconnect()
-        self.client.loop_stop()
 
 
 @pytest.fixture
@@ -171,17 +74,6 @@ def appear(place, gate, numbers):
     """One object after the other appears."""
     for number in numbers:
         place.write(parts.result(gate, [(number, "person", 10)]))
-
-
-def numbers_of(events, kind="new"):
-    return [event["after"]["track"] for event in events if event["type"] == kind]
-
-
-def in_order_without_repetitions(events):
-    """The events once each, as their ids tell; they are in order where these grow."""
-    once = {event["id"]: event for event in reversed(events)}
-    assert list(dict.fromkeys(event["id"] for event in events)) == sorted(once)
-    return [once[key] for key in sorted(once)]
 
 
 def test_what_a_stream_sees_is_retained(broker, opened):
@@ -288,6 +180,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(opened, said, tmp_path):
     assert len(said) == 2
 
 
+@pytest.mark.slow
 def test_events_outlive_a_broker_that_is_killed_and_started_again(broker, listener, opened, said):
     gate = parts.stream()
     place = opened(broker.url, gate)
@@ -300,11 +193,12 @@ def test_events_outlive_a_broker_that_is_killed_and_started_again(broker, listen
         wait(lambda round_=round_: sum("went away" in line for line in said) == round_)
         broker.start()
     events = listener.wait_for_events(lambda events: 329 in numbers_of(events))
-    assert numbers_of(in_order_without_repetitions(events)) == list(range(330))
+    assert numbers_of(once(events)) == list(range(330))
     assert place.lost == 0
     wait(lambda: listener.last("house/available") == "online")  # the will was sent in between
 
 
+@pytest.mark.slow
 def test_a_broker_that_hangs_holds_nothing_up(broker, listener, opened, said, monkeypatch):
     monkeypatch.setattr(mqtt, "KEEPALIVE", 2)
     gate = parts.stream()
@@ -317,7 +211,7 @@ def test_a_broker_that_hangs_holds_nothing_up(broker, listener, opened, said, mo
     assert len(place.client._out_packet) + len(place.client._out_messages) <= 2 * mqtt.WINDOW + 5
     broker.process.send_signal(signal.SIGCONT)
     events = listener.wait_for_events(lambda events: 500 in numbers_of(events))
-    assert numbers_of(in_order_without_repetitions(events)) == list(range(501))
+    assert numbers_of(once(events)) == list(range(501))
 
 
 def test_what_waits_is_bounded_and_what_is_lost_is_counted_and_said_once(opened, said, tmp_path, monkeypatch):
@@ -355,7 +249,7 @@ def test_a_slow_network_delays_events_and_loses_none(broker, listener, opened):
         place = opened(f"mqtt://127.0.0.1:{server.getsockname()[1]}/house", gate)
         appear(place, gate, range(100))
         events = listener.wait_for_events(lambda events: 99 in numbers_of(events))
-        assert numbers_of(in_order_without_repetitions(events)) == list(range(100))
+        assert numbers_of(once(events)) == list(range(100))
         place.close()
 
 
@@ -370,7 +264,8 @@ def test_close_ends_the_objects_and_leaves_nothing_unsent(broker, listener, open
     listener.wait_for_value("house/gate/available", "offline")
 
 
-def test_close_does_not_wait_for_ever_for_a_broker_that_is_not_there(opened, said, tmp_path):
+def test_close_does_not_wait_for_ever_for_a_broker_that_is_not_there(opened, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(mqtt, "CLOSING", 0.5)
     broker, gate = Broker(tmp_path), parts.stream()
     place = opened(broker.url, gate)
     appear(place, gate, range(3))
@@ -385,10 +280,12 @@ def test_user_and_password_come_from_the_environment_and_are_shown_nowhere(opene
     broker.start()
     monkeypatch.setenv("RKNNPOOL_MQTT_USER", "board")
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "wrong0ne")
+    monkeypatch.setattr(mqtt, "CLOSING", 0.5)
     refused = opened(broker.url, parts.stream())
     wait(lambda: said)
-    assert "refuses the connection" in said[0]
+    assert "refuses the connection" in said[0] and "RKNNPOOL_MQTT_PASSWORD" in said[0]
     refused.close()
+    monkeypatch.setattr(mqtt, "CLOSING", 60)
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "s3cret")
     gate = parts.stream()
     place = opened(broker.url, gate)
@@ -416,10 +313,12 @@ def test_tls_trusts_only_whom_the_system_or_ssl_cert_file_names(opened, said, tm
     broker = Broker(tmp_path, f"certfile {cert}", f"keyfile {key}")
     broker.start()
     url = f"mqtts://localhost:{broker.port}/house"
+    monkeypatch.setattr(mqtt, "CLOSING", 0.5)
     stranger = opened(url, parts.stream())
     wait(lambda: said)
     assert "certificate verify failed" in said[0].lower()
     stranger.close()
+    monkeypatch.setattr(mqtt, "CLOSING", 60)
     monkeypatch.setenv("SSL_CERT_FILE", str(ca))
     gate = parts.stream()
     place = opened(url, gate)
@@ -435,7 +334,7 @@ def test_main_py_tells_the_broker_from_the_first_object_to_the_last(broker, list
                   "all:0,0,1,0,1,1,0,1", "--headless", "--quiet")
     assert ran.returncode == 0, ran.stderr
     listener.wait_for_value("house/available", "offline")
-    events = in_order_without_repetitions(listener.events)
+    events = once(listener.events)
     state = json.loads(listener.last("house/street/state"))
     crossed = [event["direction"] for event in events if event["event"] == "crosses"]
     for way in ("in", "out"):
@@ -458,7 +357,7 @@ def test_sigterm_ends_main_py_with_everything_sent(broker, listener, tmp_path):
     process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     listener.wait_for_value("house/available", "offline")
-    events = in_order_without_repetitions(listener.events)
+    events = once(listener.events)
     frames = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     seen = {thing["id"] for frame in frames for thing in frame["objects"] if "id" in thing}
     assert seen == set(numbers_of(events)) == set(numbers_of(events, "end"))

@@ -27,8 +27,9 @@ def test_systemd_has_nothing_to_say_against_the_units(tmp_path):
     for unit in UNITS:
         text = unit.read_text().replace("/opt/rknnpool/.venv/bin/python", sys.executable)
         (tmp_path / unit.name).write_text(text.replace("/opt/rknnpool", str(ROOT)))
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:/lib/systemd/system"}
     ran = subprocess.run([ANALYZE, "verify", "--man=no", *(tmp_path / unit.name for unit in UNITS)],
-                         capture_output=True, text=True, env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:/lib/systemd/system"})
+                         capture_output=True, text=True, env=environment)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 

@@ -264,6 +264,8 @@ def test_the_model_s_own_settings_hold(opened, frame):
     ([(1, 20, 8400)], "yolo11n-obb-rk3588.rknn", None, None, ("obb", 15)),
     ([(1, 56, 8400)], "x.rknn", None, None, ("pose", 1)),
     ([(1, 56, 8400)], "x.rknn", None, 52, ("detect", 52)),
+    ([(1, 84, 8400)], "x.rknn", None, 2, ("detect", 80)),
+    ([(1, 135, 8400)], "x.rknn", None, 80, ("pose", 80)),
     ([(1, 56, 8400)], "x.rknn", "detect", None, ("detect", 52)),
     ([(1, 14, 8400)], "hand-pose.rknn", None, None, ("pose", 1)),
     ([(1, 116, 8400), (1, 32, 160, 160)], "x.rknn", None, None, ("segment", 80)),

@@ -65,6 +65,12 @@ def ends_in_a_sentence(run, code):
     return run.code == code and run.err.rstrip().endswith(".") and 'main.py", line' not in run.err
 
 
+def ends_for_a_dead_npu(run):
+    """Whether main.py ended because the NPU does not answer: that is the last line, and no traceback is its own."""
+    return (run.code == 3 and run.err.splitlines()[-1].startswith("the NPU does not answer")
+            and 'main.py", line' not in run.err)
+
+
 # Feeds 24 frames to a pool of so many contexts, and prints the places of those that raise, and what; on stderr, for on
 # stdout the vendor's library's lines come in between. With "small" the sixth frame has half the model's input size.
 USERS_CODE = f"""

@@ -29,7 +29,7 @@ from funcs.resnet import classify
 from runtimes.cpu import RKNNLite
 
 pytest_plugins = ["board_fixtures"]
-pytestmark = needs_tools
+pytestmark = [needs_tools, pytest.mark.slow]
 
 Played = namedtuple("Played", "run numbers detections")
 

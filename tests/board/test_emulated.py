@@ -5,7 +5,7 @@ import pytest
 from parts import CORES, MODEL, needs_tools, wrong_use
 
 pytest_plugins = ["board_fixtures"]
-pytestmark = needs_tools
+pytestmark = [needs_tools, pytest.mark.slow]
 
 MASKS = f"""
 from rknnlite.api import RKNNLite

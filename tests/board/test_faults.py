@@ -7,10 +7,10 @@ import re
 import signal
 
 import pytest
-from parts import FRAMES, MODEL, USERS_CODE, ends_in_a_sentence, needs_tools, raised, shown
+from parts import FRAMES, MODEL, USERS_CODE, ends_for_a_dead_npu, ends_in_a_sentence, needs_tools, raised, shown
 
 pytest_plugins = ["board_fixtures"]
-pytestmark = needs_tools
+pytestmark = [needs_tools, pytest.mark.slow]
 
 
 # ---- that cannot be run ----
@@ -73,8 +73,7 @@ def test_several_failed_runs_cost_their_frames_only(board, numbered, tmp_path):
 def test_dead_npu_ends_every_stream(board, numbered, tmp_path):
     run = board.run("python3", "main.py", numbered, numbered, "--headless", "--save", tmp_path / "saved.avi",
                     BOARD_FAIL_RUN="20-")
-    assert ends_in_a_sentence(run, 3), run.err
-    assert "the NPU does not answer" in run.err
+    assert ends_for_a_dead_npu(run), run.err
     assert run.report["runs"] < FRAMES  # of 2 * FRAMES
     assert len(shown(tmp_path / "saved_1.avi")) + len(shown(tmp_path / "saved_2.avi")) <= 19
     assert run.report["opened"] == run.report["destroyed"] == 6
@@ -89,15 +88,12 @@ def test_frames_on_a_hung_core_fail_and_the_others_come_out(board, numbered, tmp
     assert len(shown(tmp_path / "saved.avi")) == FRAMES - run.report["failed"] > FRAMES / 2
 
 
-@pytest.mark.slow
 def test_hung_npu_ends_the_stream(board, numbered):
     run = board.run("python3", "main.py", numbered, "--headless", BOARD_HANG_RUN="20-")
-    assert ends_in_a_sentence(run, 3), run.err
-    assert "the NPU does not answer" in run.err
+    assert ends_for_a_dead_npu(run), run.err
     assert run.report["runs"] < FRAMES
 
 
-@pytest.mark.slow
 def test_context_that_never_returns_is_named_and_the_others_go_on(board, numbered, tmp_path):
     run = board.run("python3", "main.py", numbered, "--headless", "--save", tmp_path / "saved.avi", BOARD_STUCK_RUN="5")
     assert run.code == 3, run.err
