@@ -22,6 +22,7 @@ def short_clip(clip, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_every_stream_is_saved_whole_and_in_order_and_counted(main_py, clip, short_clip, tmp_path, plain_func):
     done = main_py(clip, short_clip, "--headless", "--func", plain_func, "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
@@ -47,6 +48,7 @@ def test_where_no_source_can_be_opened_each_is_named(main_py):
                                         "(.jpg, .jpeg, .png, .bmp, ...)."]
 
 
+@pytest.mark.slow
 def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, short_clip, tmp_path):
     (tmp_path / "fails.py").write_text(  # on frames of another number of pixels in the corner than the short clip has
         "from func import ModelError\nimport numpy as np\n"
@@ -78,6 +80,7 @@ def test_cap_may_be_a_list(clip, short_clip, plain_func):
     assert "in all: 60 frames" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_asyncio_example_serves_every_frame_of_each_stream(clip, short_clip):
     command = [sys.executable, "examples/asyncio_streams.py", clip, short_clip]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
