@@ -30,13 +30,13 @@ def has_detections(module: Any) -> bool:
     """Whether main.py goes on with the detections of a func file's own `detect(rknn_lite, IMG)`, and its `draw(IMG,
     detections)`.
 
-    A file with a `myFunc` that does anything but `draw(IMG, detect(rknn_lite, IMG))` has it run instead, as its author
-    expects.
+    A file that defines `detect` itself wants that. One that only imports it (from func import detect, draw) and has a
+    `myFunc` that does anything but `draw(IMG, detect(rknn_lite, IMG))` has this one run, as its author expects.
     """
     detect, draw, my_func = (getattr(module, name, None) for name in ("detect", "draw", "myFunc"))
     if not (takes(detect, 2) and takes(draw, 2)):
         return False
-    if my_func is None:
+    if my_func is None or getattr(detect, "__module__", None) == getattr(module, "__name__", ""):
         return True
     code = getattr(my_func, "__code__", None)
     return code is not None and {"draw", "detect"} <= set(code.co_names) <= {"draw", "detect", "func"}

@@ -19,12 +19,14 @@ needs_no_npu = pytest.mark.skipif(rknnpool.soc() is not None,
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv"])
+@pytest.mark.slow
 def test_every_frame_is_saved_in_order(main_py, clip, tmp_path, plain_func, name):
     done = main_py(clip, "--headless", "--threads", 3, "--func", plain_func, "--save", tmp_path / name)
     assert done.returncode == 0, done.stderr
     assert [number_in(frame) for frame in frames_of(tmp_path / name)] == list(range(45))
 
 
+@pytest.mark.slow
 def test_the_rate_is_reported_every_30_frames_and_at_the_end(main_py, clip):
     done = main_py(clip, "--headless")
     assert done.returncode == 0, done.stderr
@@ -32,12 +34,14 @@ def test_the_rate_is_reported_every_30_frames_and_at_the_end(main_py, clip):
     assert re.search(r"clip\.avi: 45 frames in \d+\.\d s, \d+\.\d FPS on average", done.stdout)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_what_is_saved(main_py, clip, tmp_path):
     assert main_py(clip, "--headless", "--save", tmp_path / "out.avi").returncode == 0
     changed = [(before != after).mean() for before, after in zip(frames_of(clip), frames_of(tmp_path / "out.avi"))]
     assert len(changed) == 45 and min(changed) > 0.01
 
 
+@pytest.mark.slow
 def test_without_a_display_it_says_so_in_one_line_and_goes_on(main_py, clip):
     environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
     done = main_py(clip, env=environment)
@@ -45,6 +49,7 @@ def test_without_a_display_it_says_so_in_one_line_and_goes_on(main_py, clip):
     assert done.stderr.splitlines().count("No display: running without a window.") == 1
 
 
+@pytest.mark.slow
 def test_a_display_that_does_not_answer_is_no_display(main_py, clip):
     done = main_py(clip, env=dict(os.environ, DISPLAY=":987"))
     assert done.returncode == 0, done.stderr
@@ -134,6 +139,7 @@ def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.slow
 def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
     out = tmp_path / "out.mp4"
     running = subprocess.Popen([sys.executable, "-u", "main.py", "--headless", "--save", str(out)], cwd=ROOT,
@@ -252,6 +258,7 @@ def test_frames_that_change_their_size_are_all_served_and_saved(main_py, clip, t
 
 
 @pytest.mark.parametrize("returned", ["cv2.cvtColor(IMG, cv2.COLOR_BGR2GRAY)", "cv2.cvtColor(IMG, cv2.COLOR_BGR2BGRA)"])
+@pytest.mark.slow
 def test_grey_and_bgra_frames_are_saved_too(main_py, clip, tmp_path, returned):
     (tmp_path / "other.py").write_text(f"import cv2\ndef myFunc(rknn_lite, IMG):\n    return {returned}\n")
     done = main_py(clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi")
@@ -284,6 +291,7 @@ def test_the_source_is_never_overwritten(main_py, clip, tmp_path):
     assert copy.read_bytes() == clip.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, plain_func):
     fifo, out = tmp_path / "camera.avi", tmp_path / "out.avi"
     os.mkfifo(fifo)
@@ -316,6 +324,7 @@ def test_nohup_is_respected(clip, tmp_path, plain_func):
 
 
 @pytest.mark.parametrize("elsewhere", [">&-", "2>&-", ">/dev/full"])
+@pytest.mark.slow
 def test_a_closed_stdout_or_stderr_does_not_end_the_run(clip, tmp_path, plain_func, elsewhere):
     command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi"
     command += f" {elsewhere}"
@@ -357,6 +366,7 @@ pool.release()
 '''
 
 
+@pytest.mark.slow
 def test_a_script_for_the_first_sources_pool_runs_unchanged(clip, tmp_path):
     (tmp_path / "script.py").write_text(FIRST_SOURCE_SCRIPT)
     done = subprocess.run([sys.executable, str(tmp_path / "script.py"), str(clip)], cwd=ROOT, capture_output=True,

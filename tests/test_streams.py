@@ -27,6 +27,7 @@ def short_clip(clip, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_every_stream_is_saved_whole_and_in_order_and_counted(main_py, clip, short_clip, tmp_path, plain_func):
     done = main_py(clip, short_clip, "--headless", "--func", plain_func, "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
@@ -52,6 +53,7 @@ def test_where_no_source_can_be_opened_each_is_named(main_py):
                                         "(.jpg, .jpeg, .png, .bmp, ...)."]
 
 
+@pytest.mark.slow
 def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, short_clip, tmp_path):
     (tmp_path / "fails.py").write_text(  # on frames of another number of pixels in the corner than the short clip has
         "from func import ModelError\nimport numpy as np\n"

@@ -317,6 +317,7 @@ def test_events_carry_the_json_of_every_result(opened):
     wait(lambda: page.write(parts.result(gate)) or not page.listeners)
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_said_once_and_the_rest_goes_on(opened, said, monkeypatch):
     monkeypatch.setattr(answers, "FIRST", 0.5)
     gate = parts.stream()
@@ -593,6 +594,7 @@ PIECES = st.sampled_from([b"GET ", b"HEAD ", b"POST ", b"/", b"/gate.jpg", b"/ga
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=20)), max_size=20).map(b"".join))
+@pytest.mark.slow
 def test_no_bytes_break_it(fuzzed, sent):
     with raw(fuzzed) as connection:
         connection.sendall(sent)
