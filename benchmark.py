@@ -2,17 +2,17 @@
 
     python benchmark.py                                             # the settings below
     python benchmark.py --simulate yolov5s_relu@rk3588              # an NPU of the speed that Rockchip publishes
-    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; and where CPU
-    time goes python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second python
-    benchmark.py --threads plain 2                           # two threads against a plain loop without a pool python
-    benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat? python benchmark.py --simulate
-    yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool python benchmark.py --heads
-    # func.decode against decoding every anchor python benchmark.py --func funcs/yolov8.py --model
-    models/yolov8n_emoji.rknn --heads      # or every cell; any other flag, too
+    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores, 16.9 ms an inference; CPU's stages
+    python benchmark.py --simulate 10,10,30 --threads 6             # cores of different speed
+    python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera of 30 frames a second
+    python benchmark.py --threads plain 2                           # two threads against a plain loop without a pool
+    python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
+    python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool
 
-Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib, --heads
-pytest.
+Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib.
 """
+from __future__ import annotations
+
 import argparse
 import collections
 import contextlib
@@ -26,17 +26,20 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Callable, Iterable, Iterator
 
 import cv2
 import numpy as np
 
 import func
+import funcs
+import rknnmodel
 import rknnpool
 import runtimes.cpu as cpu
-from main import load_func, stay_on_big_cores
+from main import stay_on_big_cores
 from rknnmodel import InputError
 from runtimes.simulated import PUBLISHED, Recorder, opened, parse_simulate, record, simulated
-from streams import open_source
+from sources import Video, open_source
 
 # --------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
@@ -46,7 +49,7 @@ threads = "1 2 3 4 5 6 7 8 9 all"
 seconds = 5.0                            # measured for each column in each round
 warmup = 1.0                             # seconds before that
 rounds = 3                               # every column once a round, so that drift hits all alike; the median counts
-simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3"
+simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3" or "10,10,30"
 output = "runs/benchmark"                # where the .json and the .png go
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -54,9 +57,17 @@ RECORDED = 60     # frames, spread over the video, whose outputs a simulated NPU
 IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
 
 
-def looped(path):
+def opened_video(path: str) -> Video:
+    """The video at `path`. Raises InputError for anything without an end, which could not begin again."""
+    video = open_source(path)
+    if not isinstance(video, Video) or video.total < 1:
+        raise InputError(f"{path}: is not a video with an end, which the benchmark could begin again.")
+    return video
+
+
+def looped(path: str) -> Iterator[np.ndarray]:
     """The video's frames, again and again."""
-    capture = open_source(path)
+    capture = opened_video(path).capture
     while True:
         ok, frame = capture.read()
         if not ok:
@@ -67,7 +78,7 @@ def looped(path):
         yield frame
 
 
-def paced(frames, fps):
+def paced(frames: Iterable, fps: float) -> Iterator:
     """`frames` as a camera gives them: one every 1 / fps seconds, ready at that moment."""
     due = time.perf_counter()
     for frame in frames:
@@ -76,13 +87,13 @@ def paced(frames, fps):
         yield frame
 
 
-def rss(field="VmRSS"):
+def rss(field: str = "VmRSS") -> float:
     """Resident memory in MB now (VmRSS), or at its peak (VmHWM) since reset_peak(). NaN where there is no /proc."""
     status = Path("/proc/self/status")
     return int(re.search(field + r":\s+(\d+)", status.read_text())[1]) / 1024 if status.exists() else float("nan")
 
 
-def reset_peak():
+def reset_peak() -> None:
     with contextlib.suppress(OSError):  # the peak is then the whole run's
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -90,38 +101,38 @@ def reset_peak():
 class Bench:
     """What the columns have in common: the NPU, its ceiling where it is known, and the frames."""
 
-    def __init__(self, args):
+    def __init__(self, args: argparse.Namespace):
         self.args, self.ceiling, self.held = args, None, None
-        self.myFunc = load_func(args.func) if args.func else func.myFunc
+        module = funcs.load(args.func) if args.func else funcs.find(rknnmodel.describe(args.model, rknnpool.soc()))
+        self.myFunc = module.myFunc
         self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        video = open_source(args.cap)
-        total = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        size = f"{video.get(cv2.CAP_PROP_FRAME_WIDTH):.0f}x{video.get(cv2.CAP_PROP_FRAME_HEIGHT):.0f}"
-        if total < 1:
-            raise InputError(f"{args.cap}: is not a video with an end, which the benchmark could begin again.")
+        video = opened_video(args.cap)
+        total, size = video.total, "{}x{}".format(*video.size)
         if args.simulate:
             inference, self.cores = parse_simulate(args.simulate)
             print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
             spread = itertools.islice(looped(args.cap), 0, total, -(-total // RECORDED))
             self.runtime = simulated(inference, self.cores, record(args.model, spread, self.myFunc))
-            self.ceiling = self.cores / inference if inference else float("inf")
-            npu = f"simulated NPU, {self.cores} x {inference * 1000:.1f} ms"
+            each = [float(seconds) for seconds in np.broadcast_to(inference, (self.cores,))]
+            self.ceiling = sum(1 / seconds for seconds in each) if all(each) else float("inf")
+            times = " ".join(f"{seconds * 1000:.1f}" for seconds in each)
+            npu = f"simulated NPU, {times if len(set(each)) > 1 else f'{self.cores} x {each[0] * 1000:.1f}'} ms"
         else:
             self.runtime = rknnpool.RKNNLite
             on_cpu = self.runtime is cpu.RKNNLite
-            self.cores = 1 if on_cpu else rknnpool.NPU_CORES[rknnpool.soc()]
+            self.cores = 1 if on_cpu else rknnpool.npu_cores(rknnpool.soc())
             self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
             npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {rknnpool.soc()}"
         if args.no_decode:
             self.held = list(itertools.islice(looped(args.cap), min(total, IN_MEMORY)))
         self.name = f"{Path(args.cap).name} {size}, {npu}"
 
-    def frames(self):
+    def frames(self) -> Iterator[np.ndarray]:
         if self.held is None:
             return looped(self.args.cap)
         return (frame.copy() for frame in itertools.cycle(self.held))  # copies, for they are drawn on
 
-    def pool(self, column, function):
+    def pool(self, column: str, function: Callable) -> rknnpool.rknnPoolExecutor:
         mask = self.runtime.NPU_CORE_0_1_2 if column == "all" else None
         count = 2 if column == "all" else int(column)
         try:
@@ -129,7 +140,7 @@ class Bench:
         except RuntimeError as error:  # its message is a sentence
             raise InputError(f"{error}.") from None
 
-    def bare(self):
+    def bare(self) -> float:
         """FPS of inference alone: no video, no drawing; two contexts on every core of an NPU, or one on every CPU
         core."""
         frame = next(self.frames())
@@ -146,7 +157,7 @@ class Bench:
         with self.pool(self.bare_contexts, loop) as pool:
             return sum(pool.map(range(self.bare_contexts)))
 
-    def clocked(self):
+    def clocked(self) -> Iterator[tuple]:
         """(number, time of handing in, frame) of a source: a frame carries the time it was handed in."""
         frames = paced(self.frames(), self.args.live) if self.args.live else self.frames()
         return ((number, time.perf_counter(), frame) for number, frame in enumerate(frames))
@@ -155,7 +166,7 @@ class Bench:
         self.myFunc(context, item[2])
         return item[:2]
 
-    def measure(self, column):
+    def measure(self, column: str) -> dict:
         """One column, once: a dict of fps, latencies in ms, cpu_ms a frame, runs per core, peak rss_mb, dropped
         frames."""
         reset_peak()
@@ -167,7 +178,7 @@ class Bench:
         with self.pool(column, self.serve) as pool:
             return self.window(pool.map(self.clocked(), live=bool(self.args.live)), lambda: pool.runs)
 
-    def window(self, results, runs):
+    def window(self, results: Iterator, runs: Callable) -> dict:
         """Counts from the first result after the warm-up to one that comes `seconds` later, so that no part of a frame
         counts."""
         warm, latencies = time.perf_counter() + self.args.warmup, []
@@ -187,7 +198,7 @@ class Bench:
                     runs=[after - before for before, after in zip(runs_before, runs())], dropped=dropped)
 
 
-def run_table(bench, columns):
+def run_table(bench: Bench, columns: list[str]) -> tuple:
     """Measure every column in every round: a list of one dict a column, of what the table shows, and the ceiling in
     FPS."""
     measured, ceilings = {column: [] for column in columns}, []
@@ -211,11 +222,11 @@ def run_table(bench, columns):
     return table, ceiling
 
 
-def title(column):
+def title(column: str) -> str:
     return {"all": "all cores on one frame", "plain": "plain loop", "1": "1 thread"}.get(column, f"{column} threads")
 
 
-def markdown(table):
+def markdown(table: list[dict]) -> str:
     """The table, a column per thread count."""
     rows = [("", [title(column["threads"]) for column in table]), ("---", ["---"] * len(table))]
     for name, form in [("FPS", "**{fps:.1f}**"), ("share of the ceiling", "{share:.1%}"),
@@ -230,7 +241,7 @@ def markdown(table):
     return "\n".join("| " + " | ".join([name, *cells]) + " |" for name, cells in rows)
 
 
-def plot(table, ceiling, name, path):
+def plot(table: list[dict], ceiling: float, name: str, path: str) -> None:
     """FPS against threads, the ceiling drawn in, as PNG."""
     try:
         import matplotlib
@@ -270,7 +281,7 @@ class Stopwatch:
         return result
 
 
-def profile(bench):
+def profile(bench: Bench) -> dict:
     """Where a frame's CPU time goes: a dict of stage: [ms a frame, of these holding the GIL, at most].
 
     Every stage runs alone, so that the process's CPU time is the stage's, FFmpeg's threads included. What is not inside
@@ -313,7 +324,7 @@ def profile(bench):
     return {**stages, "func.py's own: letterbox, heads, NMS, draw": [sum(part) for part in own]}
 
 
-def soak(bench, column, step=2000):
+def soak(bench: Bench, column: str, step: int = 2000) -> None:
     """Frames arrive twice as fast as they can be served: memory shall stay flat."""
     fps = bench.args.live or 2 * (bench.ceiling or bench.bare())
     frames = paced(bench.frames(), fps) if np.isfinite(fps) else bench.frames()
@@ -328,7 +339,7 @@ def soak(bench, column, step=2000):
                 break
 
 
-def streams(bench, column):
+def streams(bench: Bench, column: str) -> None:
     """Several sources on one pool, all at once: FPS, dropped frames and latencies, the worst stream's."""
     print("| streams | FPS in all | FPS, slowest | dropped | latency p50, ms | latency p99, ms |\n| --- | --- | --- | "
           "--- | --- | --- |")
@@ -344,28 +355,7 @@ def streams(bench, column):
               flush=True)
 
 
-def heads(bench):
-    """How many times faster decoding is than the tests' plain version, which decodes every anchor or cell first: in
-    turns, medians."""
-    if bench.args.func:
-        from tests.test_yolov8 import plain_decode, yolov8
-        decode = yolov8.decode
-    else:
-        from tests.test_func import plain_decode
-        decode = func.decode
-    context, taken = opened(bench.runtime, bench.args.model), {decode: [], plain_decode: []}
-    for frame in itertools.islice(looped(bench.args.cap), 0, 300, 10):
-        outputs = func.infer(context, func.letterbox(frame, func.IMG_SIZE)[0])
-        for each in taken:
-            for _ in range(5):
-                began = time.perf_counter()
-                each(outputs)
-                taken[each].append((time.perf_counter() - began) * 1000)
-    own, plain = (statistics.median(times) for times in taken.values())
-    print(f"{decode.__module__}.decode {own:.3f} ms, everything first {plain:.3f} ms: {plain / own:.1f} times faster")
-
-
-def run(args):
+def run(args: argparse.Namespace) -> None:
     columns = list(dict.fromkeys(args.threads))
     for column in columns:
         if column not in ("all", "plain") and not re.fullmatch("[1-9][0-9]*", column):
@@ -386,8 +376,6 @@ def run(args):
     if bench.cores == 1 and "all" in columns:
         print("One core: no column for all cores on one frame.", file=sys.stderr)
         columns.remove("all")
-    if args.heads:
-        return heads(bench)
     if args.streams:
         return streams(bench, columns[0])
     if args.soak:
@@ -413,7 +401,7 @@ def run(args):
     plot(table, ceiling, bench.name, args.output + ".png")
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", "--modelPath", default=modelPath, help=f"the .rknn (default: {modelPath})")
     parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
@@ -425,7 +413,7 @@ def main():
     parser.add_argument("--warmup", type=float, default=warmup, help=f"seconds before that (default: {warmup:g})")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
     parser.add_argument("--simulate", default=simulate, metavar="NPU",
-                        help=f"milliseconds x cores, or one of {', '.join(PUBLISHED)}")
+                        help=f"milliseconds x cores or of each core, or one of {', '.join(PUBLISHED)}")
     parser.add_argument("--output", default=output, help=f"where the .json and the .png go (default: {output})")
     parser.add_argument("--no-decode", action="store_true", help=f"read {IN_MEMORY} frames into memory first")
     parser.add_argument("--live", type=float, metavar="FPS", help="a live source of that rate")
@@ -434,8 +422,6 @@ def main():
     parser.add_argument("--profile", action="store_true", help="add where a frame's CPU time goes")
     parser.add_argument("--soak", type=int, metavar="FRAMES",
                         help="instead of the table: memory over so many frames, first of --threads")
-    parser.add_argument("--heads", action="store_true",
-                        help="instead of the table: decoding against decoding everything")
     cv2.setNumThreads(1)  # as in main.py
     stay_on_big_cores()
     try:

@@ -1,36 +1,51 @@
-"""Runs videos and cameras through the NPU: reads frames, feeds the pool, shows or saves what comes out, reports FPS.
+"""Runs videos and cameras through the NPU: reads frames, feeds the pool, shows, saves or sends what comes out, reports
+FPS.
 
     python main.py                                # the settings below
     python main.py street.mp4 --threads 9 --save out.mp4
-    python main.py 0 /dev/video2 rtsp://192.168.1.20/live street.mp4       # several streams on one pool
+    python main.py gate=rtsp://192.168.1.20/live yard=0 street.mp4       # several streams on one pool
+    python main.py pictures/ --save found/ --json - | jq
 """
 import argparse
 import glob
-import importlib.util
 import os
-import queue
 import signal
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
-from urllib.parse import unquote, urlparse
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 from tqdm import tqdm
 
-from func import myFunc
+import funcs
+import results
+import rknnmodel
+import runtimes
 from rknnmodel import InputError
-from rknnpool import rknnPoolExecutor
-from streams import Stream, say
+from rknnpool import rknnPoolExecutor, soc
+from sources.names import hide, name_streams, split_name
+from streams import Served, Stream, say, users_traceback
 
 # --------------------------------------------------------------------------------------------------------------------
 modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NPU the .onnx beside it runs instead
-# a file, a camera's number, or a URL; or a list of them, each a stream of its own
+# a file, pictures, a camera's number, or a URL; or a list of them, each a stream of its own, or a dict that names them:
+# {"gate": "rtsp://192.168.1.20/live", "yard": 0}
 cap = "models/demo.mp4"
-TPEs = None                              # contexts, and threads; None: two per NPU core
-bigCores = True                          # stay on the fast CPU cores, where a SoC has two kinds
+TPEs = None        # contexts, and threads; None: two per NPU core
+bigCores = True    # stay on the fast CPU cores, where a SoC has two kinds
+runtime = None     # "wheel", "library" or "cpu"; None: whatever this machine has, in this order
+conf = None        # least score of a detection; None: what the func file says
+iou = None         # of two boxes of one class that overlap more the weaker one goes; None: what the func file says
+classes = None     # ["person", "car"]: names or numbers of the only classes that are wanted; None: all
+track = False      # whether objects get identities that last
+lines = {}         # {"door": ((x1, y1), (x2, y2))}: counts who crosses them, which needs identities
+zones = {}         # {"yard": [(x, y), (x, y), (x, y)]}: counts who is in them
+save = None        # "out_%Y-%m-%d_%H%M%S.mp4": a video of the results, or a folder of pictures
+json = None        # "results.jsonl": a line of JSON for each frame; "-": to stdout
+mqtt = None        # "mqtt://host:1883/prefix": a broker that is told
+web = None         # "8000" or "HOST:PORT": a page in the browser
+fps = None         # the most frames a second that a stream is served; None: all
 # --------------------------------------------------------------------------------------------------------------------
 
 
@@ -45,26 +60,6 @@ def beside_main(path):
     """The path, or where there is no such file, the one beside main.py: the settings hold from any folder."""
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), path)
     return beside if os.path.exists(beside) and not os.path.exists(path) else path
-
-
-def load_func(path):
-    """myFunc of the Python file at `path`. Raises InputError where there is none."""
-    if not os.path.isfile(path):
-        raise InputError(f"--func {path}: no such file.")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    if spec is None:
-        raise InputError(f"--func {path}: not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # it may import its neighbours
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise InputError(f"--func {path}: line {error.lineno} is not Python: {error.msg}.") from None
-    except (ImportError, ValueError) as error:  # ValueError: NUL bytes
-        raise InputError(f"--func {path}: {error}.") from None
-    if not callable(getattr(module, "myFunc", None)):
-        raise InputError(f"--func {path}: defines no function myFunc(rknn_lite, IMG).")
-    return module.myFunc
 
 
 def fast_cpus():
@@ -84,136 +79,163 @@ def stay_on_big_cores():
         os.sched_setaffinity(0, fast_cpus() & os.sched_getaffinity(0) or os.sched_getaffinity(0))
 
 
-def can_show():
-    """Whether a window can be opened. Tried in a process of its own, for Qt ends the process where it cannot."""
-    if sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
-        return False
-    # OpenCV's Qt has no fonts, needs none, and says so again and again
-    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
-    attempt = [sys.executable, "-c", "import cv2; cv2.namedWindow('try'); cv2.destroyAllWindows()"]
-    return subprocess.run(attempt, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+def check(args):
+    """Raise InputError for numbers that cannot be."""
+    if isinstance(args.threads, int) and args.threads < 1:
+        raise InputError(f"--threads {args.threads}: at least one is needed.")
+    if isinstance(args.threads, int) and args.threads > MOST_THREADS:
+        raise InputError(f"--threads {args.threads}: each is a context, which takes tens of MB of the NPU's memory "
+                         f"and, beyond two per core, serves no more frames; {MOST_THREADS} are the most.")
+    for flag in ("conf", "iou"):
+        value = getattr(args, flag)
+        if value is not None and not 0 <= value <= 1:
+            raise InputError(f"--{flag} {value}: a share from 0 to 1 is needed.")
+    if args.fps is not None and not 0 < args.fps < float("inf"):
+        raise InputError(f"--fps {args.fps}: more than 0 frames a second are needed.")
 
 
-def numbered(path, number, count):
-    """--save's file for one stream of several: out.mp4 becomes out_1.mp4, out_2.mp4, ..."""
-    stem, extension = os.path.splitext(path)
-    return f"{stem}_{number}{extension}" if count > 1 else path
-
-
-def open_streams(sources, save):
+def open_streams(args):
     """The Streams of what can be opened, and whether that is all. Raises InputError where it is nothing."""
-    streams, failed = [], []
-    saved = [numbered(save, number, len(sources)) for number in range(1, len(sources) + 1)] if save else []
-    for path in saved:
-        for source in sources:
-            source = unquote(urlparse(source).path) if source.startswith("file://") else source
-            if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
-                raise InputError(f"--save {path}: is the video that is read.")
-    for number, source in enumerate(sources, 1):
-        name = f"{source} ({sources[:number].count(source)})" if sources.count(source) > 1 else source
+    named = [source if isinstance(source, tuple) else split_name(source) for source in args.sources]
+    if not named:
+        raise InputError("There is no source: cap on top of main.py is empty.")
+    names, addresses = name_streams(named), [beside_main(source) for _, source in named]
+    saver = results.part("results.video", "--save") if args.save else None
+    paths = [saver and saver.place_of(args.save, name, number, len(names), named[number - 1][0] is not None)
+             for number, name in enumerate(names, 1)]
+    for path in paths if saver else ():
+        saver.check_free(path, addresses)
+
+    def open_one(name, address, path):
         try:
-            streams.append(Stream(source, save and numbered(save, number, len(sources)), name))
+            stream = Stream(address, name, args.fps)
+            if saver:
+                stream.add(saver.open_saver(path, stream, args.overwrite))
+            return stream
         except InputError as error:
-            failed.append(str(error))
+            return error
+
+    with ThreadPoolExecutor(len(names)) as together:  # those that do not answer hold up no other
+        opened = list(together.map(open_one, names, addresses, paths))
+    streams = [stream for stream in opened if isinstance(stream, Stream)]
+    failed = [str(error) for error in opened if not isinstance(error, Stream)]
     if not streams:
         raise InputError("\n".join(failed))
-    for said in failed:
-        say(said, sys.stderr)
+    for message in failed:
+        say(message, sys.stderr)
     return streams, not failed
 
 
-def is_closed(name):
-    """Whether the person has closed the window. Once the last one is closed, OpenCV's Qt fails at the question."""
+def look_at(path, npu):
+    """What the model says of itself, a rknnmodel.Model. npu: the SoC's name, None where the CPU runs it."""
+    beside = os.path.splitext(path)[0] + ".onnx"
+    if npu is None and not os.path.exists(path) and not os.path.exists(beside):
+        raise InputError(f"{beside}: no such file." if path.endswith(".rknn") else f"{path}: no such file.")
+    return rknnmodel.describe(path, npu)
+
+
+def open_pool(args, func, settings):
+    """The pool. Raises InputError where it does not open."""
     try:
-        return cv2.getWindowProperty(name, cv2.WND_PROP_VISIBLE) < 1
-    except cv2.error:
-        return True
+        return rknnPoolExecutor(args.model, args.threads, Served(func, settings), runtime=runtimes.named(args.runtime))
+    except (RuntimeError, ValueError, TypeError) as error:  # its message is a sentence
+        raise InputError(f"{error}.") from None
 
 
-def open_window(name, place, frame, several):
-    """Open a stream's window: as large as its frames, or of several streams 640 pixels wide, two in a row."""
-    cv2.namedWindow(name, (cv2.WINDOW_NORMAL if several else cv2.WINDOW_AUTOSIZE) | cv2.WINDOW_GUI_NORMAL)
-    if several:
-        height = 640 * frame.shape[0] // frame.shape[1]
-        cv2.resizeWindow(name, 640, height)
-        cv2.moveWindow(name, place % 2 * 660, place // 2 * (height + 40))
+def end_when_asked(streams):
+    """Let the signals that end a program stop the reading: what was read comes out. Returns the list of those that
+    came."""
+    signals = []
+
+    def end(number, _):
+        # An exception, raised in the middle of a lock's own code, could break that lock.
+        signals.append(number)
+        for stream in streams:
+            stream.stop.set()
+        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
+
+    for number in ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(number, end)
+    return signals
 
 
-def watch(threads, streams, shown, window):
-    """Show frames until all threads have ended. Returns False where none comes for PATIENCE after the streams were
-    stopped."""
-    count, since, windows, closed = 0, time.perf_counter(), [], []
+def begin(streams, pool, quiet):
+    """Begin to serve the streams, each in a thread of its own. Returns the threads and the progress bars."""
+    threads, bars = [], []
+    for place, stream in enumerate(streams):
+        name = stream.name if len(streams) > 1 else None
+        bars.append(tqdm(total=stream.total or None, unit=" frames", desc=name, position=place,
+                         disable=True if quiet else None))
+        arguments = pool, bars[-1], f"{name}: " if name else "", quiet
+        threads.append(threading.Thread(target=stream.run, args=arguments, daemon=True))
+        threads[-1].start()
+    return threads, bars
+
+
+def watch(threads, streams, window):
+    """Wait for all threads to end, showing what there is to show. Returns False where no frame comes for PATIENCE after
+    the streams were stopped."""
+    count, since = 0, time.perf_counter()
     while any(thread.is_alive() for thread in threads):
-        if count != sum(stream.count for stream in streams) or not all(stream.stop for stream in streams):
-            count, since = sum(stream.count for stream in streams), time.perf_counter()
+        served = sum(stream.count + stream.failed for stream in streams)
+        if count != served or not all(stream.stop.is_set() for stream in streams):
+            count, since = served, time.perf_counter()
         if time.perf_counter() > since + PATIENCE:
             return False
-        try:
-            stream, frame = shown.get(timeout=0.1)
-        except queue.Empty:
-            pass
+        if window:
+            window.step(0.05)
         else:
-            if stream in closed:
-                continue
-            try:
-                if stream not in windows:
-                    open_window(stream.name, len(windows), frame, len(streams) > 1)
-                    windows.append(stream)
-                cv2.imshow(stream.name, frame)
-            except (cv2.error, AttributeError):  # the func may return what it likes
-                say(f"{stream.name}: what myFunc returns cannot be shown: {type(frame).__name__}.", sys.stderr)
-                closed.append(stream)
-                continue
-        key = window and cv2.waitKey(1)
-        for stream in windows:  # all of them, for imshow() would open a closed one again
-            if stream not in closed and is_closed(stream.name):
-                closed.append(stream)
-                stream.stop.append(None)
-        if window and key & 0xff in (ord("q"), 27):  # or Esc
-            for stream in streams:
-                stream.stop.append(None)
+            next(thread for thread in threads if thread.is_alive() or thread is threads[-1]).join(0.1)
     return True
+
+
+def report(streams, signals, complete):
+    """Print the summaries, and what has to stand last. Returns the exit code."""
+    for stream in streams:
+        if stream.count or stream.failed:
+            say(stream.summary())
+    if len(streams) > 1:
+        count, began = sum(stream.count for stream in streams), min(stream.began for stream in streams)
+        seconds = max(stream.ended or time.perf_counter() for stream in streams) - began
+        say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
+    last = [stream.error for stream in streams if stream.error and (len(streams) == 1 or stream.code == 3)]
+    if last:  # a dead NPU has ended them all, and says it once
+        say(last[0], sys.stderr)
+    codes = [stream.code for stream in streams]
+    return (1 if 1 in codes else 3 if 3 in codes else 2 if 2 in codes or not complete else
+            128 + signals[0] if signals else 0)
+
+
+def leave(code):
+    """End the process without waiting for threads that hang in a context or a source."""
+    for file in (sys.stdout, sys.stderr):
+        try:
+            file.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(code)
 
 
 def run(args):
     """Run the sources to their ends. Returns the exit code; raises InputError for bad input where nothing can be
     run."""
-    if args.threads is not None and args.threads < 1:
-        raise InputError(f"--threads {args.threads}: at least one is needed.")
-    if args.threads is not None and args.threads > MOST_THREADS:
-        raise InputError(f"--threads {args.threads}: each is a context, which takes tens of MB of the NPU's memory and, beyond two per core, "
-                    f"serves no more frames; {MOST_THREADS} are the most.")
-    func = load_func(args.func) if args.func else myFunc
-    streams, complete = open_streams(args.sources, args.save)
-    window = not args.headless and can_show()
-    if not (window or args.headless):
-        print("No display: running without a window.", file=sys.stderr)
-    try:
-        pool = rknnPoolExecutor(args.model, args.threads, func)
-    except RuntimeError as error:  # its message is a sentence
-        raise InputError(f"{error}.") from None
-
-    signals = []
-
-    def end(number, _):
-        # Reading stops, and what was read comes out. An exception, raised in the middle of a lock's own code, could
-        # break that lock.
-        signals.append(number)
-        for stream in streams:
-            stream.stop.append(number)
-        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
-
-    for number in ENDINGS:  # until here nothing is lost when they end the program at once, even in the middle of OpenCV
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup wants it
-            signal.signal(number, end)
-    shown, threads, bars = queue.Queue(len(streams)), [], []
-    for place, stream in enumerate(streams):
-        name = stream.name if len(streams) > 1 else None
-        bars.append(tqdm(total=stream.total or None, unit=" frames", desc=name, position=place, disable=None))
-        arguments = pool, bars[-1], f"{name}: " if name else "", shown if window else None
-        threads.append(threading.Thread(target=stream.run, args=arguments, daemon=True))
-        threads[-1].start()
-    finished = watch(threads, streams, shown, window)
+    check(args)
+    model = look_at(args.model, None if args.runtime == "cpu" else soc())
+    func = funcs.load(args.func) if args.func else funcs.find(model)
+    settings = funcs.settings_of(args, model, func)
+    if not funcs.has_detections(func):
+        results.refuse_without_detections(args, func)
+    streams, complete = open_streams(args)
+    places, window = results.open_places(args, streams)
+    for stream in streams:
+        stream.complaints = streams[0].complaints  # a context that fails is named once, not by every stream
+    pool = open_pool(args, func, settings)
+    signals = end_when_asked(streams)  # until here nothing is lost when they end the program at once
+    threads, bars = begin(streams, pool, args.quiet)
+    finished = watch(threads, streams, window)
+    for stream in streams:
+        stream.given_up = not finished
     try:
         pool.release(timeout=None if finished else 0)
     except TimeoutError as error:
@@ -222,48 +244,68 @@ def run(args):
         bar.close()
     for stream in streams:
         stream.close()
-        if stream.count:
-            say(stream.summary())
-    if len(streams) > 1:
-        count = sum(stream.count for stream in streams)
-        seconds = max(stream.ended or time.perf_counter() for stream in streams) - min(stream.began
-                                                                                       for stream in streams)
-        say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
-    elif streams[0].error:
-        say(streams[0].error, sys.stderr)
-    codes = [stream.code for stream in streams]
-    code = 1 if 1 in codes else 2 if 2 in codes or not complete else 128 + signals[0] if signals else 0
-    if not finished:
-        sys.stdout.flush()
-        os._exit(code)  # for Python would wait for the thread whose context hangs
+    for place in places:
+        place.close()
+    code = report(streams, signals, complete)
+    # A reader may be in OpenCV still, where nobody can call it back: what is there to be lost has been closed.
+    if not finished or not all(stream.released.wait(0.5) for stream in streams if stream.reading):
+        leave(code)
     return code
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="source", default=None,
+        help=f"files, folders of pictures, camera numbers or URLs, each with NAME= before it or not (default: {cap})")
+    add("--model", default=modelPath, help=f"the .rknn (default: {modelPath})")
+    add("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
+    add("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
+    add("--runtime", default=runtime, help="wheel, library or cpu (default: whatever there is)")
+    add("--conf", type=float, default=conf, help="least score of a detection")
+    add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes")
+    add("--classes", nargs="+", default=classes, metavar="CLASS", help="names or numbers of the only classes wanted")
+    add("--names", metavar="FILE", help="names of the model's classes, one a line")
+    add("--track", action="store_true", default=track, help="give objects identities that last")
+    add("--line", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
+        help="count who crosses it (STREAM/NAME:... of one stream)")
+    add("--zone", action="append", default=[], metavar="NAME:X,Y,X,Y,...",
+        help="count who is in it (STREAM/NAME:... of one stream)")
+    add("--save", default=save, help="write the result to this video (.mp4, .avi, .mkv), or pictures to this picture "
+        "or folder; %%Y-%%m-%%d_%%H%%M%%S in it is the time")
+    add("--overwrite", action="store_true", help="--save may replace a file that exists")
+    add("--json", default=json, metavar="FILE", help="append a line of JSON for each frame; - for stdout")
+    add("--mqtt", default=mqtt, metavar="URL", help="mqtt://host:1883/prefix, a broker that is told")
+    add("--web", default=web, metavar="[HOST:]PORT", help="a page in the browser")
+    add("--fps", type=float, default=fps, metavar="N", help="serve a stream at most so many frames a second")
+    add("--headless", action="store_true", help="open no window")
+    add("--quiet", action="store_true", help="no line every 30 frames, and no progress bar")
+    args = parser.parse_args()
+    if not args.sources:
+        args.sources = list(cap.items()) if isinstance(cap, dict) else cap if isinstance(cap, (list, tuple)) else [cap]
+    args.sources = [(source[0], str(source[1])) if isinstance(source, tuple) else str(source)
+                    for source in args.sources]
+    args.model = beside_main(args.model)
+    args.lines, args.zones = results.parse_lines(args, lines, zones)
+    return args
 
 
 def main():
     for name in ("stdout", "stderr"):  # closed by the shell (>&-)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="*", metavar="source",
-                        default=cap if isinstance(cap, (list, tuple)) else [cap],
-                        help=f"files, camera numbers or URLs (default: {cap})")
-    parser.add_argument("--model", default=modelPath, help=f"the .rknn (default: {modelPath})")
-    parser.add_argument("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
-    parser.add_argument("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
-    parser.add_argument("--save",
-                        help="write the result to this video file (.mp4, .avi, .mkv), numbered where there are several sources")
-    parser.add_argument("--headless", action="store_true", help="open no window")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
     if bigCores:
         stay_on_big_cores()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    args = parser.parse_args()
-    args.sources, args.model = [beside_main(str(source)) for source in args.sources], beside_main(args.model)
     try:
-        sys.exit(run(args))
+        sys.exit(run(parse_arguments()))
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(hide(str(error)), file=sys.stderr)
         sys.exit(2)
+    except Exception as error:  # in the user's file, as it is loaded
+        print(hide(users_traceback(error)), file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

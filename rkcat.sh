@@ -4,7 +4,8 @@
 #     sudo ./rkcat.sh      once; without sudo all but the load, which the kernel shows to root only
 #     sudo ./rkcat.sh 1    again every second, in place, until Ctrl-C; fractions too where sleep takes them
 #
-# With SYSROOT=FOLDER it reads under that folder instead of /, for the tests.
+# With SYSROOT=FOLDER it reads under that folder instead of /, for the tests. RKNN_SOC=NAME names the SoC where a container
+# hides the device tree.
 set -u
 shopt -s nullglob
 export LC_ALL=C # the point in 45.3, and the runtime's library read as bytes
@@ -67,14 +68,29 @@ temperatures() {
     done
 }
 
+# Mainline kernels have the open driver rocket in rknpu's place.
+rocket() {
+    local path
+    for path in sys/module/rocket sys/bus/platform/drivers/rocket sys/class/accel/accel0 dev/accel/accel0; do
+        [[ ! -e $sysroot/$path ]] || return 0
+    done
+    return 1
+}
+
 # The NPU's load and its driver's version stand in debugfs, which is root's; some kernels have them in /proc too.
 driver() {
-    local missing='not shown: no rknpu in /sys/kernel/debug (is debugfs mounted, the driver loaded?)'
-    [[ ! -d $debugfs || -x $debugfs ]] || missing='shown to root only: sudo ./rkcat.sh'
-    get "$debugfs/rknpu/load" || get "$sysroot/proc/rknpu/load" || REPLY=$missing
+    local load='not shown: no rknpu in /sys/kernel/debug (is debugfs mounted, the driver loaded?)' version
+    version=$load
+    if [[ ! -e $sysroot/sys/module/rknpu && ! -e $sysroot/sys/bus/platform/drivers/RKNPU ]] && rocket; then
+        load='not shown: the rocket driver tells none'
+        version="rocket, the open one, which Rockchip's librknnrt.so cannot use: boot the board vendor's kernel, which has rknpu"
+    elif [[ -d $debugfs && ! -x $debugfs ]]; then
+        load='shown to root only: sudo ./rkcat.sh' version=$load
+    fi
+    get "$debugfs/rknpu/load" || get "$sysroot/proc/rknpu/load" || REPLY=$load
     REPLY=${REPLY#*load:} && REPLY=${REPLY#"${REPLY%%[! ]*}"}
     printf '%-20s%s\n' 'NPU load' "${REPLY%,}"
-    get "$debugfs/rknpu/version" || get "$sysroot/proc/rknpu/version" || get "$sysroot/sys/module/rknpu/version" || REPLY=$missing
+    get "$debugfs/rknpu/version" || get "$sysroot/proc/rknpu/version" || get "$sysroot/sys/module/rknpu/version" || REPLY=$version
     printf '%-20s%s\n' 'NPU driver' "${REPLY#RKNPU driver: v}"
     printf '%-20s%s\n' 'RKNN runtime' "${runtime:-not found: no librknnrt.so with a version in /usr/lib}"
 }
@@ -96,9 +112,11 @@ case $seconds in
 esac
 
 board='' runtime=''
-for chip in $({ tr '\0' '\n' <"$sysroot/proc/device-tree/compatible"; } 2>/dev/null | sed -n 's/^rockchip,//p'); do
+chips=${RKNN_SOC:-$({ tr '\0' '\n' <"$sysroot/proc/device-tree/compatible"; } 2>/dev/null | sed -n 's/^rockchip,//p')}
+for chip in ${chips,,}; do
+    chip=${chip%%-*} # of a board of Rockchip's own, rk3588-evb7-v11
     case $chip in
-        rk3588 | rk3588s | rk3582 | rk3576 | rk3566 | rk3568 | rk3562) board=$chip; break ;;
+        rk3588* | rk3582* | rk3576* | rk356* | rv1126b*) board=$chip; break ;; # the families of rknnpool.py
     esac
 done
 if [[ -n $board ]]; then

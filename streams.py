@@ -1,170 +1,302 @@
-"""A stream is one source on its way through the pool: opened, read, brought back when it goes away, counted, saved.
+"""A stream is one source on its way: read, brought back when it goes away, through the pool, tracked, counted, and
+handed to the places that its results go to.
 
     stream = Stream("rtsp://192.168.1.20/live")
-    stream.run(pool, tqdm())
+    with rknnPoolExecutor("models/yolov5n_emoji.rknn", func=Served(func)) as pool:
+        stream.run(pool, tqdm())
     print(stream.summary())
 """
+import collections
+import concurrent.futures
 import os
 import sys
+import threading
 import time
 import traceback
+from typing import Any, Dict, Iterator, List, Optional, Set
 
-import cv2
 from tqdm import tqdm
 
-from results.video import Saver
+import funcs as func_files
+import rknnpool
+from results import result as passing
+from results.beside import Beside
+from results.result import Result, Served  # noqa: F401  Served: for who writes a program of their own
 from rknnmodel import InputError, ModelError
+from rknnpool import NPUError
+from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
+from sources.names import hide, short_names
 
-# seconds between two attempts to open a live source that went away; the last one for ever
+# seconds between two attempts to open a live source that is not there; the last one for ever
 RETRIES = 1, 2, 4, 8, 15, 30
-TIMEOUT = 5                     # seconds after which a URL that sends nothing counts as gone
+FIRST_TRIES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30  # the same before it was ever there: what is switched on together
+# files through which an error in the user's code comes
+OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, threading.__file__, "<frozen importlib",
+        os.path.dirname(concurrent.futures.__file__), os.path.join(os.path.dirname(__file__), "main.py"))
 
-if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what goes wrong is said here, in a sentence
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-
-def say(text, file=None):
-    """Print a line without disturbing the progress bars. Who no longer reads (`| head`) does not end the run."""
+def say(text: str, file: Any = None) -> None:
+    """Print a line without disturbing the progress bars, and without passwords. Who no longer reads (`| head`) does
+    not end the run."""
     try:
-        tqdm.write(text, file=file or sys.stdout)
+        tqdm.write(hide(text), file=file or sys.stdout)
         (file or sys.stdout).flush()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: closed
         setattr(sys, "stderr" if file else "stdout", open(os.devnull, "w"))
 
 
-def open_source(source):
-    """The cv2.VideoCapture of a file, camera number or URL. Raises InputError where it does not open."""
-    if str(source).isdigit():
-        capture = cv2.VideoCapture(int(source))
-        if not capture.isOpened():
-            raise InputError(f"{source}: there is no camera of that number, or it is in use.")
-        return capture
-    if "://" not in str(source):
-        if os.path.isdir(source):
-            raise InputError(f"{source}: is a directory, not a video.")
-        if not os.path.exists(source):
-            raise InputError(f"{source}: no such file.")
-        capture = cv2.VideoCapture(str(source))
-    else:
-        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 1000 * TIMEOUT, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1000 * TIMEOUT]
-        capture = cv2.VideoCapture(str(source), cv2.CAP_FFMPEG, timeouts)
-        if not capture.isOpened():
-            raise InputError(f"{source}: cannot be reached, or sends no video.")
-    if not capture.isOpened():
-        raise InputError(f"{source}: not a video that OpenCV can read.")
-    return capture
-
-
-def frames_of(capture):
-    """The capture's frames, until there are no more."""
-    while True:
-        ok, frame = capture.read()
-        if not ok:
-            return
-        yield frame
+def users_traceback(error: BaseException) -> str:
+    """The traceback of an error in the user's code, without our lines, through which it came."""
+    trace = error.__traceback__
+    while trace and trace.tb_frame.f_code.co_filename.startswith(OURS):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__)).rstrip()
 
 
 class Stream:
     """One source, and what becomes of its frames.
 
-    source: a file, a camera's number, or a URL; save: the file that gets the results, or None; name: what it is called
-    in messages, the source itself by default. Raises InputError where source or save does not open.
-    A camera or broadcast is `live`: frames that cannot be served are dropped, and when it goes away it is tried again.
+    source: a file, a folder, a camera's number, a URL or a GStreamer pipeline; name: what it is called everywhere, a
+    short name of the source by default; most: frames a second that are served at most, or None for all. Raises
+    InputError where the source can never be opened.
+    A camera or broadcast is `live`: frames that cannot be served are dropped, and where it is not there, at the start
+    or later, it is tried again.
+
+    tracker, lines: see every result first, in order (`update(result)`), or None; places: get every result (`write`,
+    `close`); own: those of the places that end with the stream. All may be set until run() begins.
     """
 
-    def __init__(self, source, save=None, name=None):
-        self.name = name or source
-        self.source, self.capture = source, open_source(source)
-        self.total = max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        # A file, even at a URL, has a number of frames.
-        self.live = str(source).isdigit() or str(source).startswith("/dev/") or "://" in str(source) and not self.total
-        fps = self.capture.get(cv2.CAP_PROP_FPS)
-        # RTSP may call its clock of 90,000 the rate
-        self.saver = Saver(save, fps if 1 <= fps <= 240 else 30) if save else None
-        self.stop = []  # holds something once no more shall be read
-        self.count = self.dropped = self.code = 0
-        self.error = None  # why it failed: a sentence, or a traceback
-        self.began, self.ended = time.perf_counter(), None
+    def __init__(self, source: Any, name: Optional[str] = None, most: Optional[float] = None):
+        self.address, self.name, self.most = str(source), name or short_names(str(source))[0], most
+        try:
+            self.source = open_source(source)
+        except NotYet as error:
+            self.source = None
+            say(f"{self.name}: is not there yet, trying again ({error})", sys.stderr)
+        self.total = self.source.total if self.source else 0
+        self.live = self.source.live if self.source else True
+        self.rate = self.source.fps if self.source else 0.0  # frames a second, as it says of itself
+        self.width, self.height = self.source.size if self.source else (0, 0)
+        self.tracker = self.lines = None
+        self.places: List[Any] = []
+        self.own: List[Any] = []
+        self.stop = threading.Event()      # no more shall be read
+        self.released = threading.Event()  # the source has been closed, by the thread that reads it
+        self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
+        self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, and has not come out
+        self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
+        self.number = self.count = self.failed = self.unshown = self.code = 0
+        self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
+        self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
+        self._served, self._results = collections.deque(maxlen=100), None
 
-    def frames(self):
-        """The source's frames until it ends or is stopped. A live source that went away is opened again."""
-        while not self.stop:
-            asked = time.perf_counter()
-            ok, frame = self.capture.read()
-            # OpenCV hands out two leftovers of a silent RTSP source, and lets a timeout pass before each.
-            silent = "://" in self.source and time.perf_counter() > asked + 0.9 * TIMEOUT
-            if self.live and (silent or not ok) and not self.stop:
-                ok, frame = self.come_back()
-            if not ok:
-                return
-            yield frame
+    def add(self, place: Any) -> None:
+        """Add a place of this stream's own, which ends with it. Of a live stream it gets a queue, and may drop."""
+        self.own.append(Beside(place, self) if self.live else place)
+        self.places.append(self.own[-1])
 
-    def come_back(self):
-        gone, attempt = time.perf_counter(), 0
-        say(f"{self.name}: went away, trying again.", sys.stderr)
-        while not self.stop:
-            again = time.perf_counter() + RETRIES[min(attempt, len(RETRIES) - 1)]
-            while not self.stop and time.perf_counter() < again:
-                time.sleep(0.1)
+    # ---- reading, in the pool's thread ----
+
+    def frames(self) -> Iterator[Result]:
+        """The source's frames until it ends or is stopped. A live source that is not there is tried again. Closes the
+        source: no other thread may while this one reads."""
+        self.reading = True
+        try:
+            while not self.stop.is_set():
+                asked = time.perf_counter()
+                more = self.source is not None and self.source.grab()
+                # OpenCV hands out two leftovers of a silent RTSP source, and lets a timeout pass before each.
+                silent = "://" in self.address and time.perf_counter() > asked + 0.9 * TIMEOUT
+                if self.live and (silent or not more) and not self.stop.is_set():
+                    more = self.come_back()
+                if not more:
+                    return
+                received, number = time.perf_counter(), self.number
+                moment, error, picture = self.source.now(), None, None
+                if not self.too_soon(received if self.live else moment):
+                    try:
+                        picture = self.source.retrieve()
+                    except InputError as unreadable:
+                        error = str(unreadable)
+                    if picture is None and error is None:
+                        if self.live:
+                            continue
+                        return
+                    self.number += 1
+                    yield Result(self, number, moment, picture, received, self.source.file, error)
+                else:
+                    self.number += 1
+        finally:
+            if self.source is not None:
+                self.source.release()
+            self.released.set()
+
+    def too_soon(self, moment: float) -> bool:
+        """Whether a frame comes before the next one is due, where not all are wanted."""
+        if not self.most:
+            return False
+        step, slack = 1 / self.most, 0.5 / self.rate if 1 <= self.rate <= 1000 else 0.001
+        if moment < self._due - slack:
+            return True
+        self._due = self._due + step if moment < self._due + step else moment + step
+        return False
+
+    def come_back(self) -> bool:
+        """Open a live source again and again, until it gives a frame (True) or the stream is stopped (False)."""
+        began, attempt, late = time.perf_counter(), 0, self.source is None
+        if not late:
+            say(f"{self.name}: went away, trying again.", sys.stderr)
+        pauses = FIRST_TRIES if late else RETRIES
+        while not self.stop.wait(pauses[min(attempt, len(pauses) - 1)]):
             attempt += 1
+            if self.source is not None:
+                self.source.release()
             try:
-                self.capture.release()
-                self.capture = open_source(self.source)
-            except InputError:
+                self.source = open_source(self.address)
+            except InputError as error:
+                if late and not isinstance(error, NotYet):
+                    raise  # it never was there, and never will be
                 continue
-            ok, frame = self.capture.read()
-            if ok:
-                say(f"{self.name}: came back after {time.perf_counter() - gone:.0f} s.", sys.stderr)
-                return ok, frame
-        return False, None
+            if self.source.grab():
+                self.rate, (self.width, self.height) = self.source.fps, self.source.size
+                verb = "is there" if late else "came back"
+                say(f"{self.name}: {verb} after {time.perf_counter() - began:.0f} s.", sys.stderr)
+                return True
+        return False
 
-    def run(self, pool, bar, title="", shown=None):
+    # ---- serving, in the stream's own thread ----
+
+    def run(self, pool: Any, bar: tqdm, title: str = "", quiet: bool = False) -> None:
         """Serve the stream to its end; `code` is then the exit code, 0 where nothing failed.
 
-        bar: a tqdm bar; title: leads the lines of this stream; shown: a queue that gets (stream, result), or None.
+        pool: one whose func is Served; bar: a tqdm bar; title: leads the lines of this stream, which is one of several;
+        quiet: no line every 30 frames.
         """
         self.began = lap = time.perf_counter()
-        results = pool.map(self.frames(), live=self.live)
         try:
-            for frame in results:
-                if self.saver:
-                    self.saver.write(frame)
+            for result in self.results(pool):
+                self.serve(result)
+                if result.error is not None:
+                    continue
                 self.count += 1
+                self._served.append(time.perf_counter())
                 bar.update()
-                if self.count % 30 == 0:
-                    now = time.perf_counter()
-                    say(f"{title}FPS over the last 30 frames: {30 / (now - lap):.1f}")
-                    lap = now
-                if shown:
-                    shown.put((self, frame))
-            if self.count == 0 and not self.stop:
+                if self.count % 30 == 0 and not quiet:
+                    say(f"{title}FPS over the last 30 frames: {30 / (time.perf_counter() - lap):.1f}")
+                    lap = time.perf_counter()
+            if self.number == 0 and not self.stop.is_set():
                 raise InputError(f"{self.name}: no frame could be read.")
-            if self.count < self.total and not self.stop:
-                say(f"{self.name}: ended after {self.count} of {self.total} frames.", sys.stderr)
-        except InputError as error:
-            self.code, self.error = 2, str(error)
-        except ModelError as error:
-            self.code, self.error = 2, f"{pool.rknnModel}: {error}."
-        except BaseException:  # an error in the user's func: its author wants the traceback, and the other streams go on
-            self.code, self.error = 1, traceback.format_exc().rstrip()
+            if self.number < self.total and not self.stop.is_set():
+                say(f"{self.name}: ended after {self.number} of {self.total} frames.", sys.stderr)
+        except BaseException as error:
+            self.fail(error, pool)
         finally:
             self.ended = time.perf_counter()
-            # a stream alone has its error said last, when the runtime has said all it has to say
-            if title and self.error:
+            self.stop.set()
+            # A stream alone has its error said last, when the runtime has said all it has to say; a dead NPU's too.
+            if title and self.error and self.code != 3:
                 say(self.error, sys.stderr)
-            self.stop.append(None)
             self.close()
-            results.close()  # which waits for the thread that reads
-            self.capture.release()
-            self.dropped = results.dropped
 
-    def close(self):
-        """Close the saved file. May be called again."""
-        if self.saver:
-            self.saver.close()
+    def results(self, pool: Any) -> Iterator[Result]:
+        """What comes out of the pool, in the order of the frames. A frame at which the NPU failed is a Result with its
+        error."""
+        self._results, newest = pool.map(self.frames(), live=self.live), -1
+        try:
+            while True:
+                try:
+                    result = next(self._results)
+                except StopIteration:
+                    return
+                except NPUError as error:
+                    if error.fatal:
+                        raise
+                    # Those before it have come out: of what a context has begun it is the first.
+                    first = self.in_work.get(min(self.in_work, default=0))
+                    result = error.frame or first or Result(self, newest + 1, 0, None, 0)
+                    result.error, result.detections, self.code = str(error), None, max(self.code, 3)
+                    self.complain(result.error)
+                if result.number < newest:  # newer ones have come out before it was known to have failed
+                    self.failed += 1
+                    self.in_work.pop(result.number, None)
+                    continue
+                newest = result.number
+                for number in [number for number in list(self.in_work) if number <= result.number]:
+                    del self.in_work[number]  # this one, and those that a newer one was taken for
+                yield result
+        finally:
+            self._results.close()
 
-    def summary(self):
+    def serve(self, result: Result) -> None:
+        """Tracking and lines first, then every place that the result goes to."""
+        if result.error is not None:
+            self.failed += 1
+            if self.code != 3:
+                self.code = 2
+                say(result.error, sys.stderr)
+        elif result.detections is not None:
+            for first in (self.tracker, self.lines):
+                if first is not None:
+                    first.update(result)
+        for place in list(self.places):
+            self.hand_to(place, result)
+
+    def hand_to(self, place: Any, result: Result) -> bool:
+        """Write a result to a place. One that fails is left out from then on, and the stream goes on."""
+        try:
+            place.write(result)
+            return True
+        except Exception as error:
+            known = isinstance(error, InputError)
+            self.complain(str(error) if known else traceback.format_exc().rstrip())
+            self.code = self.code or (2 if known else 1)
+            self.places = [other for other in self.places if place not in (other, getattr(other, "place", None))]
+            return False
+
+    def complain(self, text: str) -> None:
+        """Say something, but only once."""
+        if text not in self.complaints:
+            self.complaints.add(text)
+            say(text, sys.stderr)
+
+    def fail(self, error: BaseException, pool: Any = None) -> None:
+        """End the stream because of an error, which `error` and `code` then tell."""
+        self.stop.set()
+        if self.given_up or isinstance(error, concurrent.futures.CancelledError):  # whoever ends the pool knows why
+            return
+        if isinstance(error, NPUError):
+            self.code, self.error = 3, str(error)
+        elif isinstance(error, InputError):
+            self.code, self.error = 2, str(error)
+        elif isinstance(error, ModelError):
+            self.code, self.error = 2, f"{getattr(pool, 'rknnModel', self.name)}: {error}."
+        else:  # an error in the user's func: its author wants the traceback, and the other streams go on
+            self.code, self.error = 1, users_traceback(error)
+
+    def close(self) -> None:
+        """Close the places that end with the stream. May be called again."""
+        for place in self.own:
+            try:
+                place.close()
+            except InputError as error:
+                self.complain(str(error))
+                self.code = self.code or 2
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that were read and not served, because a newer one came first."""
+        return self._results.dropped if self._results else 0
+
+    @property
+    def fps(self) -> float:
+        """Frames served a second, over the last second or two."""
+        now = time.perf_counter()
+        recent = [moment for moment in list(self._served) if moment > now - 2]
+        return len(recent) / max(0.1, now - recent[0]) if len(recent) > 1 else 0.0
+
+    def summary(self) -> str:
         seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
-        dropped = f", {self.dropped} dropped" if self.live else ""
-        return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{dropped}"
+        more = f", {self.dropped} dropped" if self.live else ""
+        more += f", {self.failed} failed" if self.failed else ""
+        more += f", {self.unshown} not shown" if self.unshown else ""
+        return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"

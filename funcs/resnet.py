@@ -1,69 +1,118 @@
 """myFunc for ResNet and other classifiers: the frame's centre, inference, softmax where the model has none, the best
 five classes drawn.
 
-    python main.py --func funcs/resnet.py --model models/resnet18_emoji.rknn
+    python main.py --model models/resnet18_emoji.rknn
 
-It reads models with one output, (1, classes) or (1, classes, 1, 1): torchvision's and Rockchip's ResNet exports among
-others. Mean and standard deviation of the input belong to the model, not here: models/README.md tells how to set them.
+It reads models with one output, (1, classes) or (1, classes, 1, 1): torchvision's, timm's and Rockchip's ResNet and
+MobileNet exports among others, and Ultralytics' -cls. Mean and standard deviation of the input belong to the model, not
+here: models/README.md tells how to set them.
 """
+from typing import Any, Optional, Sequence, Tuple, Union
+
 import cv2
 import numpy as np
 
 import func
-from func import ModelError
+from func import Detections, ModelError, Names, Raw
+from rknnmodel import Model
 
 # --------------------------------------------------------------------------------------------------------------------
-IMG_SIZE = 224          # width and height of the model's input in pixels
+IMG_SIZE = 224          # of the model's input in pixels, where the model does not say it; or (width, height)
 # share of the frame's shorter side that the model sees; torchvision resizes to 256 and crops 224
 CROP = 224 / 256
 TOP = 5                 # classes shown, the best first
+# what the outputs are: "probabilities" (they have their softmax, or their sigmoid), "logits" (of which one class is
+# right), "multilabel" (logits, each class for itself); None: as the metadata's `scores` says, else as the first tell
+SCORES = None
 CLASSES = func.CLASSES  # the demo model's; ImageNet's 1000, a name a line: open("imagenet.txt").read().splitlines()
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def crop(IMG, size):
+def reads(model: Model) -> bool:
+    """Whether a model is a classifier: one output, (1, classes) or (1, classes, 1, 1)."""
+    return model.task in (None, "classify") and _is_classifier([shape for _, shape in model.outputs])
+
+
+def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:
+    return (len(shapes) == 1 and len(shapes[0]) in (2, 4) and shapes[0][0] == 1 and shapes[0][1] > 0
+            and tuple(shapes[0][2:]) in ((), (1, 1)))
+
+
+def share_of(model: Optional[Model]) -> float:
+    """The share of a frame's shorter side that a model sees: Ultralytics' own classifiers all of it, others CROP."""
+    return 1.0 if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata else CROP
+
+
+def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[float] = None) -> np.ndarray:
     """The middle of a frame as the model sees it: torchvision's resizing to 256 pixels and centre crop of 224, in one
     step.
 
-    IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it. Returns the square (size, size, 3) uint8 RGB: of the frame
-    CROP of its shorter side, centred.
+    IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it; size: (width, height), or one number for a square; share: of
+    the frame's shorter side, CROP if not given. Returns the rectangle (height, width, 3) uint8 RGB: the largest of its
+    proportions in the frame, centred, times share.
     """
     IMG = func.as_bgr(IMG)
     h, w = IMG.shape[:2]
-    side = max(1, round(min(h, w) * CROP))
-    x, y = (w - side) // 2, (h - side) // 2
-    return cv2.cvtColor(cv2.resize(IMG[y:y + side, x:x + side], (size, size)), cv2.COLOR_BGR2RGB)
+    width, height = func.pair(size)
+    scale = min(w / width, h / height) * (CROP if share is None else share)
+    cut_w, cut_h = max(1, round(width * scale)), max(1, round(height * scale))
+    x, y = (w - cut_w) // 2, (h - cut_h) // 2
+    return cv2.cvtColor(cv2.resize(IMG[y:y + cut_h, x:x + cut_w], (width, height)), cv2.COLOR_BGR2RGB)
 
 
-def probabilities(outputs):
+def probabilities(outputs: Sequence[Union[np.ndarray, Raw]], owner: Any = None) -> np.ndarray:
     """The score of each class, (classes,) float32 in 0..1, from a model's outputs; NaN where the model's value is not
     finite.
 
-    outputs: one float32 array (1, classes) or (1, classes, 1, 1). The values tell whether the export ends in a softmax:
-    then none is negative or above 1 and they add up to 1, but in int8 only roughly, for each is rounded to a multiple
-    of 1/255. A thousand faint ones vanish, or at most 510 of them (no more than that can have half a step each) are
-    rounded up by half a step: the sum lies between 0 and 2. Of the logits of a trained model about half are negative;
-    they get a softmax.
+    outputs: one array (1, classes) or (1, classes, 1, 1), as func.infer() or func.infer_raw() gives it. owner: the
+    Model, or context, whose attribute `scores` keeps what its outputs are once it is known, so that it is the same for
+    all frames: SCORES, what its metadata says, or what _told() tells of its first outputs.
     Raises ModelError for outputs of other shapes.
     """
-    found = [np.shape(output) for output in outputs]
-    if len(found) != 1 or len(found[0]) not in (2, 4) or found[0][0] != 1 or found[0][1] < 1 or found[0][2:] not in ((),
-                                                                                                                     (1, 1)):
-        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but funcs/resnet.py reads a classifier's "
-                         f"one output: (1, classes), for example (1, {len(CLASSES) or 1000}), or (1, classes, 1, 1)")
+    shapes = [np.shape(output[0] if isinstance(output, tuple) else output) for output in outputs]
+    if not _is_classifier(shapes):
+        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, shapes))}, but funcs/resnet.py "
+                         f"reads a classifier's one output: (1, classes), for example (1, {len(CLASSES) or 1000}), or "
+                         f"(1, classes, 1, 1)")
     # a copy, for the context's next inference may overwrite the output
-    scores = np.array(outputs[0], np.float32).ravel()
+    scores = np.array(func.floats(*func.as_raw(outputs)[0]), np.float32).ravel()
     finite = np.isfinite(scores)
     values = scores[finite]
-    with np.errstate(over="ignore"):  # of a broken model
-        if values.size and (values.min() < 0 or values.max() > 1.01 or values.sum() > 2):
+    kind = SCORES or getattr(owner, "scores", None)
+    # What cannot be a probability corrects the first outputs, should they have looked like some by chance.
+    if kind is None or kind == "probabilities" and not SCORES and _outside(values):
+        kind = _told(values)
+        if owner is not None and finite.all():
+            owner.scores = kind
+    if kind == "multilabel" or kind == "logits" and len(scores) == 1:
+        values = 1 / (1 + np.exp(-values.clip(-80, 80)))
+    elif kind == "logits" and values.size:
+        with np.errstate(over="ignore"):  # of a broken model
             values = np.exp(values - values.max())
-            scores[finite] = values / values.sum()
+        values = values / values.sum()
+    scores[finite] = values.clip(0, 1)
     scores[~finite] = np.nan
     return scores
 
 
-def best(scores):
+def _outside(values: np.ndarray) -> bool:
+    return bool(values.size) and (values.min() < -0.01 or values.max() > 1.01)
+
+
+def _told(values: np.ndarray) -> str:
+    """What values (classes,) are: probabilities are none below 0 or above 1, and of several classes add up to 1.
+
+    In int8 each is rounded to a multiple of 1/255, so that of n classes the sum lies off by n / 510 at most. A thousand
+    faint ones vanish, or at most 510 of them (no more than that can have half a step each) are rounded up: the sum lies
+    between 0 and 2 then.
+    """
+    if _outside(values):
+        return "logits"
+    off = abs(float(values.sum()) - 1)
+    return "probabilities" if len(values) < 2 or off <= min(1, len(values) / 510 + 0.002) else "logits"
+
+
+def best(scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """The TOP highest of scores (classes,), best first: their classes (n,) int64 and scores (n,) float32. NaN is left
     out."""
     classes = np.argsort(-scores, kind="stable")[:TOP]  # NaN comes last
@@ -71,34 +120,44 @@ def best(scores):
     return classes, scores[classes]
 
 
-def classify(rknn_lite, IMG):
+def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """Say what the middle of a frame shows.
 
-    rknn_lite: an RKNNLite context; IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it. Returns classes (5,) int64,
-    scores (5,) float32 in 0..1, best first; fewer where the model has fewer classes, or values that are not finite.
+    rknn_lite: an RKNNLite context, which may have a `model`; IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it.
+    Returns Detections without boxes: at most TOP classes and their scores in 0..1, best first; fewer where the model
+    has fewer classes, or values that are not finite, or its `conf` and `keep` leave some out. A model with one output
+    value tells class 1 from class 0 where it has two names.
     Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
     """
-    return best(probabilities(func.infer(rknn_lite, crop(IMG, IMG_SIZE))))
+    model = getattr(rknn_lite, "model", None)
+    square = crop(IMG, getattr(model, "size", None) or IMG_SIZE, share_of(model))
+    scores = probabilities(func.infer_raw(rknn_lite, square), rknn_lite if model is None else model)
+    if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
+        scores = np.concatenate([1 - scores, scores])
+    names = func.names_of(model, len(scores), CLASSES)
+    keep, conf = getattr(model, "keep", None), getattr(model, "conf", None)
+    if keep is not None:
+        scores[~np.isin(np.arange(len(scores)), list(keep))] = np.nan
+    if conf is not None:
+        scores[scores < conf] = np.nan
+    return Detections(None, *best(scores), names)
 
 
-def draw(IMG, classes, scores, names=None):
-    """Write classes and scores (as classify() returns them) on IMG (h, w, 3) uint8 BGR, top left, in place; returns it,
-    or of other frames as_bgr()'s copy.
-
-    names: a class's name at its number, CLASSES if not given. A class without one is shown as its number.
-    """
-    IMG = func.as_bgr(IMG)
-    names = CLASSES if names is None else names
-    size, y = max(0.3, min(IMG.shape[:2]) / 900), 0
-    for number, score in zip(classes.tolist(), scores.tolist()):
-        picture = func.label(f"{names[number] if number < len(names) else number} {score:.2f}", number, size)
-        func.paste(IMG, picture, 0, y)
-        y += len(picture)
-    return IMG
+def classify(rknn_lite: Any, IMG: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """detect()'s classes (n,) int64 and scores (n,) float32 alone."""
+    found = detect(rknn_lite, IMG)
+    return found.classes, found.scores
 
 
-def myFunc(rknn_lite, IMG):
+def draw(IMG: np.ndarray, detections: Any, scores: Optional[np.ndarray] = None, names: Optional[Names] = None
+         ) -> np.ndarray:
+    """Write Detections without boxes on IMG (h, w, 3) uint8 BGR, top left, in place; returns it, or of other frames
+    as_bgr()'s copy. As in earlier versions classes, scores and names (by default CLASSES) may be given one by one."""
+    if scores is not None:
+        detections = Detections(None, detections, scores, CLASSES if names is None else names)
+    return func.draw(IMG, detections)
+
+
+def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     """What the pool does with every frame: returns the frame itself, its best classes written on it."""
-    scores = probabilities(func.infer(rknn_lite, crop(IMG, IMG_SIZE)))
-    # The names of other classes would be wrong ones: a model of ImageNet's shows numbers until CLASSES is set.
-    return draw(IMG, *best(scores), CLASSES if len(CLASSES) == len(scores) else ())
+    return draw(IMG, detect(rknn_lite, IMG))

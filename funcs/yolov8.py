@@ -1,14 +1,16 @@
-"""myFunc for YOLOv8 and YOLO11: Rockchip's exports with nine outputs or six. Thresholds, IMG_SIZE and CLASSES are set
-in func.py.
+"""myFunc for YOLOv8 and YOLO11: Rockchip's exports with nine outputs or six. Thresholds are set in func.py, and so are
+IMG_SIZE and CLASSES for a model that does not say them.
 
-    python main.py --func funcs/yolov8.py --model models/yolov8n_emoji.rknn
+    python main.py --model models/yolov8n_emoji.rknn
 """
 import functools
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 import func
-from func import ModelError, draw
+from func import ModelError, Raw, draw  # noqa: F401 (draw: for main.py)
+from rknnmodel import Model
 
 # --------------------------------------------------------------------------------------------------------------------
 STRIDES = (8, 16, 32)
@@ -18,78 +20,115 @@ SLACK = 1 / 128
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def decode(outputs):
+def reads(model: Model) -> bool:
+    """Whether a model's outputs are those that decode() reads."""
+    if model.task not in (None, "detect") or not model.outputs:
+        return False
+    try:
+        check(tuple(shape for _, shape in model.outputs), func.settings(model).size, None)
+    except ModelError:
+        return False
+    return True
+
+
+def decode(outputs: Sequence[Union[np.ndarray, Raw]], model: Optional[Model] = None
+           ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes from YOLOv8's heads, before NMS.
 
-    outputs: for each stride s = 8, 16, 32, the strides in any order, float32 arrays of size / s rows and columns: (1,
-    64, ., .) logits of the distances from the cell's centre to the left, top, right and lower side, 16 bins each, in
-    strides; (1, classes, ., .) scores after the sigmoid; and, in exports with nine outputs, (1, 1, ., .) their sum, cut
-    at 1 (Ultralytics YOLOv8, export of Rockchip's fork). Returns boxes (n, 4) float32 xyxy in pixels of the square,
-    classes (n,) int64, scores (n,) float32. Raises ModelError for outputs of other shapes.
+    outputs, as func.infer() or func.infer_raw() gives them: for each stride s = 8, 16, 32, the strides in any order,
+    arrays of height / s rows and width / s columns: (1, 64, ., .) logits of the distances from the cell's centre to the
+    left, top, right and lower side, 16 bins each, in strides; (1, classes, ., .) scores after the sigmoid, or before
+    it, which is told by values outside 0..1; and, in exports with nine outputs, (1, 1, ., .) the scores' sum, cut at 1
+    (Ultralytics YOLOv8, export of Rockchip's fork). model: what is known of the model; without one, the settings of
+    func.py say its size and classes.
+    Returns boxes (n, 4) float32 xyxy in pixels of the model's input, classes (n,) int64, scores (n,) float32. Raises
+    ModelError for outputs of other shapes.
     """
-    step = check(tuple(np.shape(output) for output in outputs), func.IMG_SIZE, len(func.CLASSES))
-    boxes, numbers, scores = [], [], []
-    for place in range(0, len(outputs), step):
-        columns = outputs[place].shape[3]
-        classes = outputs[place + 1].reshape(len(func.CLASSES), -1)  # (classes, cells)
+    wanted, heads = func.settings(model), func.as_raw(outputs)
+    known = None if getattr(model, "outputs", None) else len(func.names_of(model))
+    step, strides, count = check(tuple(np.shape(head) for head, _, _ in heads), wanted.size, known)
+    groups = [heads[place:place + step] for place in range(0, len(heads), step)]
+    # (classes, cells)
+    scores = [(group[1][0].reshape(count, -1),) + tuple(group[1][1:]) for group in groups]
+    # of the first cells some classes tell: to ask all would take as long as to decode them
+    sigmoid = func.before_sigmoid([(values[::count // 8 + 1, :128], scale, zero) for values, scale, zero in scores])
+    least = func.logit(wanted.conf) if sigmoid else wanted.conf
+    boxes, numbers, found = [], [], []
+    for group, (values, scale, zero), stride in zip(groups, scores, strides):
+        least_raw = func.raw_threshold(least, scale, zero, values.dtype)
         # The sum rules out nearly all cells, and the best class the rest; only the distributions of what is left are
         # decoded.
-        cells = np.flatnonzero(outputs[place + 2] >= func.OBJ_THRESH - SLACK) if step == 3 else None
+        cells = None
+        if step == 3 and not sigmoid:
+            total, its_scale, its_zero = group[2]
+            cells = np.flatnonzero(total >= func.raw_threshold(wanted.conf - SLACK, its_scale, its_zero, total.dtype))
         # as many faint scores as this are sooner compared than gathered
-        if cells is None or len(cells) > classes.shape[1] // 20:
-            cells = np.flatnonzero(classes.max(0) >= func.OBJ_THRESH)
+        if cells is None or len(cells) > values.shape[1] // 20:
+            cells = np.flatnonzero(values.max(0) >= least_raw)
         if len(cells) == 0:
             continue
-        found = classes.take(cells, 1)  # (classes, n)
-        best = found.argmax(0)
-        score = found[best, np.arange(len(cells))]
-        good = score >= func.OBJ_THRESH
-        cells = cells[good]
-        weights = outputs[place].reshape(4 * BINS, -1).take(cells, 1)
-        np.minimum(weights, 80, out=weights)  # e^89 is too much for float32
-        np.exp(weights, out=weights)          # of the softmax
-        sums = np.matmul(_EXPECTATION, weights.reshape(4, BINS, -1))  # (4, 2, n)
-        # left, top, right, lower in pixels: (4, n)
-        distances = sums[:, 0] / sums[:, 1] * np.float32(func.IMG_SIZE // columns)
-        centres = _centres(columns, func.IMG_SIZE).take(cells, 1)
+        candidates = values.take(cells, 1)  # (classes, n)
+        best = candidates.argmax(0)
+        candidates = candidates[best, np.arange(len(cells))]
+        passed = candidates >= least_raw
+        cells = cells[passed]
+        distances = expectation(func.floats(group[0][0].reshape(4 * BINS, -1).take(cells, 1), *group[0][1:]))
+        distances *= np.float32(stride)
+        centres = _centres(wanted.size[0] // stride, wanted.size[1] // stride, stride).take(cells, 1)
         boxes.append(np.concatenate([centres - distances[:2], centres + distances[2:]]))
-        numbers.append(best[good])
-        scores.append(score[good])
+        numbers.append(best[passed])
+        found.append(func.floats(candidates[passed], scale, zero))
     if not boxes:
         return np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
-    return np.concatenate(boxes, 1).T, np.concatenate(numbers), np.concatenate(scores)
+    return np.concatenate(boxes, 1).T, np.concatenate(numbers), func.as_scores(np.concatenate(found), sigmoid)
 
 
 # times weights: their sum, each times its bin, and their sum
 _EXPECTATION = np.float32([np.arange(BINS), np.ones(BINS)])
 
 
-@functools.lru_cache(maxsize=None)
-def _centres(columns, size):
-    """x and y of the centres of a head's cells, in pixels of the square: (2, cells) float32."""
-    row, column = np.divmod(np.arange(columns * columns), columns)
-    return ((np.stack([column, row]) + 0.5) * (size // columns)).astype(np.float32)
+def expectation(weights: np.ndarray) -> np.ndarray:
+    """Means of distributions, in bins: (64, n) float32 logits of 4 sides x 16 bins, overwritten; returns (4, n)
+    float32."""
+    np.minimum(weights, 80, out=weights)  # e^89 is too much for float32
+    np.exp(weights, out=weights)          # of the softmax
+    sums = np.matmul(_EXPECTATION, weights.reshape(4, BINS, -1))  # (4, 2, n)
+    return sums[:, 0] / sums[:, 1]
 
 
-@functools.lru_cache(maxsize=None)
-def check(found, size, classes):
-    """How many outputs each stride has, 2 or 3, from the shapes found. Raises ModelError where they are not
-    YOLOv8's."""
-    step = 2 if len(found) == 6 else 3
-    sizes = [size // stride for stride in STRIDES]
-    expected = [tuple((1, channels, side, side) for channels in (4 * BINS, classes, 1)[:step]) for side in sizes]
-    if sorted(found[at:at + step] for at in range(0, len(found), step)) != sorted(expected):
-        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but funcs/yolov8.py reads YOLOv8 with "
-                         f"{classes} classes at {size} pixels: for each of {', '.join(map(str, sizes))} rows and columns {4 * BINS}, "
-                         f"{classes} and, if there are nine outputs, 1 channels")
-    return step
+@functools.lru_cache(maxsize=100)
+def _centres(columns: int, rows: int, stride: int) -> np.ndarray:
+    """x and y of the centres of a head's cells, in pixels of the model's input: (2, cells) float32."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return ((np.stack([column, row]) + 0.5) * stride).astype(np.float32)
 
 
-def detect(rknn_lite, IMG):
+@functools.lru_cache(maxsize=100)
+def check(shapes: Tuple[Tuple[int, ...], ...], size: Tuple[int, int], classes: Optional[int]
+          ) -> Tuple[int, List[int], int]:
+    """How many outputs each stride has, 2 or 3, the strides in their order, and the number of classes, from the shapes.
+    size: (width, height); classes: None for any. Raises ModelError where they are not YOLOv8's."""
+    step = 2 if len(shapes) == 6 else 3
+    count = classes
+    if count is None:
+        count = shapes[1][1] if len(shapes) > 1 and len(shapes[1]) == 4 else 0
+    sizes = {(size[1] // stride, size[0] // stride): stride for stride in STRIDES}
+    expected = [tuple((1, channels) + side for channels in (4 * BINS, count, 1)[:step]) for side in sizes]
+    groups = [shapes[at:at + step] for at in range(0, len(shapes), step)]
+    if sorted(groups) != sorted(expected) or count < 1:
+        at = size[0] if size[0] == size[1] else f"{size[0]} x {size[1]}"
+        cells = ", ".join(map(str, sizes)) if size[0] != size[1] else ", ".join(str(rows) for rows, _ in sizes)
+        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, shapes))}, but funcs/yolov8.py "
+                         f"reads YOLOv8 with {count} classes at {at} pixels: for each of {cells} rows and columns "
+                         f"{4 * BINS}, {count} and, if there are nine outputs, 1 channels")
+    return step, [sizes[group[0][2:]] for group in groups], count
+
+
+def detect(rknn_lite: Any, IMG: np.ndarray) -> func.Detections:
     """Find the objects of a frame: arguments, results and errors are func.detect's."""
     return func.detect(rknn_lite, IMG, decode)
 
 
-def myFunc(rknn_lite, IMG):
+def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     """What the pool does with every frame: returns the frame itself, detections drawn on it."""
-    return draw(IMG, *detect(rknn_lite, IMG))
+    return func.draw(IMG, detect(rknn_lite, IMG))

@@ -6,23 +6,42 @@ file).
 
 Mean and standard deviation of the model's input, R, G, B in 0..255, stand in the ONNX file's metadata as `mean` and
 `std`, where runtimes/cpu.py reads them, too; --mean and --std write them there. A model without them takes RGB in 0..1.
+What the .onnx says of itself (class names, task) goes into metadata.yaml beside the .rknn.
+
+An int8 output has one scale for all its values: of Ultralytics' one output, with boxes in pixels, no class score would
+be left. The coordinates are therefore divided by the input's width and height, as Ultralytics' own int8 export does;
+metadata.yaml says so (`relative`), and funcs/ultralytics.py multiplies again.
 """
 import argparse
+import importlib.util
 import sys
 import tempfile
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+import rknnmodel  # noqa: E402
 from func import letterbox  # noqa: E402
-from funcs.resnet import crop  # noqa: E402
+from funcs import resnet, ultralytics  # noqa: E402
 from rknnmodel import InputError  # noqa: E402
 from runtimes.cpu import normalisation  # noqa: E402
 
-TARGETS = ("rk3588", "rk3576", "rk3566", "rk3568", "rk3562")
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+def target(name):
+    """The toolkit's name for a SoC: rk3588 for rk3588, rk3588s, RK3588S2 or rk3582. Raises ArgumentTypeError for one
+    that it has no models for."""
+    if name.lower() == "rk3568":  # the same NPU as RK3566's, but the toolkit has both
+        return "rk3568"
+    found = rknnmodel.family(name)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(rknnmodel.SOCS)}, nor a SoC whose name begins "
+                                         f"with one of these")
+    return found
 
 
 def calibration_images(source, count):
@@ -77,64 +96,211 @@ def set_normalisation(path, **values):
     print(f"{path}: its metadata now says mean {mean}, std {std}")
 
 
+def input_shape(path, model, about):
+    """The shape (1, channels, height, width) that a model is built for: its own, with an open batch fixed at 1 and open
+    sides as its metadata's imgsz; and what load_onnx() has to be told where some were open, a dict. Raises InputError
+    where it cannot be had.
+
+    path: of the file, for messages; model: onnx.ModelProto; about: its rknnmodel.Model.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    shape = sides(inputs[0])
+    if len(inputs) > 1 or len(shape) != 4 or shape[0] > 1:
+        raise InputError(f"{path}: its input has the shape {shape} (0: left open), and one of (1, channels, height, "
+                         f"width) is needed; export it with batch 1.")
+    width, height = about.size or (0, 0)
+    fixed = [1, shape[1] or 3, shape[2] or height, shape[3] or width]
+    if 0 in fixed:
+        raise InputError(f"{path}: its input has the shape {shape} (0: left open), and (1, channels, height, width) is "
+                         f"needed; export it without dynamic axes.")
+    return fixed, {} if 0 not in shape else {"inputs": [inputs[0].name], "input_size_list": [fixed]}
+
+
 def sides(value):
     """The sizes of an ONNX graph's input or output: list of int, 0 where the model leaves one open."""
     return [side.dim_value for side in value.type.tensor_type.shape.dim]
 
 
-def fed(image, graph):
-    """An image (h, w, 3) uint8 BGR as its example feeds it to this ONNX graph: RGB, the centre for a classifier, else
-    letterboxed.
+def fed(image, graph, about=None):
+    """An image (h, w, 3) uint8 BGR as its func feeds it to this ONNX graph on the board: RGB, of a classifier the
+    centre, else letterboxed to the model's own width and height. about: its rknnmodel.Model, where it is known.
 
     The graph tells which it is: a classifier has one output, (1, classes) or (1, classes, 1, 1). A flag could be
     forgotten, and the int8 ranges would then be those of grey bars.
     """
-    size = sides(graph.input[0])[2]
+    size = about.size if about else tuple(sides(graph.input[0])[:1:-1])
     outputs = [sides(output) for output in graph.output]
-    classifier = len(outputs) == 1 and len(outputs[0]) in (2, 4) and outputs[0][2:] in ([], [1, 1])
-    return crop(image, size) if classifier else letterbox(image, size)[0]
+    if len(outputs) == 1 and len(outputs[0]) in (2, 4) and outputs[0][2:] in ([], [1, 1]):
+        return resnet.crop(image, size, resnet.share_of(about))
+    return letterbox(image, size)[0]
 
 
-def build(onnx, target="rk3588", dtype="i8", calibration=None, count=64):
-    """Build the model: a built rknn.api.RKNN. onnx and calibration are paths. Raises InputError for bad input."""
+def scaled(model, about):
+    """The model for int8: with the coordinates of an Ultralytics output in 0..1, else as it is; and whether they are
+    now relative. Raises InputError where scores and pixels share an output and cannot be told apart."""
+    plan = None if about.relative else ultralytics.plan_of(about)
+    if plan is None:
+        return model, about.relative
+    advice = "export it again without that (end2end=False, nms=False), or convert it with --dtype fp."
+    if plan.kind == "rows":
+        raise InputError(f"{about.path}: ends in the sorting of end2end or nms=True, which int8 cannot do; {advice}")
+    if plan.kind == "yolov5":
+        raise InputError(f"{about.path}: YOLOv5's own export has scores and pixels in one output; int8 would leave "
+                         f"no score: export it with Rockchip's fork (export.py --rknpu), or convert with --dtype fp.")
+    width, height = about.size
+    factors = np.ones(4 + plan.classes + max(1, plan.points * plan.values), np.float32)
+    factors[0:4] = 1 / width, 1 / height, 1 / width, 1 / height
+    if plan.points:
+        factors[4 + plan.classes:] = np.tile([1 / width, 1 / height, 1][:plan.values], plan.points)
+    try:
+        return relative(model, plan.boxes, factors), True
+    except ValueError as error:
+        raise InputError(f"{about.path}: its boxes cannot be brought to 0..1 for int8 ({error}): use Ultralytics' own "
+                         f"export (yolo export format=rknn quantize=8), or --dtype fp.") from None
+
+
+def relative(model, place, factors):
+    """A copy of an ONNX model whose output number `place`, (1, channels, n), has each channel multiplied by its factor,
+    before class scores come into the same tensor: int8 has one scale a tensor.
+
+    factors: (at least channels,) float32; those beyond the known are 1. Raises ValueError where the graph does not end
+    in a Concat of them.
+    """
+    import onnx
+    model = onnx.shape_inference.infer_shapes(model)
+    graph = model.graph
+    source = {name: node for node in graph.node for name in node.output}
+    shapes = {value.name: [side.dim_value for side in value.type.tensor_type.shape.dim]
+              for value in [*graph.value_info, *graph.output]}
+    shapes.update((tensor.name, list(tensor.dims)) for tensor in graph.initializer)
+    added = []
+
+    def multiplied(name, factors):
+        """The name of a tensor that is `name` with its second axis multiplied: factors (channels,) or (channels,
+        more), then its third, too."""
+        if np.all(factors == 1):
+            return name
+        node, shape = source.get(name), shapes.get(name)
+        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), None) if node else None
+        if node and node.op_type == "Concat" and axis is not None and axis % len(shape) in range(1, factors.ndim + 1):
+            sides = [shapes.get(part, [0] * 4)[axis % len(shape)] for part in node.input]
+            if 0 in sides:
+                raise ValueError(f"{node.name} has inputs of unknown shape")
+            ends = np.cumsum(sides)[:-1]
+            for place, part in enumerate(np.split(factors, ends, axis % len(shape) - 1)):
+                node.input[place] = multiplied(node.input[place], part)
+            return name
+        if node and node.op_type == "Reshape" and factors.ndim == 1:  # key points: (1, k, d, n) to (1, k d, n)
+            before = shapes.get(node.input[0])
+            if before and len(before) == 4 and before[1] * before[2] == len(factors):
+                node.input[0] = multiplied(node.input[0], factors.reshape(before[1:3]))
+                return name
+        if np.any(factors == 1):
+            raise ValueError(f"{name} has scores and pixels together")
+        factors = factors.reshape(1, *factors.shape, *[1] * (len(shape) - 1 - factors.ndim))
+        constant = onnx.numpy_helper.from_array(factors, f"{name}_factors")
+        graph.initializer.append(constant)
+        added.append((node, onnx.helper.make_node("Mul", [name, constant.name], [f"{name}_relative"],
+                                                  f"{name}_relative")))
+        return f"{name}_relative"
+
+    output = graph.output[place].name
+    channels = shapes[output][1]
+    factors = np.append(factors, np.ones(max(0, channels - len(factors)), np.float32))[:channels].astype(np.float32)
+    if multiplied(output, factors) != output:
+        raise ValueError("it does not end in a Concat")
+    for node, product in added:
+        places = [place for place, other in enumerate(graph.node) if other is node or other == node]
+        graph.node.insert(places[0] + 1 if places else 0, product)
+    return model
+
+
+def build(path, soc="rk3588", dtype="i8", calibration=None, count=64):
+    """Build the model: a built rknn.api.RKNN. path and calibration are paths. Raises InputError for bad input."""
+    return build_with_metadata(path, soc, dtype, calibration, count)[0]
+
+
+def build_with_metadata(path, soc, dtype, calibration, count):
+    """As build(), and what metadata.yaml is to say: a dict."""
+    import onnx
     try:
         from rknn.api import RKNN
     except ImportError as error:
-        raise InputError(f"rknn-toolkit2 cannot be imported ({error}): models/README.md tells how to set it up.") from None
-    model = load(onnx)
+        raise InputError(f"rknn-toolkit2 cannot be imported ({error}): models/README.md tells how to set it up."
+                         ) from None
+    if importlib.util.find_spec("yaml") is None:
+        raise InputError("PyYAML, which writes metadata.yaml, is not installed (pip install pyyaml).")
+    model = load(path)
     if dtype == "i8" and calibration is None:
-        raise InputError("--dtype i8 needs --calibration with a folder of images, or a video, like those the model will see.")
+        raise InputError("--dtype i8 needs --calibration with a folder of images, or a video, like those the model "
+                         "will see.")
     try:
         mean, std = normalisation({entry.key: entry.value for entry in model.metadata_props})
     except ValueError as error:
-        raise InputError(f"{onnx}: {error}.") from None
-    rknn = RKNN(verbose=False)
-    # The NPU subtracts and divides, so that it is fed with bytes.
-    rknn.config(mean_values=[mean], std_values=[std], target_platform=target)
-    shape = sides(model.graph.input[0])
-    if len(shape) != 4 or 0 in shape[1:]:
-        raise InputError(f"{onnx}: its input has the shape {shape} (0: left open), and (1, channels, height, width) is needed.")
-    # An open batch size, as exports of ResNets often have it, is fixed here.
-    fixed = {} if shape[0] else {"inputs": [model.graph.input[0].name], "input_size_list": [[1] + shape[1:]]}
-    if rknn.load_onnx(str(onnx), **fixed):
-        raise InputError(f"{onnx}: rknn-toolkit2 cannot read this model, its own message stands above.")
+        raise InputError(f"{path}: {error}.") from None
+    about = rknnmodel.describe(path)
+    shape, fixed = input_shape(path, model, about)
+    about.size = shape[3], shape[2]
+    is_relative = about.relative
     with tempfile.TemporaryDirectory() as folder:
-        dataset = Path(folder) / "dataset.txt"
+        source, dataset = Path(path), Path(folder) / "dataset.txt"
         if dtype == "i8":
+            model, is_relative = scaled(model, about)
+            if is_relative and not about.relative:
+                source = Path(folder) / source.name
+                onnx.save(model, str(source))
             names = []
             for number, image in enumerate(calibration_images(calibration, count)):
                 names.append(str(Path(folder) / f"{number}.png"))
-                cv2.imwrite(names[-1], fed(image, model.graph)[..., ::-1])
+                cv2.imwrite(names[-1], fed(image, model.graph, about)[..., ::-1])
             dataset.write_text("\n".join(names))
-        if rknn.build(do_quantization=dtype == "i8", dataset=str(dataset)):
-            raise InputError(f"{onnx}: rknn-toolkit2 cannot build this model for {target}, its own message stands above.")
-    return rknn
+        rknn = RKNN(verbose=False)
+        # The NPU subtracts and divides, so that it is fed with bytes.
+        steps = [("configure", lambda: rknn.config(mean_values=[mean], std_values=[std], target_platform=soc)),
+                 ("read", lambda: rknn.load_onnx(str(source), **fixed)),
+                 ("build", lambda: rknn.build(do_quantization=dtype == "i8", dataset=str(dataset)))]
+        for step, run in steps:
+            try:
+                code = run()
+            except (Exception, SystemExit) as error:  # the toolkit raises what it likes, and may exit()
+                raise InputError(f"{path}: {failure(step, soc, str(error))}") from None
+            if code:
+                raise InputError(f"{path}: {failure(step, soc)}")
+    metadata = {key: about.metadata[key] for key in ("stride", "kpt_shape", "end2end") if key in about.metadata}
+    metadata.update(task=about.task, names=about.names, imgsz=shape[2:], relative=is_relative)
+    return rknn, {key: value for key, value in metadata.items() if value is not None}
+
+
+def failure(step, soc, message=""):
+    """A sentence for what rknn-toolkit2 could not do; message: of the exception that it raised."""
+    if step == "build" and "IndexError" in message:
+        return ("rknn-toolkit2 2.5.0 cannot build Ultralytics' exports (its issue 581, IndexError above), 2.3.2 can: "
+                "pip install rknn-toolkit2==2.3.2.")
+    reason = message.strip().splitlines()[-1:] or ["its own message stands above"]
+    return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason[0].rstrip('.')}."
+
+
+def write_metadata(out, metadata):
+    """Write what a .rknn itself cannot say beside it: into metadata.yaml, or where other models lie there, of which it
+    would be said, too, into NAME.yaml. Returns the path, or None where there is nothing to say."""
+    if not any(metadata.get(key) for key in ("task", "names", "relative")):
+        return None
+    import yaml
+    others = [path for path in out.parent.iterdir() if path.suffix in (".rknn", ".onnx") and path.stem != out.stem]
+    path = out.with_suffix(".yaml") if others else out.parent / "metadata.yaml"
+    try:
+        path.write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
+    return path
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnx", type=Path)
-    parser.add_argument("--target", choices=TARGETS, default="rk3588")
+    parser.add_argument("--target", type=target, default="rk3588",
+                        help=f"the SoC: one whose name begins with {', '.join(rknnmodel.SOCS)}; default rk3588")
     parser.add_argument("--dtype", choices=("i8", "fp"), default="i8",
                         help="i8: quantised, needs --calibration; fp: 16-bit floats")
     parser.add_argument("--calibration", type=Path, help="folder of images, or a video")
@@ -148,14 +314,18 @@ def main():
         given = {name: numbers for name, numbers in (("mean", args.mean), ("std", args.std)) if numbers}
         if given:
             set_normalisation(args.onnx, **given)
-        rknn = build(args.onnx, args.target, args.dtype, args.calibration, args.count)
         out = args.out or args.onnx.with_suffix(".rknn")
+        if not out.parent.is_dir():
+            raise InputError(f"--out {out}: there is no folder {out.parent}.")
+        rknn, metadata = build_with_metadata(args.onnx, args.target, args.dtype, args.calibration, args.count)
         if rknn.export_rknn(str(out)):
             raise InputError(f"{out}: cannot be written.")
+        beside = write_metadata(out, metadata)
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB for {args.target}, {args.dtype}")
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB for {args.target}, {args.dtype}"
+          + (f"; names and more stand in {beside}" if beside else ""))
 
 
 if __name__ == "__main__":

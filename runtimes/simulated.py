@@ -2,16 +2,22 @@
 times, recorded outputs.
 
     from runtimes.simulated import record, simulated
-    runtime = simulated(0.0169, 3, record("models/yolov5n_emoji.rknn", frames, myFunc))    # seconds of an inference,
-    cores pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
+    recorded = record("models/yolov5n_emoji.rknn", frames, myFunc)
+    runtime = simulated(0.0169, 3, recorded)                    # seconds of an inference, cores
+    runtime = simulated((0.010, 0.010, 0.030), 3, recorded)     # or the seconds of each core
+    pool = rknnPoolExecutor("models/yolov5n_emoji.rknn", 6, myFunc, runtime=runtime)
 """
+from __future__ import annotations
+
 import collections
 import re
 import threading
 import time
+from typing import Any, Callable, Iterable, Sequence
 
 import numpy as np
 
+import rknnmodel
 import rknnpool
 from rknnmodel import InputError
 from runtimes import cpu
@@ -38,14 +44,15 @@ class SimulatedNPU:
 
     NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2, NPU_CORE_0_1_2 = 0, 1, 2, 4, 7
 
-    def load_rknn(self, path):
+    def load_rknn(self, path: str) -> int:
         return 0
 
     def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=NPU_CORE_AUTO):
         if core_mask not in (0, 1, 2, 3, 4, 7) or core_mask and self.NPU_CORES == 1:
             return -1
-        self.cores = None  # whichever is free first
-        if core_mask:  # with two cores CORE_0_1_2 is both and CORE_2 is CORE_0
+        # None: whichever is free first. With two cores CORE_0_1_2 is both and CORE_2 is CORE_0.
+        self.cores = None
+        if core_mask:
             self.cores = [core for core in range(self.NPU_CORES) if core_mask >> core & 1] or [0]
         self.buffers = [np.empty(values.shape, np.float32) for values, _, _ in self.recorded[1][0]]
         return 0
@@ -54,7 +61,9 @@ class SimulatedNPU:
                   reuse_outputs=False):
         """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next
         call overwrites."""
+        self.error = None
         if inputs[0].ndim != 4:
+            self.error = f"an input has four dimensions, (1, height, width, 3), and not {inputs[0].shape}"
             return None
         image = inputs[0].copy()  # the vendor's runtime takes a copy, too
         self.wait_for_core()
@@ -66,35 +75,39 @@ class SimulatedNPU:
             np.multiply(buffer, scale, out=buffer)
         return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
 
-    def wait_for_core(self):
+    def wait_for_core(self) -> None:
         with self.queueing:  # while the job is entered, not while it runs
             cores = self.cores or [self.free_at.index(min(self.free_at))]
             start = max(time.perf_counter(), *(self.free_at[core] for core in cores))
-            end = start + self.seconds / (ALL_CORES_SPEEDUP if len(cores) > 1 else 1)
+            end = start + max(self.seconds[core] for core in cores) / (ALL_CORES_SPEEDUP if len(cores) > 1 else 1)
             for core in cores:
                 self.free_at[core] = end
             self.schedule.append((cores, start, end))
-        if self.seconds:
+        if end > start:
             time.sleep(max(0, end - time.perf_counter()))
 
-    def release(self):
+    def release(self) -> None:
         pass
 
 
-def simulated(inference, cores, recorded):
-    """A runtime class: an NPU of so many cores, each taking `inference` seconds; `recorded` as record() returns it."""
+def simulated(inference: float | Sequence[float], cores: int, recorded: tuple) -> type:
+    """A runtime class: an NPU of so many cores; `recorded` as record() returns it.
+
+    inference: seconds that an inference takes, a float for all cores, or a sequence with one for each.
+    """
+    seconds = [float(each) for each in np.broadcast_to(inference, (cores,))]
     return type("SimulatedNPU", (SimulatedNPU,), dict(
-        seconds=inference, NPU_CORES=cores, recorded=recorded, queueing=threading.Lock(), free_at=[0.0] * cores,
+        seconds=seconds, NPU_CORES=cores, recorded=recorded, queueing=threading.Lock(), free_at=[0.0] * cores,
         schedule=collections.deque(maxlen=1000)))  # (cores, start, end) of the last jobs
 
 
-def fingerprint(image):
+def fingerprint(image: np.ndarray) -> np.ndarray:
     """A few pixels of an input (1, h, w, 3) uint8: (n,) int16."""
     step = max(1, image.shape[1] // 8)
     return image[0, ::step, ::step].astype(np.int16).ravel()
 
 
-def record(model, frames, myFunc):
+def record(model: str, frames: Iterable[np.ndarray], myFunc: Callable) -> tuple:
     """What myFunc's inference of each frame gets and gives on the CPU stand-in: fingerprints (n, pixels), and of each
     the outputs.
 
@@ -111,8 +124,9 @@ class Recorder:
 
     def __init__(self, context):
         self.context, self.inputs, self.fingerprints, self.outputs = context, None, [], []
+        self.model = getattr(context, "model", None)
 
-    def inference(self, inputs):
+    def inference(self, inputs: list) -> list | None:
         self.inputs = [image.copy() for image in inputs]
         outputs = self.context.inference(inputs)
         if outputs is not None:
@@ -121,27 +135,34 @@ class Recorder:
         return outputs
 
 
-def quantised(output):
+def quantised(output: np.ndarray) -> tuple:
     low, high = min(0.0, float(output.min())), max(0.0, float(output.max()))
     scale = (high - low) / 255 or 1.0
     zero_point = round(-128 - low / scale)
-    return np.clip(np.rint(output / scale) + zero_point, -128,
-                   127).astype(np.int8), np.float32(scale), np.float32(zero_point)
+    stored = np.clip(np.rint(output / scale) + zero_point, -128, 127).astype(np.int8)
+    return stored, np.float32(scale), np.float32(zero_point)
 
 
-def opened(runtime, model):
-    """One context, without a pool."""
+def opened(runtime: type, model: str) -> Any:
+    """One context, without a pool; it carries what its model says. Raises InputError where it does not open."""
     context = runtime()
-    if context.load_rknn(model) != 0 or context.init_runtime() != 0:
-        raise InputError(f"{model} could not be opened: {getattr(context, 'error', None) or 'the runtime says above why'}.")
+    context.model = rknnmodel.describe(model)
+    if context.load_rknn(context.model.path) != 0 or context.init_runtime() != 0:
+        reason = getattr(context, "error", None) or "the runtime says above why"
+        raise InputError(f"{model} could not be opened: {reason}.")
     return context
 
 
-def parse_simulate(text):
-    """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"."""
+def parse_simulate(text: str) -> tuple:
+    """(seconds of one inference, cores) of "yolov5n@rk3588" or "16.9x3"; of "10,10,30" (seconds of each core,
+    cores)."""
     if text in PUBLISHED:
-        return 1 / PUBLISHED[text], rknnpool.NPU_CORES[text.split("@")[1]]
-    numbers = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
-    if not numbers:
-        raise InputError(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), or one of {', '.join(PUBLISHED)}.")
-    return float(numbers[1]) / 1000, int(numbers[2])
+        return 1 / PUBLISHED[text], rknnpool.npu_cores(text.split("@")[1])
+    alike = re.fullmatch(r"(\d+\.?\d*)x([123])", text)
+    if alike:
+        return float(alike[1]) / 1000, int(alike[2])
+    if re.fullmatch(r"\d+\.?\d*(,\d+\.?\d*){1,2}", text):
+        each = tuple(float(milliseconds) / 1000 for milliseconds in text.split(","))
+        return each, len(each)
+    raise InputError(f"--simulate {text}: give milliseconds x cores, as in 16.9x3 (1 to 3 cores), the milliseconds of "
+                     f"each core, as in 10,10,30, or one of {', '.join(PUBLISHED)}.")

@@ -80,6 +80,12 @@ def soc(monkeypatch, tmp_path):
     return set_soc
 
 
+@pytest.fixture(autouse=True)
+def claims(monkeypatch, tmp_path):
+    """Other processes on this machine, other test runs among them, do not bend which core a pool begins with."""
+    monkeypatch.setattr(rknnpool._NPU, "folder", str(tmp_path))
+
+
 @pytest.fixture(scope="session")
 def demo_frames():
     """The demo video's first 60 frames: list of (720, 1280, 3) uint8 BGR."""

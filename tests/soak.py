@@ -1,117 +1,221 @@
-"""Two cameras for an hour: one is killed every minute, the func fails on one frame in a thousand. By hand; README.md
-has the figures.
+"""A day's run in ten minutes: two cameras that drop out, a broker that is killed, a viewer, an NPU that fails on one
+frame in a thousand; everything counted in and out. By hand; README.md has the figures.
 
-    python tests/soak.py --minutes 60
+    python tests/soak.py                            # ten minutes: sixty "minutes" of ten seconds
+    python tests/soak.py --minutes 60 --minute 60   # an hour
 
-Real servers of RTSP and HTTP, main.py's streams, func.py on a simulated NPU of three cores. Every minute, and at the
-end, it prints the frames that were read, served, failed and dropped, how often a camera came back, resident memory and
-threads. Ends with exit code 1 where the frames do not add up or a thread is left.
+main.py itself, on a simulated NPU of three cores, with --track, --line, --json, --mqtt and --web, ended by SIGTERM. In
+every "minute" each camera and the broker are killed once and started again. Every "minute", and at the end, it prints
+the frames served, failed and dropped, the events that came, the pictures that the viewer got, and main.py's resident
+memory, threads and open files. Ends with exit code 1 where frames or events do not add up, or memory grows.
 """
 import argparse
-import itertools
+import json
+import re
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import cv2
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-import func  # noqa: E402
-import streams  # noqa: E402
-from benchmark import rss  # noqa: E402
-from rknnpool import rknnPoolExecutor  # noqa: E402
-from runtimes.simulated import record, simulated  # noqa: E402
-from tests.test_live import CAMERAS, Camera  # noqa: E402
-
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 MODEL = str(ROOT / "models/yolov5n_emoji.rknn")
-numbers = itertools.count(1)
+GROWTH = 40  # MB that main.py may grow by after its first "minutes"
 
 
-def failing(context, frame):
-    if next(numbers) % 1000 == 0:
-        raise RuntimeError("one in a thousand")
-    return func.myFunc(context, frame)
+def serve(clip, arguments):
+    """main.py with a simulated NPU in place of the real one: the child process."""
+    import func
+    import main
+    from runtimes.simulated import record, simulated
+    video = cv2.VideoCapture(clip)
+    frames = [video.read()[1] for _ in range(60)][::10]
+
+    class Failing(simulated(0.0169, 3, record(MODEL, frames, func.myFunc))):
+        count = 0
+
+        def wait_for_core(self):
+            super().wait_for_core()
+            Failing.count += 1
+            if Failing.count % 1000 == 0:
+                raise BlockingIOError("one in a thousand")
+
+    def failing(infer):
+        def inference(*inputs, **options):
+            try:
+                return infer(*inputs, **options)
+            except BlockingIOError:
+                return None  # as the vendor's runtime tells it
+        return inference
+
+    for name in ("inference", "inference_raw"):
+        if hasattr(Failing, name):
+            setattr(Failing, name, failing(getattr(Failing, name)))
+    main.runtimes.named = lambda name: Failing
+    sys.argv = ["main.py", *arguments]
+    main.main()
 
 
-class Counted:
-    """One stream on its way through the pool, every frame in the books."""
+class Viewer:
+    """Looks at one stream without an end, and comes back when it is cut off."""
 
-    def __init__(self, url):
-        self.stream = streams.Stream(url)
-        self.read = self.served = self.failed = 0
+    def __init__(self, port, name):
+        self.pictures = 0
+        threading.Thread(target=self.look, args=(port, name), daemon=True).start()
 
-    def frames(self):
-        for frame in self.stream.frames():
-            self.read += 1
-            yield frame
-
-    def run(self, pool):
-        self.results = pool.map(self.frames(), live=True)
+    def look(self, port, name):
         while True:
             try:
-                next(self.results)
-                self.served += 1
-            except StopIteration:
-                return
-            except RuntimeError:
-                self.failed += 1
-
-    def __str__(self):
-        return f"{self.read} read, {self.served} served, {self.failed} failed, {self.results.dropped} dropped"
-
-    def adds_up(self):
-        return self.read == self.served + self.failed + self.results.dropped
+                with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+                    connection.sendall(f"GET /{name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                    while data := connection.recv(1 << 20):
+                        self.pictures += data.count(b"--frame")
+            except OSError:
+                time.sleep(1)
 
 
-def books(counted):
-    return "; ".join(f"{each.stream.source.split(':')[0]} {each}" for each in counted) + f"; RSS {rss():.1f} MB"
+class Watched:
+    """main.py as a process."""
+
+    def __init__(self, clip, arguments):
+        command = [sys.executable, __file__, "serve", clip, *arguments]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.errors, self.page = [], threading.Event()
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stderr:
+            self.errors.append(line.rstrip())
+            found = re.search(r"http://127.0.0.1:(\d+)/", line)
+            if found:
+                self.port = int(found[1])
+                self.page.set()
+
+    def status(self):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status.json", timeout=30) as answer:
+            return json.load(answer)["streams"]
+
+    def books(self):
+        """Resident memory in MB, threads, open files."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        rss, threads = (int(re.search(rf"{name}:\s+(\d+)", text)[1]) for name in ("VmRSS", "Threads"))
+        return rss / 1024, threads, len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+def check(lines, summary, events):
+    """What does not add up: sentences. lines: --json's; summary: main.py's last lines."""
+    wrong = []
+    for name in ("gate", "yard"):
+        of = [line for line in lines if line["stream"] == name]
+        numbers = [line["frame"] for line in of]
+        failed = sum("error" in line for line in of)
+        said = re.search(rf"^{name}: (\d+) frames in .* (\d+) dropped(?:, (\d+) failed)?", summary, re.MULTILINE)
+        served, dropped, failed_said = (int(number or 0) for number in said.groups())
+        if numbers != sorted(set(numbers)):
+            wrong.append(f"{name}: frames are not in order, or come twice")
+        if (served, failed_said) != (len(of) - failed, failed):
+            wrong.append(f"{name}: {served} served, {failed_said} failed; JSON has {len(of) - failed} and {failed}")
+        if numbers[-1] + 1 != len(of) + dropped:
+            wrong.append(f"{name}: {numbers[-1] + 1} read, but {len(of)} came out and {dropped} were dropped")
+    from broker import once
+    events = once(events)
+    numbers = [int(event["id"].rpartition("-")[2]) for event in events]
+    missing = set(range(1, numbers[-1] + 1)) - set(numbers)
+    if missing:
+        wrong.append(f"{len(missing)} events are missing: {sorted(missing)[:10]}")
+
+    def of_type(kind):
+        return sorted((event["after"]["camera"], event["after"]["track"]) for event in events if event["type"] == kind)
+    seen = sorted({(line["stream"], thing["id"]) for line in lines for thing in line.get("objects", ())
+                   if "id" in thing})
+    crossed = sum(len(line.get("crossings", ())) for line in lines)
+    if sorted(set(of_type("new"))) != seen or of_type("new") != of_type("end"):
+        wrong.append(f"{len(seen)} objects in JSON, {len(of_type('new'))} appeared, {len(of_type('end'))} ended")
+    if crossed != sum(event["event"] == "crosses" for event in events):
+        wrong.append(f"{crossed} crossings in JSON, {sum(event['event'] == 'crosses' for event in events)} in events")
+    return wrong
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=int, default=60)
-    parser.add_argument("--minute", type=float, default=60, help="seconds that one lasts")
+    parser.add_argument("--minute", type=float, default=10, help="seconds that one lasts")
     args = parser.parse_args()
-    cv2.setNumThreads(1)
+    from broker import Broker, Listener
+    from test_live import CAMERAS, HAS_GST, Camera
     with tempfile.TemporaryDirectory() as folder:
-        video, clip = cv2.VideoCapture(str(ROOT / "models/demo.mp4")), str(Path(folder) / "camera.mp4")
-        frames = [cv2.resize(video.read()[1], (640, 360)) for _ in range(60)]
+        folder, clip = Path(folder), str(Path(folder) / "camera.mp4")
+        video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
         writer = cv2.VideoWriter(clip, cv2.VideoWriter_fourcc(*"mp4v"), 30, (640, 360))
-        for frame in frames:
-            writer.write(frame)
+        for _ in range(300):
+            writer.write(cv2.resize(video.read()[1], (640, 360)))
         writer.release()
-        video.release()
-        cameras = [Camera(command, scheme, clip) for scheme, command in CAMERAS.items()]
-        runtime = simulated(0.0169, 3, record(MODEL, [frame.copy() for frame in frames[::10]], func.myFunc))
-        before = threading.active_count()
-        began, away = time.monotonic(), 0
-        with rknnPoolExecutor(MODEL, 6, failing, runtime=runtime) as pool:
-            counted = [Counted(camera.url) for camera in cameras]
-            serving = [threading.Thread(target=each.run, args=(pool,)) for each in counted]
-            for thread in serving:
-                thread.start()
-            for minute in range(1, args.minutes + 1):
-                time.sleep(max(0, began + (minute - 0.2) * args.minute - time.monotonic()))
-                cameras[0].kill()
-                away += 1
-                time.sleep(max(0, began + (minute - 0.1) * args.minute - time.monotonic()))
-                cameras[0].start()
-                time.sleep(max(0, began + minute * args.minute - time.monotonic()))
-                print(f"minute {minute}: {books(counted)}, {threading.active_count()} threads", flush=True)
-            for each in counted:
-                each.stream.stop.append(None)
-            for thread in serving:
-                thread.join()
-            runs = pool.runs
-        for camera in cameras:
-            camera.kill()
-        left = threading.active_count() - before
-        print(f"at the end: {books(counted)}, {left} threads left; {away} times away; runs per core {runs}")
-        sys.exit(0 if left == 0 and all(each.adds_up() for each in counted) else 1)
+        kinds = ["rtsp" if HAS_GST else "http", "http"]
+        cameras = [Camera(CAMERAS[kind], kind, clip) for kind in kinds]
+        broker = Broker(folder)
+        broker.start()
+        listener = Listener(broker)
+        child = Watched(clip, [f"gate={cameras[0].url}", f"yard={cameras[1].url}", "--headless", "--quiet", "--track",
+                               "--line", "road:0.5,0.3,0.5,1", "--zone", "meadow:0,0.5,1,0.5,1,1,0,1", "--web", "0",
+                               "--json", str(folder / "out.jsonl"), "--mqtt", broker.url])
+        assert child.page.wait(120), child.errors
+        viewer, began, memory, pictures = Viewer(child.port, "gate"), time.monotonic(), [], 0
+
+        def at(minute, share):
+            time.sleep(max(0, began + (minute + share) * args.minute - time.monotonic()))
+
+        for minute in range(args.minutes):
+            for share, part in ((0.1, cameras[0]), (0.4, cameras[1]), (0.7, broker)):
+                at(minute, share)
+                if part is broker:
+                    broker.save()
+                part.kill()
+                at(minute, share + 0.1)
+                part.start()
+            at(minute, 1)
+            if child.process.poll() is not None:
+                sys.exit("\n".join([*child.errors, f"main.py has ended, exit code {child.process.returncode}"]))
+            rss, threads, files = child.books()
+            memory.append(rss)
+            streams = "; ".join(f"{name} {of['frames']} served, {of['failed']} failed, {of['dropped']} dropped"
+                                for name, of in child.status().items())
+            print(f"{minute + 1}: {streams}; {len(listener.events)} events; {viewer.pictures - pictures} pictures; "
+                  f"{rss:.1f} MB, {threads} threads, {files} files", flush=True)
+            pictures = viewer.pictures
+        child.process.send_signal(signal.SIGTERM)
+        summary = child.process.stdout.read()
+        code = child.process.wait(60)
+        listener.wait_for_value("house/available", "offline")
+        lines = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+        wrong = check(lines, summary, listener.events)
+        first, last = max(memory[:max(1, len(memory) // 5)]), max(memory[-max(1, len(memory) // 5):])
+        if last > first + GROWTH:
+            wrong.append(f"memory grew from {first:.0f} to {last:.0f} MB")
+        if code not in (3, 143):
+            wrong.append(f"exit code {code}")
+        if not viewer.pictures:
+            wrong.append("the viewer saw nothing")
+        for part in (*cameras, broker):
+            part.kill()
+        listener.close()
+        print(summary + "\n".join(child.errors[-5:]))
+        print(f"{len(lines)} lines of JSON, {len(listener.events)} events, of them "
+              f"{len({event['id'] for event in listener.events})} without repetitions; {first:.0f} MB, at the end "
+              f"{last:.0f} MB; exit code {code}")
+        print("\n".join(wrong) or "all adds up")
+        sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["serve"]:
+        serve(sys.argv[2], sys.argv[3:])
+    else:
+        main()

@@ -120,6 +120,22 @@ def test_the_speed_of_a_published_model_is_its_published_figure():
     assert simulated.parse_simulate("7.5x2") == (0.0075, 2)
 
 
+def test_every_core_may_have_a_speed_of_its_own(recorded):
+    assert simulated.parse_simulate("10,10,30") == ((0.01, 0.01, 0.03), 3)
+    npu = simulated.simulated((0.01, 0.02, 0.04), 3, recorded)
+    infer_at_once([context_on(npu, mask) for mask in (1, 2, 4)])
+    assert {cores[0]: round(end - start, 6) for cores, start, end in npu.schedule} == {0: 0.01, 1: 0.02, 2: 0.04}
+
+
+def test_cores_of_different_speed_have_the_sum_of_their_rates_as_ceiling(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py("--simulate", "30,30,90", "--threads", 6, "--no-decode", "--seconds", 1)
+    assert code == 0, stderr
+    result = json.loads(saved.with_suffix(".json").read_text())
+    assert result["ceiling_fps"] == pytest.approx(2000 / 30 + 1000 / 90)
+    fast, also_fast, slow = result["table"][0]["runs"]
+    assert fast > 1.5 * slow and also_fast > 1.5 * slow
+
+
 @pytest.fixture
 def benchmark_py(monkeypatch, clip, tmp_path, capfd):
     """Run benchmark.py with these arguments on a short clip: (exit code, stdout, stderr, path of its output without the
@@ -222,12 +238,6 @@ def test_a_soak_reports_memory_and_ends_after_its_frames(benchmark_py):
     assert stdout.startswith("50 frames served, ") and "RSS" in stdout
 
 
-def test_heads_are_compared_with_the_plain_version(benchmark_py):
-    code, stdout, stderr, _ = benchmark_py("--simulate", "0x3", "--heads")
-    assert code == 0, stderr
-    assert "times faster" in stdout
-
-
 @pytest.mark.parametrize("arguments, said", [
     (["--threads", "0"], "--threads 0"),
     (["--threads", "many"], "--threads many"),
@@ -235,7 +245,7 @@ def test_heads_are_compared_with_the_plain_version(benchmark_py):
     (["--simulate", "5x4"], "--simulate 5x4"),
     (["--cap", "none.mp4"], "none.mp4: no such file"),
     (["--cap", __file__], "not a video"),
-    (["--model", "none.rknn"], "none.onnx: no such file"),
+    (["--model", "none.rknn"], "none.rknn: no such file"),
     (["--rounds", "0"], "--rounds 0"),
     (["--live", "-1"], "--live -1"),
     (["--streams", "0"], "--streams 0"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_func import Context
+from test_func import Context, RawContext, stored
 from test_func import random_heads as yolov5_heads
 from test_yolov8 import random_heads as yolov8_heads
 
@@ -70,6 +70,21 @@ def test_a_class_count_that_disagrees_with_classes_is_said(module, heads, monkey
         module.detect(Context(heads), FRAME.copy())
 
 
+@pytest.mark.parametrize("module", [func, yolov8], ids=["yolov5", "yolov8"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+@pytest.mark.parametrize("scale, zero_point", [(None, None), (0.0, 0), (-1.0, 0), (np.nan, 0), (1e30, -128),
+                                               (0.1, 300)])
+def test_stored_values_and_scales_of_any_kind_give_sound_boxes_or_none(module, dtype, scale, zero_point):
+    rng = np.random.default_rng(0)
+    heads = MODULES["yolov5" if module is func else "yolov8"][1]
+    raw = []
+    for head in heads:
+        whole = stored(head, dtype)
+        noise = rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, head.shape).astype(dtype)
+        raw.append((noise,) + (whole[1:] if scale is None else (scale, zero_point)))
+    assert_sound(*module.detect(RawContext(raw), FRAME.copy()), 360, 640)
+
+
 # ---- frames ----
 
 @every_module
@@ -123,13 +138,14 @@ sides = st.one_of(sizes, st.sampled_from([1, 2, 360, 640, 641, 1280]))
 
 
 @settings(deadline=None, max_examples=200)
-@given(sides, sides, st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20))
-def test_letterbox_and_its_inverse_agree_to_a_pixel(width, height, points):
+@given(sides, sides, st.sampled_from([640, (640, 384), (384, 640), (32, 2000)]),
+       st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20))
+def test_letterbox_and_its_inverse_agree_to_a_pixel(width, height, size, points):
     frame = np.zeros((height, width, 3), np.uint8)
-    square, (left, top, x_scale, y_scale) = func.letterbox(frame, 640)
+    square, (left, top, x_scale, y_scale) = func.letterbox(frame, size)
     points = np.array(points) * [width, height]
     there = points * [x_scale, y_scale] + [left, top]
-    assert (there >= 0).all() and (there <= 640).all()
+    assert (there >= 0).all() and (there <= func.pair(size)).all()
     boxes = np.concatenate([there, there], 1)
     back = func.unletterbox(boxes, (left, top, x_scale, y_scale), frame)
     np.testing.assert_allclose(back, np.concatenate([points, points], 1), atol=1)

@@ -1,10 +1,19 @@
-"""runtimes/cpu.py answers as the wheel does, with return codes and without exceptions."""
+"""runtimes/cpu.py answers as the wheel does, with return codes and without exceptions.
+
+What the wheel takes was asked of the wheel itself (rknn-toolkit-lite2 2.5.0 on the board in a box).
+"""
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
-from runtimes.cpu import RKNNLite
+from runtimes.cpu import FRAMES, RKNNLite
 
 MODEL = str(ROOT / "models/yolov5n_emoji.rknn")
 
@@ -54,18 +63,32 @@ def test_release_may_be_called_twice_and_ends_inference(context):
     assert context.inference(inputs=[np.zeros((1, 640, 640, 3), np.uint8)]) is None
 
 
+def write_model(folder, *shapes, kind=TensorProto.FLOAT, name="model.onnx", **metadata):
+    """Path of a model in `folder` with an input of each shape, which gives each back as float32 as the network got
+    it."""
+    inputs = [helper.make_tensor_value_info(f"in{place}", kind, shape) for place, shape in enumerate(shapes)]
+    outputs = [helper.make_tensor_value_info(f"out{place}", TensorProto.FLOAT, shape)
+               for place, shape in enumerate(shapes)]
+    nodes = [helper.make_node("Cast", [given.name], [same.name], to=TensorProto.FLOAT)
+             for given, same in zip(inputs, outputs)]
+    model = helper.make_model(helper.make_graph(nodes, "graph", inputs, outputs), ir_version=8,
+                              opset_imports=[helper.make_opsetid("", 13)])
+    helper.set_model_props(model, metadata)
+    onnx.save(model, str(Path(folder) / name))
+    return str(Path(folder) / name)
+
+
+def opened(path):
+    context = RKNNLite()
+    assert context.load_rknn(path) == context.init_runtime() == 0, context.error
+    return context
+
+
 @pytest.fixture
 def with_metadata(tmp_path):
     """with_metadata(mean="1 2 3"): path of a model that gives back its input, (1, 3, 2, 2), and has this metadata."""
     def write(channels=3, batch=1, **metadata):
-        image, same = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, channels, 2, 2])
-                       for name in ("image", "same"))
-        graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["image"], ["same"])], "graph", [image],
-                                       [same])
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 12)], ir_version=8)
-        onnx.helper.set_model_props(model, metadata)
-        onnx.save(model, str(tmp_path / "model.onnx"))
-        return str(tmp_path / "model.onnx")
+        return write_model(tmp_path, [batch, channels, 2, 2], **metadata)
     return write
 
 
@@ -108,3 +131,236 @@ def test_malformed_mean_or_std_returns_minus_one_with_a_sentence(context, with_m
     name, value = next(iter(metadata.items()))
     assert context.error.startswith(f"{path}: its {name} is '{value}', not three numbers")
     assert context.inference(inputs=[np.zeros((1, 2, 2, 3), np.uint8)]) is None
+
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3), np.uint8)  # higher than its channels, wider than high
+FED = IMAGE.transpose(0, 3, 1, 2) / np.float32(255)
+
+
+@pytest.mark.parametrize("shape", [["n", 3, "h", "w"], [1, 3, None, None], ["n", None, "h", "w"], [1, 3, "side", 6],
+                                   [None, 3, 4, 6]])
+def test_a_model_with_open_sides_takes_any_image(tmp_path, shape):
+    np.testing.assert_allclose(opened(write_model(tmp_path, shape)).inference([IMAGE])[0], FED)
+
+
+def test_of_open_sides_only_those_are_open(tmp_path):
+    context = opened(write_model(tmp_path, ["n", 3, 4, "w"]))
+    assert context.inference([IMAGE[:, :3]]) is None
+    assert "takes an input of shape (1, 4, any, 3), not (1, 3, 6, 3)" in context.error
+    assert context.inference([np.concatenate([IMAGE, IMAGE])]) is None
+
+
+@pytest.mark.parametrize("shape", [[1, 4, 6, 3], ["n", "h", "w", 3]])
+@pytest.mark.parametrize("data_format", [None, "nhwc", "nchw"])
+def test_a_model_whose_channels_come_last_takes_the_same_images(tmp_path, shape, data_format):
+    context = opened(write_model(tmp_path, shape, mean="1 2 3", std="1 2 4"))
+    image = IMAGE.transpose(0, 3, 1, 2) if data_format == "nchw" else IMAGE
+    output, = context.inference([image], data_format=data_format)
+    np.testing.assert_allclose(output, (IMAGE - [1., 2., 3.]) / [1., 2., 4.], rtol=1e-6)
+
+
+@pytest.mark.parametrize("data_format", ["nchw", ["nchw"]])
+def test_an_image_may_come_with_its_channels_first(tmp_path, data_format):
+    context = opened(write_model(tmp_path, [1, 3, 4, 6], mean="1 2 3", std="1 2 4"))
+    planes = np.ascontiguousarray(IMAGE.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(context.inference([planes], data_format=data_format)[0],
+                                  context.inference([IMAGE])[0])
+    assert context.inference([IMAGE], data_format=data_format) is None
+    assert "shape (1, 3, 4, 6), not (1, 4, 6, 3)" in context.error
+
+
+@pytest.mark.parametrize("dtype", FRAMES)
+def test_frames_of_every_dtype_that_the_wheel_takes(tmp_path, dtype):
+    context = opened(write_model(tmp_path, [1, 3, 4, 6], std="2 2 2"))
+    image = IMAGE.astype(dtype)
+    for data_type in (None, dtype, [dtype]):
+        np.testing.assert_allclose(context.inference([image], data_type=data_type)[0],
+                                   image.transpose(0, 3, 1, 2).astype(np.float32) / 2)
+
+
+@pytest.mark.parametrize("kind, tolerance", [(TensorProto.FLOAT16, 1e-3), (TensorProto.DOUBLE, 1e-6)])
+def test_models_of_other_floats_are_fed_with_theirs(tmp_path, kind, tolerance):
+    output, = opened(write_model(tmp_path, [1, 3, 4, 6], kind=kind)).inference([IMAGE])
+    assert output.dtype == np.float32
+    np.testing.assert_allclose(output, FED, rtol=tolerance)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT64, TensorProto.INT32])
+def test_a_model_of_integers_gets_the_image_as_it_is(tmp_path, kind):
+    output, = opened(write_model(tmp_path, [1, 3, 4, 6], kind=kind)).inference([IMAGE])
+    np.testing.assert_array_equal(output, IMAGE.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("shape, given", [([1, 10], (1, 10)), (["n", 10], (1, 10)), ([7], (7,)), (["n"], (7,)),
+                                          ([1, 2, 3], (1, 2, 3)), ([1, 2, 3, 2, 2], (1, 2, 3, 2, 2))])
+def test_what_is_no_image_goes_in_as_it_is(tmp_path, shape, given):
+    vector = np.arange(np.prod(given), dtype=np.float32).reshape(given)
+    np.testing.assert_array_equal(opened(write_model(tmp_path, shape)).inference([vector])[0], vector)
+
+
+def test_several_inputs_are_taken_in_the_models_order(tmp_path):
+    context = opened(write_model(tmp_path, [1, 3, 4, 6], [1, 4], [1, 4, 6, 1]))
+    vector = np.ones((1, 4), np.float32)
+    outputs = context.inference([IMAGE.transpose(0, 3, 1, 2), vector, IMAGE[..., :1]],
+                                data_format=["nchw", "nhwc", "nhwc"])
+    for output, expected in zip(outputs, (FED, vector, IMAGE[..., :1] / np.float32(255))):
+        np.testing.assert_allclose(output, expected)
+    for inputs in ([IMAGE], [IMAGE, vector], IMAGE, [IMAGE, vector, vector, vector]):
+        assert context.inference(inputs) is None
+        assert "has 3 inputs (in0, in1, in2), and" in context.error
+
+
+def test_several_images_at_once_where_the_model_has_them(tmp_path):
+    images = np.concatenate([IMAGE, IMAGE[:, ::-1]])
+    output, = opened(write_model(tmp_path, [2, 3, 4, 6])).inference([images])
+    np.testing.assert_allclose(output, images.transpose(0, 3, 1, 2) / np.float32(255))
+
+
+def test_a_single_input_may_come_without_the_list(tmp_path):
+    np.testing.assert_allclose(opened(write_model(tmp_path, [1, 3, 4, 6])).inference(IMAGE)[0], FED)
+
+
+def test_each_call_gives_arrays_of_its_own(tmp_path):
+    context = opened(write_model(tmp_path, [1, 3, 4, 6]))
+    first, = context.inference([IMAGE])
+    context.inference([IMAGE[:, ::-1]])
+    np.testing.assert_allclose(first, FED)
+
+
+@pytest.mark.parametrize("inputs, options, reason", [
+    (None, {}, "takes a list of arrays, [image], not NoneType"),
+    ([None], {}, "takes a list of arrays, [image], not list of NoneType"),
+    ((IMAGE,), {}, "takes a list of arrays, [image], not tuple"),
+    ([[1, 2]], {}, "takes a list of arrays"),
+    ([], {}, "has 1 inputs (in0), and 0 were given"),
+    ([IMAGE, IMAGE], {}, "and 2 were given"),
+    ([IMAGE[0]], {}, "takes an input of shape (1, 4, 6, 3), not (4, 6, 3)"),
+    ([IMAGE[None]], {}, "not (1, 1, 4, 6, 3)"),
+    ([IMAGE[:, :2]], {}, "not (1, 2, 6, 3)"),
+    ([IMAGE.astype(np.float64)], {}, "not of float64"),
+    ([IMAGE.astype(np.uint64)], {}, "not of uint64"),
+    ([IMAGE.astype(np.complex64)], {}, "not of complex64"),
+    ([IMAGE.astype(object)], {}, "not of object"),
+    ([IMAGE.astype(">f4")], {}, "not of >f4"),
+    ([IMAGE], {"data_format": "NCHW"}, "takes as data_format 'nhwc' or 'nchw' for each of 1 inputs, not 'NCHW'"),
+    ([IMAGE], {"data_format": ["nhwc", "nhwc"]}, "for each of 1 inputs, not ['nhwc', 'nhwc']"),
+    ([IMAGE], {"data_format": [None]}, "takes as data_format"),
+    ([IMAGE], {"data_format": 5}, "takes as data_format"),
+    ([IMAGE], {"data_type": "float32"}, "was told of an input of float32 by data_type, and got uint8"),
+    ([IMAGE], {"data_type": "UINT8"}, "takes as data_type 'uint8' or"),
+    ([IMAGE], {"inputs_pass_through": [1]}, "takes as inputs_pass_through 0 for each of 1 inputs"),
+    ([IMAGE], {"inputs_pass_through": [0, 0]}, "takes as inputs_pass_through 0 for each of 1 inputs"),
+    ([IMAGE], {"inputs_pass_through": 0}, ""),
+])
+def test_what_the_wheel_refuses_returns_none_with_a_sentence(tmp_path, inputs, options, reason):
+    path = write_model(tmp_path, [1, 3, 4, 6])
+    context = opened(path)
+    assert context.inference(inputs, **options) is None
+    assert context.error.startswith(path) and reason in context.error
+    assert context.inference([IMAGE], inputs_pass_through=[0]) is not None  # and goes on
+
+
+def test_an_image_that_the_network_cannot_do_with_is_a_sentence(tmp_path):
+    path = write_model(tmp_path, ["n", 3, "h", "w"])
+    model = onnx.load(path)
+    model.graph.node.insert(0, helper.make_node("Reshape", ["in0", "shape"], ["cut"]))
+    model.graph.node[1].input[0] = "cut"
+    model.graph.initializer.append(helper.make_tensor("shape", TensorProto.INT64, [4], [1, 3, 4, 6]))
+    onnx.save(model, path)
+    context = opened(path)
+    assert context.inference([IMAGE]) is not None
+    assert context.inference([np.zeros((1, 5, 5, 3), np.uint8)]) is None
+    assert context.error.startswith(f"{path} could not be run: ") and "\n" not in context.error
+
+
+def test_a_model_of_words_is_told_when_it_opens(context, tmp_path):
+    word = helper.make_tensor_value_info("word", TensorProto.STRING, [1])
+    same = helper.make_tensor_value_info("same", TensorProto.STRING, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["word"], ["same"])], "graph", [word], [same])
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 13)]),
+              str(tmp_path / "words.onnx"))
+    assert context.load_rknn(str(tmp_path / "words.onnx")) == 0 and context.init_runtime() == -1
+    assert context.error.endswith("its input 'word' is of type tensor(string), which no NPU takes")
+
+
+sides = st.integers(1, 9)
+anything = st.one_of(
+    st.none(), st.booleans(), st.integers(-9, 9), st.text(max_size=5), st.binary(max_size=5), st.floats(),
+    st.sampled_from(["nchw", "nhwc", "uint8", "float32", IMAGE, IMAGE[0], np.float32(1), np.ma.masked_array(IMAGE),
+                     np.zeros((1, 0, 6, 3), np.uint8), np.array("word"), np.zeros(3, "M8[s]"), object, {"a": 1}]))
+things = st.one_of(anything, st.lists(anything, max_size=3), st.lists(anything, max_size=2).map(tuple))
+
+
+@settings(deadline=None, max_examples=300)
+@given(inputs=things, data_type=things, data_format=things, inputs_pass_through=things)
+def test_nothing_that_is_handed_in_raises(inputs, **options):
+    with tempfile.TemporaryDirectory() as folder:
+        context = opened(write_model(folder, [1, 3, 4, 6]))
+        outputs = context.inference(inputs, **options)
+        assert outputs is None and context.error or outputs[0].shape == (1, 3, 4, 6)
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data(), height=sides, width=sides, channels=st.sampled_from([1, 3, 4]), batch=st.sampled_from([1, 2]),
+       inside=st.sampled_from(["nchw", "nhwc"]), outside=st.sampled_from(["nchw", "nhwc"]),
+       kind=st.sampled_from([TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8]))
+def test_every_image_arrives_as_the_network_wants_it(data, height, width, channels, batch, inside, outside, kind):
+    sizes = {"n": batch, "c": channels, "h": height, "w": width}
+    sides = [sizes[side] for side in inside]
+    for place, side in enumerate(inside):  # any side but the channels may be open; an open batch is one image
+        if side != "c" and (side != "n" or batch == 1) and data.draw(st.booleans()):
+            sides[place] = side
+    # which side the channels are must be told by the model itself
+    told = [side for side in (sides[1], sides[3]) if side in (1, 3, 4)] == [channels]
+    dtype = data.draw(st.sampled_from(FRAMES))
+    seed = data.draw(st.integers(0, 99))
+    image = np.random.default_rng(seed).integers(0, 128, [sizes[side] for side in outside]).astype(dtype)
+    if data.draw(st.booleans()):  # a view of rows in another order, as flips and crops give
+        image = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
+    with tempfile.TemporaryDirectory() as folder:
+        context = opened(write_model(folder, sides, kind=kind, mean="1 2 3", std="4 8 16"))
+        outputs = context.inference([image], data_format=outside)
+    if not told:
+        assert outputs is None or outputs[0].size == image.size
+        return
+    plain = image.astype(np.float64) if outside == "nhwc" else image.astype(np.float64).transpose(0, 2, 3, 1)
+    if kind != TensorProto.UINT8:
+        plain = (plain - np.resize([1, 2, 3], channels)) / np.resize([4, 8, 16], channels)
+    expected = plain if inside == "nhwc" else plain.transpose(0, 3, 1, 2)
+    assert outputs is not None, context.error
+    np.testing.assert_allclose(outputs[0], expected, rtol=2e-3 if kind == TensorProto.FLOAT16 else 1e-6)
+
+
+def test_ultralytics_folder_is_a_model_where_the_onnx_stands_in_it(context, tmp_path):
+    folder = tmp_path / "yolo11n_rknn_model"
+    folder.mkdir()
+    (folder / "yolo11n-rk3588.rknn").write_bytes(b"RKNN")
+    write_model(folder, [1, 3, 4, 6], name="yolo11n.onnx")
+    for path in (folder, str(folder), f"{folder}/", folder / "yolo11n-rk3588.rknn"):
+        assert context.load_rknn(path) == context.init_runtime() == 0, context.error
+        np.testing.assert_allclose(context.inference([IMAGE])[0], FED)
+    write_model(folder, [1, 3, 2, 2], name="another.onnx")
+    assert context.load_rknn(folder) == 0  # the one of the .rknn's name
+    (folder / "yolo11n-rk3588.rknn").unlink()
+    assert context.load_rknn(folder) == -1
+    assert context.error == f"{folder}: several models stand in it (another.onnx, yolo11n.onnx), name one of them"
+
+
+def test_a_folder_for_the_board_only_says_which_export_runs_here(context, tmp_path):
+    folder = tmp_path / "yolo11n_rknn_model"
+    folder.mkdir()
+    assert context.load_rknn(folder) == -1
+    assert context.error == f"{folder}: a folder without a model, neither .rknn nor .onnx"
+    (folder / "yolo11n-rk3588.rknn").write_bytes(b"RKNN")
+    assert context.load_rknn(folder) == -1
+    assert context.error == (f"{folder}: only a board with an NPU runs the .rknn in it; here on the CPU runs an export "
+                             f"with format=onnx")
+    beside = write_model(tmp_path, [1, 3, 4, 6], name="yolo11n.onnx")
+    assert context.load_rknn(folder) == -1
+    assert context.error.endswith(f"here on the CPU runs {beside}, which stands beside it")
+
+
+@pytest.mark.parametrize("path", [None, 5, "", b"none.rknn", "a\0b.rknn", ["x"], Path("none.rknn")])
+def test_a_path_that_is_none_returns_minus_one_with_a_sentence(context, path):
+    assert context.load_rknn(path) == -1
+    assert context.error

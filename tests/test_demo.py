@@ -1,5 +1,7 @@
 """The demo model on the demo video, counted against the video's ground truth."""
 import os
+import re
+import subprocess
 import sys
 
 import cv2
@@ -27,6 +29,7 @@ def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
     assert len(demo_truth["frames"]) == sum(1 for _ in frames_of(video)) == 600
 
 
+@pytest.mark.slow
 @every_model
 def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_false(demo_truth, model, detect):
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
@@ -45,6 +48,29 @@ def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_fals
     assert wanted > 15000
     assert found / wanted >= 0.95
     assert false / detections <= 0.02
+
+
+@pytest.mark.slow
+def test_a_detector_and_a_classifier_of_what_it_finds_share_the_machine(tmp_path, demo_frames):
+    """examples/two_models.py: the classifier mostly agrees with the detector."""
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (1280, 720))
+    for frame in demo_frames[:32]:
+        writer.write(frame)
+    writer.release()
+    done = subprocess.run([sys.executable, "examples/two_models.py", str(tmp_path / "clip.avi")], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("frame ") == 2 and "looks like: " in done.stdout
+    frames, objects, agreed = map(int, re.search(r"(\d+) frames, (\d+) objects, .* (\d+)% of them",
+                                                 done.stdout).groups())
+    assert frames == 32 and objects > 700 and agreed >= 80
+
+
+def test_two_models_says_in_a_sentence_what_cannot_be_read():
+    for arguments in (["none.mp4"], [ROOT / "models/demo.mp4", "none.rknn"]):
+        done = subprocess.run([sys.executable, "examples/two_models.py", *map(str, arguments)], cwd=ROOT,
+                              capture_output=True, text=True)
+        assert done.returncode == 2 and "none." in done.stderr and "Traceback" not in done.stderr
 
 
 needs_font = pytest.mark.skipif(not os.path.exists(FONT),
@@ -66,6 +92,7 @@ def test_the_truth_of_a_scene_fits_its_objects():
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (320, 240)).all() and (boxes[:, 2:] > boxes[:, :2]).all()
 
 
+@pytest.mark.slow
 @needs_font
 @every_model
 def test_the_demo_models_keep_their_accuracy_on_unseen_scenes(model, detect):

@@ -98,6 +98,13 @@ def test_two_contexts_per_core_are_the_default(runtime, soc):
     assert [context.mask for context in runtime.contexts] == [1, 2, 4, 1, 2, 4]
 
 
+def test_runs_are_told_for_every_core_in_their_order(runtime, soc):
+    soc("rk3588")
+    with rknnPoolExecutor("model", 1, infer, runtime=runtime) as pool:
+        list(pool.map(range(5)))
+        assert pool.runs == [5, 0, 0]
+
+
 def test_core_mask_puts_every_context_on_those_cores(runtime, soc):
     soc("rk3588")
     rknnPoolExecutor("model", 3, infer, coreMask=runtime.NPU_CORE_0_1_2, runtime=runtime).release()
@@ -114,12 +121,12 @@ def test_core_mask_is_left_out_where_the_soc_has_one_core(runtime, soc):
 @pytest.mark.parametrize("per_core", [1, 2, 3])
 def test_runs_are_spread_evenly_over_the_cores(runtime, soc, name, cores, per_core):
     soc(name)
-    runtime.seconds = 0.01
+    runtime.seconds = 0.005
     with rknnPoolExecutor("model", cores * per_core, infer, runtime=runtime) as pool:
-        assert len(list(pool.map(range(20 * cores)))) == 20 * cores
+        assert len(list(pool.map(range(200 * cores)))) == 200 * cores
     runs = [core.runs for core in runtime.cores.values()]
     assert len(runs) == cores
-    assert max(runs) - min(runs) <= 1, runs
+    assert max(runs) - min(runs) <= 0.05 * 200, runs
 
 
 def test_a_core_with_more_contexts_gets_more_frames(runtime, soc):
@@ -162,7 +169,7 @@ def test_a_slow_consumer_bounds_what_is_read_ahead(runtime):
     def frames():
         for frame in range(1000):
             read.append(frame)
-            if len(read) > 2 * 3 + 5:
+            if len(read) > 3 * 3 + 5:
                 too_many.set()
             yield frame
 
@@ -284,7 +291,7 @@ def test_leaving_the_loop_stops_the_reading_and_leaves_the_pool_working(runtime)
             if result == 20:
                 break
         at = next(frames)
-        assert 20 < at <= 20 + 2 * 3 + 1
+        assert 20 < at <= 20 + 3 * 3 + 1
         assert next(frames) == at + 1  # nobody else reads
         assert pool.submit("again").result(10) == "again"
 
@@ -339,14 +346,16 @@ def test_release_with_a_timeout_says_which_context_hangs(runtime, soc):
     pool = rknnPoolExecutor("model", 3, func, runtime=runtime)
     futures = [pool.submit(frame) for frame in range(10)]
     assert hangs.wait(10)
-    with pytest.raises(TimeoutError, match=r"^context 2 of 3 \(core mask 2\) did not come back from a frame$"):
+    with pytest.raises(TimeoutError, match=r"^context 2 of 3, core 1 did not come back from a frame$"):
         pool.release(timeout=0.1)
     assert [context.released for context in runtime.contexts] == [1, 0, 1]
     pool.release()
     go_on.set()
-    for thread in pool._executor._threads:
-        thread.join(10)
     assert all(future.done() for future in futures)
+    for thread in threading.enumerate():
+        if thread.name == "rknnpool":
+            thread.join(10)
+    assert [context.released for context in runtime.contexts] == [1, 1, 1]  # it came back, and was closed by its thread
 
 
 def test_release_ends_while_other_threads_go_on_submitting(runtime):
@@ -398,7 +407,7 @@ def test_release_in_the_middle_of_map_from_another_thread_ends_it(runtime):
     next(results)
     releasing = threading.Thread(target=pool.release)
     releasing.start()
-    with pytest.raises((StopIteration, CancelledError)):
+    with pytest.raises(CancelledError):
         while True:
             next(results)
     releasing.join(10)

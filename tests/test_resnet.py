@@ -9,9 +9,11 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import ROOT, class_drawn
+from test_func import stored
 
 import func
 from funcs import resnet
+from rknnmodel import Model
 from runtimes.cpu import RKNNLite, normalisation
 
 sys.path[:0] = [str(ROOT / folder) for folder in ("models", "models/demo", "tests/board")]
@@ -123,6 +125,116 @@ def test_softmax_is_applied_once(sharpness, rounded):
 def test_logits_get_a_softmax(values):
     scores = resnet.probabilities([np.float32([values])])
     np.testing.assert_allclose(scores, softmax(np.float64(values)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("values", [[0.9, 0.2], [1.1, 0.2], [0.7, 0.6], [0.05, 0.04], [2.5, -1.3], [0.4, 0.3, 0.1]])
+def test_logits_of_few_classes_are_told_by_their_sum(values):
+    np.testing.assert_allclose(resnet.probabilities([np.float32([values])]), softmax(np.float64(values)), rtol=1e-5)
+
+
+def test_what_a_models_outputs_are_is_decided_once_for_each_model():
+    """By its first frame, not by each: later ones look like probabilities by chance, or do not add up to 1."""
+    logit, probability = Model("a"), Model("b")
+    resnet.probabilities([np.float32([[4, -1, 0.5]])], logit)
+    resnet.probabilities([np.float32([[0.7, 0.2, 0.1]])], probability)
+    for values in ([0.6, 0.3, 0.1], [0.5, 0.2, 0.1], [0.2, 0.2, 0.2]):
+        np.testing.assert_allclose(resnet.probabilities([np.float32([values])], logit), softmax(np.float64(values)),
+                                   rtol=1e-5)
+        np.testing.assert_array_equal(resnet.probabilities([np.float32([values])], probability), np.float32(values))
+
+
+def test_what_was_taken_for_probabilities_by_chance_is_corrected_for_good():
+    model = Model("a")
+    assert resnet.probabilities([np.float32([[0.6, 0.4]])], model).tolist() == np.float32([0.6, 0.4]).tolist()
+    for values in ([5, -3], [0.6, 0.4]):
+        np.testing.assert_allclose(resnet.probabilities([np.float32([values])], model), softmax(np.float64(values)),
+                                   rtol=1e-5)
+
+
+def test_a_context_without_a_model_remembers_it_itself():
+    context = Context(np.float32([[4, -1, 0.5]]))
+    resnet.classify(context, np.zeros((9, 9, 3), np.uint8))
+    context.outputs = [np.float32([[0.6, 0.3, 0.1]])]
+    np.testing.assert_allclose(resnet.classify(context, np.zeros((9, 9, 3), np.uint8))[1],
+                               softmax(np.float64([0.6, 0.3, 0.1])), rtol=1e-5)
+
+
+def test_a_frame_with_broken_values_decides_nothing():
+    model = Model("a")
+    resnet.probabilities([np.float32([[np.nan, 0.9, 0.8]])], model)
+    assert model.scores is None
+
+
+@pytest.mark.parametrize("kind, expected", [("probabilities", lambda x: x), ("logits", softmax),
+                                            ("multilabel", lambda x: 1 / (1 + np.exp(-x)))])
+@pytest.mark.parametrize("by", ["setting", "metadata"])
+def test_a_setting_or_the_metadata_says_what_the_outputs_are(monkeypatch, kind, expected, by):
+    values, model = np.float32([0.9, 0.8, 0.1]), Model("a")
+    if by == "setting":
+        monkeypatch.setattr(resnet, "SCORES", kind)
+    else:
+        model.scores = kind
+    np.testing.assert_allclose(resnet.probabilities([values[None]], model), expected(values), rtol=1e-5)
+
+
+@pytest.mark.parametrize("value, names, expected", [
+    (2.0, ["no", "yes"], [("yes", 0.8808), ("no", 0.1192)]), (-2.0, ["no", "yes"], [("no", 0.8808), ("yes", 0.1192)]),
+    (0.75, ["no", "yes"], [("yes", 0.75), ("no", 0.25)]), (2.0, ["smoke"], [("smoke", 0.8808)]),
+    (2.0, None, [("0", 0.8808)]),
+])
+def test_one_value_tells_one_class_or_two(value, names, expected):
+    context = Context(np.float32([[value]]))
+    context.model = Model("m", names=names)
+    found = resnet.detect(context, np.zeros((9, 9, 3), np.uint8))
+    assert [found.name(number) for number in found.classes] == [name for name, _ in expected]
+    np.testing.assert_allclose(found.scores, [score for _, score in expected], atol=1e-4)
+
+
+def test_outputs_as_stored_give_the_classes_of_their_floats():
+    raw = stored(logits((1, 100)))
+    context = Context(raw)
+    context.inference_raw = context.inference
+    found = resnet.detect(context, np.zeros((9, 9, 3), np.uint8))
+    wanted = resnet.detect(Context(func.floats(*raw)), np.zeros((9, 9, 3), np.uint8))
+    assert found.boxes is wanted.boxes is None
+    np.testing.assert_array_equal(found.classes, wanted.classes)
+    np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+# ---- what the model says ----
+
+def test_size_names_least_score_and_wanted_classes_are_the_models():
+    context = Context(np.float32([[0.5, 0.3, 0.15, 0.05]]))
+    context.model = Model("m", size=(128, 96), names={0: "a", 1: "b", 2: "c", 3: "d"}, conf=0.1, keep={1, 2, 3})
+    found = resnet.detect(context, np.zeros((72, 128, 3), np.uint8))
+    assert context.inputs[0].shape == (1, 96, 128, 3)
+    assert [found.name(number) for number in found.classes] == ["b", "c"]
+
+
+def test_a_rectangle_sees_the_largest_of_its_kind_in_the_frames_middle():
+    x, y = np.meshgrid(np.arange(256), np.arange(128))
+    seen = resnet.crop(np.stack([x, y, 0 * x], -1).astype(np.uint8), (64, 128), 1)
+    assert seen.shape == (128, 64, 3)
+    assert seen[..., 2].min() == 96 and seen[..., 2].max() == 159 and seen[..., 1].max() == 127
+
+
+def test_ultralytics_classifiers_see_the_whole_of_the_shorter_side():
+    context, frame = Context(softmax(logits((1, 10)))), np.zeros((100, 200, 3), np.uint8)
+    frame[:3] = 255  # which torchvision's crop leaves out
+    resnet.detect(context, frame)
+    assert not context.inputs[0].any()
+    context.model = Model("m", task="classify", size=(224, 224), metadata={"imgsz": [224, 224]}, names=["n"] * 10)
+    resnet.detect(context, frame)
+    assert (context.inputs[0][0, 0] == 255).all()
+
+
+@pytest.mark.parametrize("shapes, task, read", [
+    ([(1, 1000)], None, True), ([(1, 1000, 1, 1)], None, True), ([(1, 80)], "classify", True), ([(1, 1)], None, True),
+    ([(1, 1000)], "detect", False), ([(1, 84, 8400)], None, False), ([(1, 10, 7, 7)], None, False),
+    ([(1, 5), (1, 5)], None, False), ([], None, False), ([()], None, False),
+])
+def test_it_says_which_models_it_reads(shapes, task, read):
+    assert resnet.reads(Model("m", outputs=[("o", shape) for shape in shapes], task=task)) == read
 
 
 def test_scores_outlive_the_next_inference():
@@ -280,6 +392,7 @@ def test_an_object_can_be_drawn_again_from_its_seed():
     assert all(draw_object((2, number), 100)[0].shape == (100, 100, 3) for number in range(30))
 
 
+@pytest.mark.slow
 @needs_font
 def test_the_classifier_keeps_its_accuracy_on_unseen_objects(context):
     first, five, _ = accuracy(context, 300)

@@ -14,11 +14,15 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+
+import rknnpool
+from models import convert
 
 BASH = shutil.which("bash")
 NOBODY = 65534
@@ -440,7 +444,8 @@ def test_a_refused_step_is_one_line_and_performance_steps_in(board, refusing):
 def test_a_refused_step_without_performance_leaves_the_governor_as_it_was(board, refusing):
     board.file(f"{CPUFREQ}/policy0/scaling_available_governors", "schedutil userspace")
     replace(board.root / CPUFREQ / "policy0/scaling_setspeed", refusing)
-    assert lines_of(board.pin())["CPU 0-3"] == "schedutil 408 MHz userspace 1800 MHz schedutil 408 MHz, userspace refused"
+    pinned = lines_of(board.pin())["CPU 0-3"]
+    assert pinned == "schedutil 408 MHz userspace 1800 MHz schedutil 408 MHz, userspace refused"
 
 
 def test_a_refused_governor_is_one_line(board, refusing):
@@ -573,6 +578,73 @@ def test_another_machine_is_told_in_one_line_and_shown_what_it_has(pc):
         "CPU 1               408 MHz   powersave",
         "x86-pkg-temp        51.0 C",
     ]
+
+
+@pytest.mark.parametrize("files", [["sys/module/rocket/initstate"], ["sys/class/accel/accel0/dev"],
+                                   ["dev/accel/accel0"], ["sys/bus/platform/drivers/rocket/uevent"]])
+def test_a_kernel_with_the_open_driver_is_told_as_that(make_board, files):
+    board = make_board("rk3588", debugfs=False)
+    (board.root / "sys/module/rknpu/version").unlink()
+    (board.root / "sys/module/rknpu").rmdir()
+    for path in files:
+        board.file(path, "live")
+    for hidden in (False, True):  # from root, too
+        if hidden:
+            board.close()
+        result = board.run("rkcat.sh", rights=not hidden)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.splitlines()[1:3] == [
+            "NPU load            not shown: the rocket driver tells none",
+            "NPU driver          rocket, the open one, which Rockchip's librknnrt.so cannot use: boot the board "
+            "vendor's kernel, which has rknpu",
+        ]
+
+
+def test_rknpu_beside_an_accelerator_of_another_kind_is_rknpu(board):
+    board.file("sys/class/accel/accel0/dev", "261:0")
+    shown = board.run("rkcat.sh").stdout
+    assert "rocket" not in shown and "\nNPU driver          0.9.8\n" in shown
+
+
+# What stands in device trees after "rockchip,": the name shown, the family that models are made for, NPU cores.
+NAMES = [
+    ("rk3588", "rk3588", 3), ("rk3588s", "rk3588", 3), ("rk3588s2", "rk3588", 3), ("rk3588f", "rk3588", 3),
+    ("rk3588j", "rk3588", 3), ("rk3588m", "rk3588", 3), ("rk3582", "rk3588", 3), ("rk3576", "rk3576", 2),
+    ("rk3576j", "rk3576", 2), ("rk3566", "rk3566", 1), ("rk3567", "rk3566", 1), ("rk3568", "rk3568", 1),
+    ("rk3568b2", "rk3568", 1), ("rk3562", "rk3562", 1), ("rk3562j", "rk3562", 1), ("rv1126b", "rv1126b", 1),
+    ("rv1126bp", "rv1126b", 1), ("rk3528", None, 1), ("rk3399", None, 1), ("rk3399pro", None, 1), ("rk3328", None, 1),
+    ("rv1126", None, 1),
+]
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+@pytest.mark.parametrize("name, kind, cores", NAMES)
+def test_a_board_of_every_family_is_known_by_its_name(board, name, kind, cores, evaluation):
+    names = [f"rockchip,{name}-evb1-lp4-v10"] * evaluation + [f"rockchip,{name}"]
+    board.file("proc/device-tree/compatible", "\0".join(["vendor,board", *names, ""]).encode())
+    shown = board.run("rkcat.sh").stdout.splitlines()[0]
+    assert shown == (f"Orange Pi 5 Plus ({name})" if kind else "There is no Rockchip NPU in this machine.")
+
+
+@pytest.mark.parametrize("name, kind, cores", NAMES)
+def test_the_pool_and_convert_know_the_same_names(soc, capsys, monkeypatch, name, kind, cores):
+    for names in (name, f"{name}-evb1-lp4-v10\0rockchip,{name}", f"{name}-evb1-lp4-v10"):
+        soc(names)
+        assert rknnpool.soc() == (name if kind else None)
+    assert rknnpool.family(name) == (kind and rknnpool.family(kind))
+    assert rknnpool.npu_cores(name) == cores
+    monkeypatch.setattr(sys, "argv", ["convert.py", "none.onnx", "--target", name])
+    with pytest.raises(SystemExit):
+        convert.main()
+    said = capsys.readouterr().err
+    assert ("usage:" in said) == (kind is None), said
+    assert not kind or rknnpool.family(convert.target(name)) == rknnpool.family(name)
+
+
+def test_the_soc_can_be_given_where_a_container_hides_the_device_tree(pc):
+    shown = pc.run("rkcat.sh", env={"RKNN_SOC": "RK3588S"}).stdout.splitlines()
+    assert shown[0] == "rk3588s" and shown[1].startswith("NPU load ")
+    assert pc.run("rkcat.sh", env={"RKNN_SOC": "x86"}).stdout.startswith("There is no Rockchip NPU in this machine.")
 
 
 def test_a_rockchip_without_an_npu_is_another_machine(board):

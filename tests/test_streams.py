@@ -41,15 +41,17 @@ def test_a_source_that_cannot_be_opened_leaves_the_others_running(main_py, clip,
 
 
 def test_where_no_source_can_be_opened_each_is_named(main_py):
-    done = main_py("none.mp4", "models", "--headless")
+    done = main_py("none.mp4", "tests/board", "--headless")
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["none.mp4: no such file.", "models: is a directory, not a video."]
+    assert done.stderr.splitlines() == ["none.mp4: no such file.", "tests/board: is a directory, and has no pictures "
+                                        "(.jpg, .jpeg, .png, .bmp, ...)."]
 
 
 def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, short_clip, tmp_path):
     (tmp_path / "fails.py").write_text(  # on frames of another number of pixels in the corner than the short clip has
         "from func import ModelError\nimport numpy as np\n"
-        "def myFunc(rknn_lite, IMG):\n    if np.count_nonzero(IMG[20, :, 1] > 127) > 4 * 30:\n        raise ModelError('frame 30 is bad')\n"
+        "def myFunc(rknn_lite, IMG):\n    if np.count_nonzero(IMG[20, :, 1] > 127) > 4 * 30:\n"
+        "        raise ModelError('frame 30 is bad')\n"
         "    return IMG\n")
     done = main_py(clip, short_clip, "--headless", "--func", tmp_path / "fails.py", "--save", tmp_path / "out.avi")
     assert done.returncode == 2
@@ -119,7 +121,8 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
     for number in allowed:
         (tmp_path / f"cpu{number}").mkdir()
         (tmp_path / f"cpu{number}" / "cpu_capacity").write_text("1024" if number == allowed[-1] else "400")
-    (tmp_path / "threads.py").write_text("import os\ndef myFunc(rknn_lite, IMG):\n    print('on', sorted(os.sched_getaffinity(0)))\n")
+    (tmp_path / "threads.py").write_text(
+        "import os\ndef myFunc(rknn_lite, IMG):\n    print('on', sorted(os.sched_getaffinity(0)))\n")
     script = f"import main\nmain.CPUS, main.bigCores = {str(tmp_path)!r}, {big_cores}\nmain.main()"
     done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", "--func",
                            str(tmp_path / "threads.py")], cwd=ROOT,
@@ -127,3 +130,14 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
     assert done.returncode == 0, done.stderr
     places = set(re.findall(r"on (\[.*\])", done.stdout))
     assert places == {str(allowed[-1:] if bound else allowed)}
+
+
+@pytest.mark.parametrize("source, said", [
+    ("none.mp4", "none.mp4: no such file"), ("rtsp://me:pass@/x", "names no host"),
+    ("97", "there is no camera"), ("http://127.0.0.1:9/x", "cannot be reached"),
+])
+def test_the_asyncio_example_ends_in_a_sentence_where_a_source_is_missing(source, said):
+    command = [sys.executable, "examples/asyncio_streams.py", source]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and done.stdout == ""
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1 and "pass@" not in done.stderr

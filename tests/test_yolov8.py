@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from test_func import Context, RawContext, model_of, stored
 
 import func
 from funcs import yolov8
+from rknnmodel import Model
 
 
-def plain_decode(outputs):
+def plain_decode(outputs, width=640):
     """The usual way, as a reference: decode the distributions of all 8,400 cells, then filter. Same results as
     yolov8.decode."""
     boxes, classes, scores = [], [], []
@@ -19,9 +21,9 @@ def plain_decode(outputs):
         # (4, rows, columns)
         distance = (weights / weights.sum(1, keepdims=True) * np.arange(16).reshape(1, 16, 1, 1)).sum(1)
         centre = np.stack(np.meshgrid(np.arange(columns), np.arange(rows))) + 0.5
-        corners = np.concatenate([centre - distance[:2], centre + distance[2:]]) * (640 // columns)
+        corners = np.concatenate([centre - distance[:2], centre + distance[2:]]) * (width // columns)
         boxes.append(corners.reshape(4, -1).T)
-        score = score.reshape(len(func.CLASSES), -1).T  # (cells, classes)
+        score = score.reshape(score.shape[1], -1).T  # (cells, classes)
         classes.append(score.argmax(1))
         scores.append(score.max(1))
     boxes, classes, scores = map(np.concatenate, (boxes, classes, scores))
@@ -29,16 +31,17 @@ def plain_decode(outputs):
     return boxes[keep], classes[keep], scores[keep]
 
 
-def random_heads(seed, share=0.01, faint=0.002, outputs=9):
+def random_heads(seed, share=0.01, faint=0.002, outputs=9, shape=(640, 640), count=80):
     """Heads as a network gives them: `share` of the cells see an object, all others have faint scores up to `faint`."""
     rng = np.random.default_rng(seed)
     heads = []
-    for size in (80, 40, 20):
-        scores = rng.random((80, size, size), dtype=np.float32) * np.float32(faint)
-        rows, columns = np.nonzero(rng.random((size, size)) < share)
-        scores[rng.integers(0, 80, len(rows)), rows, columns] = rng.random(len(rows))
+    for stride in (8, 16, 32):
+        cells = shape[1] // stride, shape[0] // stride
+        scores = rng.random((count, *cells), dtype=np.float32) * np.float32(faint)
+        rows, columns = np.nonzero(rng.random(cells) < share)
+        scores[rng.integers(0, count, len(rows)), rows, columns] = rng.random(len(rows))
         total = scores.sum(0, keepdims=True).clip(0, 1)
-        heads += [rng.normal(0, 2, (1, 64, size, size)).astype(np.float32), scores[np.newaxis], total[np.newaxis]]
+        heads += [rng.normal(0, 2, (1, 64, *cells)).astype(np.float32), scores[np.newaxis], total[np.newaxis]]
     return [head for place, head in enumerate(heads) if outputs == 9 or place % 3 < 2]
 
 
@@ -80,3 +83,86 @@ def test_outputs_of_another_model_are_named_with_what_was_expected(outputs):
     for output in outputs:
         assert str(output.shape) in str(error.value)
     assert "reads YOLOv8 with 80 classes at 640 pixels" in str(error.value)
+
+
+@pytest.mark.parametrize("outputs", [9, 6])
+@pytest.mark.parametrize("shape", [(640, 384), (1280, 736), (160, 160)])
+@pytest.mark.parametrize("count", [1, 6, 80])
+def test_any_size_and_number_of_classes_that_the_model_says_is_decoded(shape, count, outputs):
+    heads = random_heads(4, 0.05, 0.002, outputs, shape, count)
+    found = yolov8.decode(heads, model_of(heads, shape))
+    for values, wanted in zip(found, plain_decode(heads, shape[0])):
+        np.testing.assert_allclose(values, wanted, atol=1e-3)
+    assert len(found[0]) > 0
+
+
+@pytest.mark.parametrize("outputs", [9, 6])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_outputs_as_stored_give_the_boxes_of_their_floats(dtype, outputs):
+    heads = random_heads(3, 0.02, 0.01, outputs)
+    raw = [stored(head, dtype) for head in heads]
+    floats = [func.floats(*output) for output in raw]
+    for conf in (0.25, 0.31, 0.9):
+        for values, wanted in zip(yolov8.decode(raw, model_of(heads, conf=conf)),
+                                  yolov8.decode(floats, model_of(heads, conf=conf))):
+            np.testing.assert_array_equal(values, wanted)
+    frame = np.zeros((72, 128, 3), np.uint8)
+    assert len(yolov8.detect(RawContext(raw), frame)) == len(yolov8.detect(Context(floats), frame)) > 10
+
+
+@pytest.mark.parametrize("count", [1, 80])
+@pytest.mark.parametrize("outputs, shape", [(9, (640, 640)), (6, (640, 640)), (6, (64, 64))])
+@pytest.mark.parametrize("raw", [False, True])
+def test_scores_before_the_sigmoid_are_read_and_none_is_above_1(outputs, shape, count, raw):
+    heads = random_heads(5, 0.05, 0.01, outputs, shape, count)
+    logits, expected = list(heads), list(heads)
+    for place in range(1, len(heads), outputs // 3):
+        scores = heads[place].clip(1e-4, 1 - 1e-4)
+        logits[place] = np.log(scores / (1 - scores))
+        if raw:
+            logits[place] = stored(logits[place])
+            scores = 1 / (1 + np.exp(-func.floats(*logits[place])))
+        expected[place] = scores
+        if outputs == 9:  # sums of logits, cut at 0 and 1, tell nothing
+            logits[place + 1] = np.zeros_like(heads[place + 1])
+            expected[place + 1] = np.ones_like(heads[place + 1])
+    model = model_of(heads, shape)
+    found, wanted = yolov8.decode(logits, model), yolov8.decode(expected, model)
+    assert len(found[0]) > 0 and 0.25 <= found[2].min() and found[2].max() <= 1
+    for values, other in zip(found, wanted):
+        np.testing.assert_allclose(values, other, atol=1e-3)
+
+
+def test_a_score_is_never_above_1():
+    """int8 goes a little beyond 1, and a broken value far."""
+    heads = random_heads(1, 0.0, outputs=6)
+    for row, value in ((10, 1.0039), (20, 1.0), (30, 7.0)):
+        heads[1][0, 3, row, row] = value
+    boxes, classes, scores = func.nms(*yolov8.decode(heads))
+    assert scores.tolist() == [1, 1] and classes.tolist() == [3, 3]
+
+
+def test_names_thresholds_and_wanted_classes_are_the_models():
+    heads = random_heads(3, 0.05, count=3)
+    whole = yolov8.detect(Context(heads, model_of(heads, names=["a", "b", "c"])), np.zeros((72, 128, 3), np.uint8))
+    assert set(whole.classes) == {0, 1, 2} and whole.name(2) == "c"
+    part = yolov8.detect(Context(heads, model_of(heads, names={2: "c"}, conf=0.6, keep={2})),
+                         np.zeros((72, 128, 3), np.uint8))
+    assert set(part.classes) == {2} and part.scores.min() >= 0.6
+    assert len(part) == ((whole.classes == 2) & (whole.scores >= 0.6)).sum()
+
+
+def test_a_string_for_the_tuple_of_names_is_said_with_the_comma(monkeypatch):
+    monkeypatch.setattr(func, "CLASSES", ("helmet"))
+    with pytest.raises(func.ModelError, match=r'is the string "helmet".*\("helmet",\)'):
+        yolov8.decode(random_heads(0, count=1))
+
+
+@pytest.mark.parametrize("channels, more, read", [
+    ((64, 80, 1), {}, True), ((64, 80), {}, True), ((64, 1, 1), {"task": "detect"}, True),
+    ((64, 80, 1), {"task": "segment"}, False), ((64, 80, 1), {"size": (640, 384)}, False), ((4, 80, 1), {}, False),
+    ((64, 80, 1, 32), {}, False), ((64,), {}, False), ((), {}, False),
+])
+def test_it_says_which_models_it_reads(channels, more, read):
+    outputs = [("o", (1, count, side, side)) for side in (80, 40, 20) for count in channels]
+    assert yolov8.reads(Model(**{"path": "m.rknn", "outputs": outputs, "size": (640, 640), **more})) == read

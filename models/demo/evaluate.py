@@ -16,7 +16,7 @@ from scene import draw_scene
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 import func  # noqa: E402
-from funcs import yolov8  # noqa: E402
+from funcs import ultralytics, yolov8  # noqa: E402
 
 SEED = 2  # train.py's scenes have seed 1, the calibration set's 9
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
@@ -54,7 +54,10 @@ def average_precision(hit, scores, objects):
 
 
 def decode(outputs):
-    """Boxes, classes, scores before NMS, of YOLOv5's three heads or of YOLOv8's."""
+    """Boxes, classes, scores before NMS, of YOLOv5's three heads, of YOLOv8's, or of Ultralytics' one output."""
+    if len(outputs) == 1:
+        plan = ultralytics.layout((outputs[0].shape,), (func.IMG_SIZE, func.IMG_SIZE), "detect", None)
+        return ultralytics.decode((outputs[0], 1.0, 0), plan, func.settings(None))[:3]
     return func.decode(outputs) if len(outputs) == 3 else yolov8.decode(outputs)
 
 
@@ -117,7 +120,8 @@ def main():
                         help="simulate the int8 .rknn, calibrated with these images")
     args = parser.parse_args()
     predict = int8_predictor(args.model, args.int8) if args.int8 else onnx_predictor(args.model)
-    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {summary(mean_average_precision(predict, args.scenes))}")
+    found = summary(mean_average_precision(predict, args.scenes))
+    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {found}")
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def main():
     context = Simulated(args.model, args.int8) if args.int8 else on_cpu(args.model)
     first, five, confused = accuracy(context, args.objects)
     worst = ", ".join(f"{func.CLASSES[a]} for {func.CLASSES[b]} {count}" for (b, a), count in confused.most_common(5))
-    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.objects} objects: top-1 {first:.3f}, top-5 {five:.3f}; "
-          f"most often taken: {worst}")
+    print(f"{args.model}{' in int8' if args.int8 else ''}, {args.objects} objects: top-1 {first:.3f}, "
+          f"top-5 {five:.3f}; most often taken: {worst}")
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ def main():
             step += 1
             drawn += images_a_step
             if step % 50 == 0:
-                print(f"step {step}/{total} at {size}: loss {' + '.join(f'{float(part.detach()):.4f}' for part in parts)}, "
+                terms = " + ".join(f"{float(part.detach()):.4f}" for part in parts)
+                print(f"step {step}/{total} at {size}: loss {terms}, "
                       f"{(time.time() - began) / (step - first_step):.2f} s a step", flush=True)
             if step % 250 == 0 or step == end:
                 state = {"network": network.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),

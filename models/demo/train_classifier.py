@@ -153,10 +153,11 @@ def main():
             loss.backward()
             optimizer.step()
             step += 1
-            losses, right, seen = losses + loss.item(), right + (logits.argmax(1) == truth).sum().item(), seen + len(truth)
+            losses, seen = losses + loss.item(), seen + len(truth)
+            right += (logits.argmax(1) == truth).sum().item()
             if step % 50 == 0:
-                print(f"step {step}/{total} at {size}: loss {losses / seen * batch:.3f}, top-1 {right / seen:.3f} of what it trains on, "
-                      f"{(time.time() - began) / (step - first_step):.2f} s a step", flush=True)
+                print(f"step {step}/{total} at {size}: loss {losses / seen * batch:.3f}, top-1 {right / seen:.3f} "
+                      f"of what it trains on, {(time.time() - began) / (step - first_step):.2f} s a step", flush=True)
                 right, seen, losses = 0, 0, 0.0
             if step % 100 == 0 or step == end:
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step}

@@ -3,8 +3,9 @@
 #
 #     tests/board/board.sh [--soc NAME] [--no-npu] [--no-runtime] python3 main.py models/demo.mp4
 #
-# The board is an arm64 Debian under qemu-user, with the vendor's wheel as pip installs it over librknnrt.c, an NPU
-# of ours. It lies in tests/board/box/ and nothing is written elsewhere. README.md beside this file says what is real.
+# The board is an arm64 Debian under qemu-user, with the vendor's wheel as pip installs it over librknnrt.c, a library
+# of ours, or over the vendor's own and a kernel driver of ours. It lies in tests/board/box/ and nothing is written
+# elsewhere. README.md beside this file says what is real.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -15,6 +16,9 @@ pythonVersion=3.11 # that of the suite; the wheels must fit it
 debs=python3
 # Headless: what opencv-python needs to open a window would double the box.
 wheels=(rknn-toolkit-lite2 opencv-python-headless numpy tqdm)
+# The wheel that carries the vendor's librknnrt.so, and that file's sha256.
+vendors=rknpu==1.5.2
+vendorsSum=1b278f220361ffda3a91ba69affb650c2dd8acaa295b6883da8d6ea966fb8e32
 
 usage() {
     cat <<'END'
@@ -23,13 +27,19 @@ usage: tests/board/board.sh [OPTION ...] [COMMAND ...]
 Runs COMMAND on the emulated board, in the present directory; with no COMMAND, only builds the board.
 Files of the repository and of the temporary folder have the same paths there as here.
 
-  --soc NAME     rk3588 (the default, 3 NPU cores), rk3576 (2), rk3566, rk3568 or rk3562 (1)
-  --no-npu       a board without /dev/dri/renderD129, the NPU's device
+  --soc NAME     rk3588 (the default) or rk3582 (3 NPU cores), rk3576 (2), rk3566, rk3568, rk3562 or rv1126b (1),
+                 or a variant of these (rk3588f, rk3588s2, rk3588j)
+  --library KIND emulated (the default): our library over an emulated NPU, which books wrong use and fails as asked;
+                 real: the vendor's librknnrt.so 1.5.2 over an emulated kernel driver, which says it drives an
+                 rk3588's NPU, whatever --soc is
+  --wheel NUMBER version of rknn-toolkit-lite2 (2.3.2 is on most boards), if not the newest
+  --no-npu       a board without /dev/dri/renderD129 and card1, the NPU's device
   --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
   --rebuild      throws the board away first
 
 Environment: BOARD_PYTHON is the Python of this machine that has onnxruntime (default: .venv's, else python3).
-BOARD_REPORT, BOARD_RUN_MS and the faults BOARD_FAIL_INIT, BOARD_FAIL_RUN and BOARD_HANG_RUN are librknnrt.c's.
+BOARD_COMPATIBLE is the text of /proc/device-tree/compatible, NULs as \0, in place of --soc's.
+BOARD_REPORT, BOARD_RUN_MS and the faults (BOARD_FAIL_RUN, BOARD_HANG_CORE, ...) are described at the head of device.c.
 END
 }
 
@@ -41,6 +51,14 @@ die() {
 # In a user namespace of its own everyone is root enough to unpack, to mount and to chroot, and no mount outlives it.
 namespace() {
     unshare --user --map-root-user "$@"
+}
+
+# pip_for_the_board ARGUMENT ... : installs wheels for the board's Python, by this machine's pip.
+pip_for_the_board() {
+    "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
+        --only-binary=:all: --implementation cp --python-version "$pythonVersion" \
+        --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux_2_28_aarch64 \
+        "$@" >&2 || die "pip could not install ${*: -1} for aarch64."
 }
 
 build_userland() {
@@ -61,11 +79,7 @@ build_userland() {
     ln -s /run/librknnrt.so "$staging/usr/lib/librknnrt.so"
 
     echo "board.sh: fetching ${wheels[*]} for aarch64" >&2
-    "$python" -m pip install -qq --disable-pip-version-check --no-warn-conflicts --root-user-action=ignore \
-        --only-binary=:all: --implementation cp --python-version "$pythonVersion" \
-        --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 --platform manylinux_2_28_aarch64 \
-        --target "$staging/usr/local/lib/python$pythonVersion/dist-packages" "${wheels[@]}" >&2 ||
-        die "pip could not install ${wheels[*]} for aarch64."
+    pip_for_the_board --target "$staging/usr/local/lib/python$pythonVersion/dist-packages" "${wheels[@]}"
     rm -rf "$box/root"
     mv "$staging" "$box/root"
     recipe >"$box/root.recipe"
@@ -75,18 +89,52 @@ recipe() {
     echo "$suite $debs ${wheels[*]}"
 }
 
-build_runtime() {
-    # nodelete: the wheel unloads the library with its last context, and the books would begin anew with the next.
-    aarch64-linux-gnu-gcc -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -pthread -Wl,-z,nodelete \
-        -o "$box/librknnrt.so.partial" "$here/librknnrt.c" || die "librknnrt.c does not compile."
-    mv "$box/librknnrt.so.partial" "$box/librknnrt.so"
+# compile FILE SOURCE ... : builds a library for the board where a source is newer.
+compile() {
+    local file=$box/$1 source
+    shift
+    for source in "$here"/*.h "$@"; do
+        if [[ $source -nt $file ]]; then
+            # nodelete: the wheel unloads the library with its last context, and the books would begin anew with the next.
+            aarch64-linux-gnu-gcc -std=c11 -O2 -Wall -Wextra -Werror -fPIC -shared -fvisibility=hidden -pthread \
+                -Wl,-z,nodelete -o "$file.partial" "$@" -ldl || die "${file##*/} does not compile."
+            mv "$file.partial" "$file"
+            return
+        fi
+    done
 }
 
-soc=rk3588 npu=yes runtime=yes
+fetch_wheel() {
+    rm -rf "$box/wheel.partial"
+    echo "board.sh: fetching rknn-toolkit-lite2 $wheel for aarch64" >&2
+    pip_for_the_board --no-deps --target "$box/wheel.partial" "rknn-toolkit-lite2==$wheel"
+    mv "$box/wheel.partial" "$box/wheel-$wheel"
+}
+
+fetch_vendors_library() {
+    local staging=$box/vendors.partial library
+    rm -rf "$staging"
+    echo "board.sh: fetching $vendors for aarch64" >&2
+    pip_for_the_board --no-deps --target "$staging" "$vendors"
+    library=$(find "$staging" -name 'librknnrt*.so')
+    [[ $(sha256sum <"$library") == "$vendorsSum  -" ]] || die "the librknnrt.so of $vendors is not the one that is known."
+    mv "$library" "$box/librknnrt-vendors.so"
+    rm -rf "$staging"
+}
+
+soc=rk3588 library=emulated wheel='' npu=yes runtime=yes
 while [[ ${1-} == -* ]]; do
     case $1 in
         --soc)
             soc=${2-}
+            (($# < 2)) || shift
+            ;;
+        --library)
+            library=${2-}
+            (($# < 2)) || shift
+            ;;
+        --wheel)
+            wheel=${2-}
             (($# < 2)) || shift
             ;;
         --no-npu) npu=no ;;
@@ -98,13 +146,22 @@ while [[ ${1-} == -* ]]; do
     shift
 done
 # The compatible strings of one real board each, most specific first; instruction sets as the SoC's fast cores have them.
+cpu=cortex-a76
 case $soc in
-    rk3588) compatible='xunlong,orangepi-5\0rockchip,rk3588s\0rockchip,rk3588\0' cpu=cortex-a76 ;;
+    rk3588) compatible='xunlong,orangepi-5\0rockchip,rk3588s\0rockchip,rk3588\0' ;;
+    rk3582) compatible='radxa,rock-5c\0rockchip,rk3582\0rockchip,rk3588s\0rockchip,rk3588\0' ;;
     rk3576) compatible='radxa,rock-4d\0rockchip,rk3576\0' cpu=cortex-a72 ;;
-    rk3566) compatible='radxa,zero3\0rockchip,rk3566\0' cpu=cortex-a76 ;;
-    rk3568) compatible='radxa,rock-3a\0rockchip,rk3568\0' cpu=cortex-a76 ;;
+    rk3566) compatible='radxa,zero3\0rockchip,rk3566\0' ;;
+    rk3568) compatible='radxa,rock-3a\0rockchip,rk3568\0' ;;
     rk3562) compatible='rockchip,rk3562-evb1-lp4x-v10\0rockchip,rk3562\0' cpu=cortex-a53 ;;
-    *) die "--soc is rk3588, rk3576, rk3566, rk3568 or rk3562, not '$soc'." ;;
+    rk3588?* | rk3576?* | rk356?* | rv1126b*) compatible="vendor,board\\0rockchip,$soc\\0" ;;
+    *) die "--soc is rk3588, rk3582, rk3576, rk3566, rk3568, rk3562, rv1126b or a variant (rk3588f), not '$soc'." ;;
+esac
+
+case $library in
+    emulated) libraryFile=librknnrt.so driver= ;;
+    real) libraryFile=librknnrt-vendors.so driver=driver.so ;;
+    *) die "--library is emulated or real, not '$library'." ;;
 esac
 
 for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
@@ -123,10 +180,16 @@ mkdir -p "$box"
     flock 9
     export PATH=$PATH:/usr/sbin
     [[ -f $box/root.recipe && $(<"$box/root.recipe") == "$(recipe)" ]] || build_userland
-    [[ $box/librknnrt.so -nt $here/librknnrt.c && $box/librknnrt.so -nt $here/rknn_abi.h ]] || build_runtime
+    compile librknnrt.so "$here"/{librknnrt,device,link}.c
+    [[ -z $wheel || -d $box/wheel-$wheel ]] || fetch_wheel
+    if [[ $library == real ]]; then
+        compile driver.so "$here"/{driver,submit,device,link}.c
+        [[ -f $box/librknnrt-vendors.so ]] || fetch_vendors_library
+    fi
 ) 9>"$box/lock"
 (($#)) || exit 0
 
-export BOARD_COMPATIBLE=$compatible BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
+export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
+export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=${wheel:+$box/wheel-$wheel}
 # The process namespace ends with the command, and takes with it whatever the command or an interruption left behind.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$repo" "$@"

@@ -49,11 +49,24 @@ ln -s /proc/self/fd "$root/dev/fd"
 ln -s fd/0 "$root/dev/stdin"
 ln -s fd/1 "$root/dev/stdout"
 ln -s fd/2 "$root/dev/stderr"
-[[ $BOARD_NPU == no ]] || : >"$root/dev/dri/renderD129"
+if [[ $BOARD_NPU == yes ]]; then # the first card is the display's
+    : >"$root/dev/dri/renderD129"
+    : >"$root/dev/dri/card1"
+fi
 
 if [[ $BOARD_RUNTIME == yes ]]; then
     : >"$root/run/librknnrt.so" # where /usr/lib/librknnrt.so points
-    mount --bind "$box/librknnrt.so" "$root/run/librknnrt.so"
+    mount --bind "$box/$BOARD_LIBRARY" "$root/run/librknnrt.so"
+fi
+preload=()
+if [[ -n $BOARD_DRIVER ]]; then # in place of a kernel's driver, in every program
+    : >"$root/run/driver.so"
+    mount --bind "$box/$BOARD_DRIVER" "$root/run/driver.so"
+    preload=(LD_PRELOAD=/run/driver.so)
+fi
+
+if [[ -n $BOARD_WHEEL ]]; then
+    mount --bind "$BOARD_WHEEL/rknnlite" "$root"/usr/local/lib/python3*/dist-packages/rknnlite
 fi
 
 for shared in "$tmp" "$repo"; do
@@ -67,11 +80,12 @@ exec 3< <(cd "$root/run" && exec "$BOARD_PYTHON" "$here/npu.py" npu.sock "$repo/
 read -r _ <&3 || exit 2
 
 register_qemu
-environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" TMPDIR="$tmp"
+mkdir "$root/run/tmp" # of this board alone: what programs leave there for each other is no other board's
+environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}" TMPDIR=/run/tmp
     QEMU_CPU="$BOARD_CPU")
-for name in BOARD_REPORT BOARD_RUN_MS BOARD_FAIL_INIT BOARD_FAIL_RUN BOARD_HANG_RUN; do
-    [[ -z ${!name+set} ]] || environment+=("$name=${!name}")
+for name in "${!BOARD_@}" "${!RKNN@}"; do # device.c's settings, and the project's own
+    environment+=("$name=${!name}")
 done
 status=0
-env -i "${environment[@]}" chroot "$root" /usr/bin/env -C "$cwd" "$@" || status=$?
+env -i "${environment[@]}" chroot "$root" /usr/bin/env -C "$cwd" "${preload[@]}" "$@" || status=$?
 exit "$status"

@@ -1,11 +1,11 @@
-"""The arithmetic of the emulated NPU: runs on the host and answers librknnrt.c over a Unix socket.
+"""The arithmetic of the emulated NPU: runs on the host and answers link.c over a Unix socket.
 
     python tests/board/npu.py npu.sock models/
 
 A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its
-outputs are rounded to int8 with the ranges that stand in the .rknn. Every context has a connection of its own: it sends
-the model, then frames, each message led by its length (uint32, little-endian). Prints "ready" once contexts can
-connect.
+outputs are rounded to int8 with the scales that stand in the .rknn. Every context has a connection of its own: it sends
+the model, then frames, each message led by its length (uint32, little-endian). submit.c, which sees only the NPU's
+memory, sends that which holds the weights in the model's place. Prints "ready" once contexts can connect.
 """
 import ast
 import hashlib
@@ -22,14 +22,20 @@ try:
     import numpy as np
     import onnxruntime
 except ImportError as error:
-    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: pip install onnxruntime numpy")
+    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: "
+             "pip install onnxruntime numpy")
 
 HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of the FlatBuffer that follows
 COUNTS = struct.Struct("<2I")          # inputs, outputs
-# librknnrt.c's struct tensor: name, number of dimensions, dimensions, zero point, scale
+# link.h's struct tensor: name, number of dimensions, dimensions, zero point, scale
 TENSOR = struct.Struct("<256sI4Iif")
-# of the FlatBuffer's root table: shapes and ranges of inputs and outputs, as a Python literal
-ATTRIBUTES_FIELD = 3
+# Of the FlatBuffer's root table: shapes and normalisation of inputs and outputs, as a Python literal; the graphs.
+ATTRIBUTES_FIELD, GRAPHS_FIELD = 3, 2
+# Of a graph: its tensors. Of a tensor: what the vendor's library reports of it.
+TENSORS_FIELD, NAME_FIELD, SCALE_FIELD, ZERO_POINT_FIELD = 0, 5, 10, 11
+TYPES = {0: np.float32, 1: np.float16, 2: np.int8, 3: np.uint8}  # of an input's values, as librknnrt.so numbers them
+
+PIECE, PIECE_EVERY = 1024, 65536  # bytes of weights that tell a model
 
 Tensor = namedtuple("Tensor", "name shape scale zero_point")  # value = (stored - zero_point) * scale
 # mean and std as convert.py has built them in, one number or one a channel
@@ -45,35 +51,58 @@ def parse(rknn):
     Raises ModelError."""
     try:
         buffer = memoryview(rknn)[HEADER.size:]
-        attributes = ast.literal_eval(_string_field(buffer, ATTRIBUTES_FIELD))
-        shapes = attributes["attrs"]
+        root = Table(buffer, Table.follow(buffer, 0))
+        shapes = ast.literal_eval(root.string(ATTRIBUTES_FIELD))["attrs"]
+        stored = {table.string(NAME_FIELD): table for table in root.tables(GRAPHS_FIELD)[0].tables(TENSORS_FIELD)}
         names = sorted(shapes, key=lambda name: shapes[name]["idx"])
         inputs, outputs = ([name for name in names if shapes[name]["is_output"] == is_output]
                            for is_output in (False, True))
         if len(inputs) != 1 or any(len(shapes[name]["shape"]) > 4 for name in outputs):
             raise ModelError("the emulated NPU runs models with one input, and outputs of at most 4 dimensions")
-        return Model([_tensor(name, attributes) for name in inputs], [_tensor(name, attributes) for name in outputs],
-                     np.float32(shapes[inputs[0]]["mean"]), np.float32(shapes[inputs[0]]["std"]))
+        inputs, outputs = ([Tensor(name, shapes[name]["shape"], stored[name].number("f", SCALE_FIELD),
+                                   stored[name].number("i", ZERO_POINT_FIELD)) for name in some]
+                           for some in (inputs, outputs))
+        norm = shapes[inputs[0].name]
+        return Model(inputs, outputs, np.float32(norm["mean"]), np.float32(norm["std"]))
     except (KeyError, IndexError, ValueError, SyntaxError, struct.error) as error:
         raise ModelError(f"not a quantised .rknn of toolkit 2.x ({type(error).__name__}: {error})") from None
 
 
-def _string_field(buffer, number):
-    """Text of a string field of a FlatBuffer's root table."""
-    table, = struct.unpack_from("<I", buffer, 0)
-    vtable = table - struct.unpack_from("<i", buffer, table)[0]
-    field = table + struct.unpack_from("<H", buffer, vtable + 4 + 2 * number)[0]
-    string = field + struct.unpack_from("<I", buffer, field)[0]
-    length, = struct.unpack_from("<I", buffer, string)
-    return bytes(buffer[string + 4:string + 4 + length]).decode()
+class Table:
+    """A table of a FlatBuffer; its fields are known by their numbers."""
 
+    def __init__(self, buffer, at):
+        self._buffer, self._at = buffer, at
+        self._vtable = at - struct.unpack_from("<i", buffer, at)[0]
 
-def _tensor(name, attributes):
-    # Asymmetric int8: the range, widened to hold 0, is spread over the 256 values, and 0 is one of them exactly.
-    found = attributes["quant_tab"][name]
-    low, high = min(0.0, found["min"][0]), max(0.0, found["max"][0])
-    scale = (high - low) / 255
-    return Tensor(name, attributes["attrs"][name]["shape"], scale, round(-128 - low / scale))
+    @staticmethod
+    def follow(buffer, at):
+        return at + struct.unpack_from("<I", buffer, at)[0]
+
+    def _vector(self, field):
+        """Where a vector's length stands, and the length; its elements follow."""
+        size, = struct.unpack_from("<H", self._buffer, self._vtable)
+        at = 4 + 2 * field
+        offset = struct.unpack_from("<H", self._buffer, self._vtable + at)[0] if at < size else 0
+        if not offset:
+            raise KeyError(f"field {field}")
+        vector = self.follow(self._buffer, self._at + offset)
+        return vector, struct.unpack_from("<I", self._buffer, vector)[0]
+
+    def string(self, field):
+        vector, length = self._vector(field)
+        return bytes(self._buffer[vector + 4:vector + 4 + length]).decode()
+
+    def tables(self, field):
+        vector, length = self._vector(field)
+        return [Table(self._buffer, self.follow(self._buffer, vector + 4 + 4 * index)) for index in range(length)]
+
+    def number(self, kind, field):
+        """The first number of a vector; kind: "f" or "i", 32 bits each."""
+        vector, length = self._vector(field)
+        if not length:
+            raise KeyError(f"a number in field {field}")
+        return struct.unpack_from("<" + kind, self._buffer, vector + 4)[0]
 
 
 def quantise(values, tensor):
@@ -91,20 +120,41 @@ class Network:
                                                      providers=["CPUExecutionProvider"])
 
     def run(self, image):
-        """image: bytes of (1, H, W, 3) uint8. Returns the outputs' int8 values as bytes, one object per output."""
+        """image: bytes, the type of its values (uint32, of TYPES) and (1, H, W, C) values, before the model's
+        normalisation. Returns the outputs' int8 values as bytes, one object per output."""
         _, channels, height, width = self.model.inputs[0].shape
-        pixels = np.frombuffer(image, np.uint8).reshape(1, height, width, channels)
+        kind, = struct.unpack_from("<I", image)
+        pixels = np.frombuffer(image, TYPES[kind], offset=4).reshape(1, height, width, channels).astype(np.float32)
         blob = np.ascontiguousarray(((pixels - self.model.mean) / self.model.std).transpose(0, 3, 1, 2))
         outputs = self._session.run([tensor.name for tensor in self.model.outputs], {self.model.inputs[0].name: blob})
         return [quantise(values, tensor).tobytes() for values, tensor in zip(outputs, self.model.outputs)]
 
 
-def _onnx_of(rknn, folders):
+def _models(folders):
+    """The .rknn files that have their .onnx beside them: (path, bytes)."""
     for folder in folders:
         for path in sorted(Path(folder).glob("*.rknn")):
-            if path.read_bytes() == rknn and path.with_suffix(".onnx").is_file():
-                return path.with_suffix(".onnx")
+            if path.with_suffix(".onnx").is_file():
+                yield path, path.read_bytes()
+
+
+def _onnx_of(rknn, folders):
+    for path, other in _models(folders):
+        if other == rknn:
+            return path.with_suffix(".onnx")
     raise ModelError(f"no .rknn of {' or '.join(folders)} is this one and has its .onnx beside it")
+
+
+def with_weights(memory, folders):
+    """The .rknn whose weights are in the NPU's memory: the library lays tensors out anew, so pieces are looked for.
+    Raises ModelError."""
+    pieces = [memory[at:at + PIECE] for at in range(0, len(memory), PIECE_EVERY)]
+    pieces = [piece for piece in pieces if len(set(piece)) > PIECE // 16]
+    found = {path: (sum(piece in rknn for piece in pieces), rknn) for path, rknn in _models(folders)}
+    best, rknn = max(found.values(), key=lambda hits: hits[0], default=(0, None))
+    if best < max(1, len(pieces) // 4):
+        raise ModelError(f"the weights are those of no .rknn of {' or '.join(folders)} that has its .onnx beside it")
+    return rknn
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -120,6 +170,9 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self._loading = threading.Lock()
 
     def network(self, rknn):
+        """The Network of a .rknn, or of the one with the weights in this memory. Raises ModelError."""
+        if not rknn.startswith(b"RKNN"):
+            rknn = with_weights(rknn, self._folders)
         key = hashlib.sha256(rknn).digest()
         with self._loading:
             if key not in self._networks:

@@ -1,4 +1,4 @@
-/* The part of librknnrt.so's binary interface (RKNPU2) that rknn-toolkit-lite2 uses: structures, codes, functions.
+/* The part of librknnrt.so's binary interface (RKNPU2) that rknn-toolkit-lite2 and a program over the library use: structures, codes, functions.
  * 64-bit Arm layout; the wheel's own ctypes structures have the same offsets. */
 #pragma once
 
@@ -11,7 +11,7 @@ typedef uint64_t rknn_context; /* a handle */
 enum {
     RKNN_SUCC = 0,
     RKNN_ERR_FAIL = -1,
-    RKNN_ERR_DEVICE_UNAVAILABLE = -3,
+    RKNN_ERR_MALLOC_FAIL = -4,
     RKNN_ERR_PARAM_INVALID = -5,
     RKNN_ERR_MODEL_INVALID = -6,
     RKNN_ERR_CTX_INVALID = -7,
@@ -25,6 +25,7 @@ enum {
     RKNN_QUERY_OUTPUT_ATTR = 2,
     RKNN_QUERY_PERF_RUN = 4,
     RKNN_QUERY_SDK_VERSION = 5,
+    RKNN_QUERY_MEM_SIZE = 6,
     RKNN_QUERY_NATIVE_INPUT_ATTR = 8,
     RKNN_QUERY_NATIVE_OUTPUT_ATTR = 9,
     RKNN_QUERY_INPUT_DYNAMIC_RANGE = 13,
@@ -32,10 +33,10 @@ enum {
     RKNN_QUERY_CURRENT_OUTPUT_ATTR = 15,
 };
 
-enum { RKNN_NPU_CORE_AUTO = 0, RKNN_NPU_CORE_ALL = 0xffff }; /* the other masks have bit n set for core n */
+enum { RKNN_NPU_CORE_AUTO = 0 }; /* the other masks have bit n set for core n */
 
-enum { RKNN_TENSOR_INT8 = 2, RKNN_TENSOR_UINT8 = 3 };
-enum { RKNN_TENSOR_NCHW = 0, RKNN_TENSOR_NHWC = 1, RKNN_TENSOR_UNDEFINED = 3 };
+enum { RKNN_TENSOR_FLOAT32 = 0, RKNN_TENSOR_FLOAT16 = 1, RKNN_TENSOR_INT8 = 2, RKNN_TENSOR_UINT8 = 3 };
+enum { RKNN_TENSOR_NCHW = 0, RKNN_TENSOR_NHWC = 1, RKNN_TENSOR_NC1HWC2 = 2, RKNN_TENSOR_UNDEFINED = 3 };
 enum { RKNN_TENSOR_QNT_AFFINE_ASYMMETRIC = 2 };
 
 struct rknn_input_output_num {
@@ -64,6 +65,12 @@ struct rknn_perf_run {
     int64_t run_duration; /* microseconds */
 };
 
+struct rknn_mem_size { /* bytes */
+    uint32_t total_weight_size, total_internal_size;
+    uint64_t total_dma_allocated_size;
+    uint32_t total_sram_size, free_sram_size, reserved[10];
+};
+
 struct rknn_input {
     uint32_t index;
     void *buf;
@@ -80,6 +87,7 @@ struct rknn_output {
 };
 
 _Static_assert(sizeof(struct rknn_tensor_attr) == 376, "layout of rknn_tensor_attr");
+_Static_assert(sizeof(struct rknn_mem_size) == 64, "layout of rknn_mem_size");
 _Static_assert(sizeof(struct rknn_input) == 32, "layout of rknn_input");
 _Static_assert(sizeof(struct rknn_output) == 24, "layout of rknn_output");
 
@@ -88,6 +96,7 @@ _Static_assert(sizeof(struct rknn_output) == 24, "layout of rknn_output");
 /* `extend` arguments may be NULL; nothing in them is used here. */
 RKNN_API int rknn_init(rknn_context *context, void *model, uint32_t size, uint32_t flag, void *extend);
 RKNN_API int rknn_init2(rknn_context *context, void *model, uint32_t size, uint32_t flag, void *extend);
+RKNN_API int rknn_dup_context(rknn_context *context, rknn_context *copy);
 RKNN_API int rknn_destroy(rknn_context context);
 RKNN_API int rknn_query(rknn_context context, int32_t command, void *info, uint32_t size);
 RKNN_API int rknn_set_core_mask(rknn_context context, int32_t mask);

@@ -1,0 +1,50 @@
+"""A queue for a place that may be slow, so that the stream need not wait for it."""
+import collections
+import threading
+from typing import Any
+
+WAITING = 8    # results that wait; each holds a picture
+PATIENCE = 10  # seconds for what still waits at the end
+
+
+class Beside:
+    """A slow place of a live stream, in a thread of its own: what it has no time for is dropped, the oldest first, and
+    counted."""
+
+    def __init__(self, place: Any, stream: Any):
+        self.place, self.stream, self.dropped = place, stream, 0
+        self.waiting, self.changed, self.closed = collections.deque(), threading.Condition(), False
+        self.thread = threading.Thread(target=self.run, name=f"{stream.name}: place", daemon=True)
+        self.thread.start()
+
+    def write(self, result: Any) -> None:
+        with self.changed:
+            if len(self.waiting) == WAITING:
+                self.waiting.popleft()
+                self.dropped += 1
+            self.waiting.append(result)
+            self.changed.notify()
+
+    def run(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.closed)
+                if not self.waiting:
+                    return
+                result = self.waiting.popleft()
+            if not self.stream.hand_to(self.place, result):
+                return
+
+    def close(self) -> None:
+        """Write what waits, and close the place. May be called again."""
+        with self.changed:
+            if self.closed:
+                return
+            self.closed = True
+            self.changed.notify()
+        self.thread.join(PATIENCE)
+        if not self.thread.is_alive():
+            self.place.close()
+        if self.dropped:
+            self.stream.complain(f"{self.stream.name}: {self.dropped} pictures are missing in "
+                                 f"{getattr(self.place, 'path', 'it')}, for writing them took too long.")

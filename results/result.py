@@ -1,0 +1,74 @@
+"""What becomes of one frame: it goes through the pool as a Result, and on to tracking, lines and every place."""
+import threading
+from types import ModuleType
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from funcs import has_detections
+
+
+class Result:
+    """What becomes of one frame.
+
+    stream: its Stream; number: the frame's in its source, from 0, dropped and failed ones counted; time: seconds, the
+    position in a file, Unix time of a live one; received: time.perf_counter() when it was read; frame: as it was read,
+    (h, w, 3) uint8 BGR as a rule; file: the name of a picture in a folder, or None; error: why there is no result, a
+    sentence, or None; detections: what the func file's `detect` returned, or None; crossings, lines, zones: what
+    results/lines.py found; overlay: functions (picture) -> None that draw on the picture, after the func file's `draw`.
+    """
+
+    def __init__(self, stream: Any, number: int, time: float, frame: Any, received: float,
+                 file: Optional[str] = None, error: Optional[str] = None):
+        self.stream, self.number, self.time, self.frame, self.received = stream, number, time, frame, received
+        self.file, self.error = file, error
+        self.detections, self.crossings, self.lines, self.zones = None, [], None, None
+        self.overlay: List[Callable] = []
+        self.draw: Optional[Callable] = None
+        self.shown = frame  # what `picture` begins with
+        self._drawing, self._drawn = threading.Lock(), False
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        """Width and height of the frame in pixels."""
+        shape = getattr(self.frame, "shape", (0, 0))
+        return shape[1], shape[0]
+
+    @property
+    def picture(self) -> Any:
+        """The frame with what was found drawn on it, (h, w, 3) uint8 BGR as a rule: made when first asked for."""
+        with self._drawing:
+            if not self._drawn:
+                self._drawn = True
+                try:
+                    if self.draw:
+                        self.shown = self.draw(self.frame, self.detections)
+                    for draw in self.overlay:
+                        draw(self.shown)
+                except Exception as error:  # in the user's code, and the place that asks is not to blame
+                    self.stream.fail(error)
+            return self.shown
+
+
+class Served:
+    """What the pool runs on each Result: a func file's `detect` where main.py goes on with detections, else its
+    `myFunc`.
+
+    func: the func file's module; settings: attributes (conf, iou, keep, names) to set on each context's model, or None.
+    """
+
+    def __init__(self, func: ModuleType, settings: Optional[Dict[str, Any]] = None):
+        self.func, self.settings, self.detections = func, settings or {}, has_detections(func)
+        self._told = None  # the model that has the settings
+
+    def __call__(self, context: Any, result: Result) -> Result:
+        model = getattr(context, "model", None)
+        if model is not self._told:
+            for name, value in self.settings.items():
+                setattr(model, name, value)
+            self._told = model
+        if result.error is None:
+            result.stream.in_work[result.number] = result
+            if self.detections:
+                result.detections, result.draw = self.func.detect(context, result.frame), self.func.draw
+            else:
+                result.shown = self.func.myFunc(context, result.frame)
+        return result

@@ -1,0 +1,33 @@
+"""The tests' fixtures: the box, built once, and a clip whose frames know their numbers."""
+import os
+import subprocess
+import sys
+
+import cv2
+import pytest
+from parts import BOARD, FRAMES, ROOT, Board, detections_on_the_pc
+from record import add_number
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory):
+    subprocess.run([str(BOARD)], check=True, env={**os.environ, "BOARD_PYTHON": sys.executable})
+    return Board(tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture(scope="session")
+def numbered(tmp_path_factory):
+    """The demo video's first 60 frames, at the size the model sees them, each with its number."""
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    video, writer = cv2.VideoCapture(str(ROOT / "models" / "demo.mp4")), None
+    for number in range(FRAMES):
+        frame = add_number(cv2.resize(video.read()[1], (640, 360), interpolation=cv2.INTER_AREA), number)
+        writer = writer or cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, frame.shape[1::-1])
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.fixture(scope="session")
+def pc_detections(numbered, tmp_path_factory):
+    return detections_on_the_pc(tmp_path_factory.mktemp("pc") / "record.jsonl", numbered)

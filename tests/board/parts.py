@@ -1,0 +1,159 @@
+"""What the tests of this folder share: the board, and what became of the frames of board_fixtures.py's clip."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / folder) for folder in ("", "models/demo")]  # record.py imports func.py
+
+from record import read_number  # noqa: E402
+
+BOARD = ROOT / "tests" / "board" / "board.sh"
+RECORD = "tests/board/record.py"
+MODEL = "models/yolov5n_emoji.rknn"
+FRAMES = 60
+CORES = {"rk3588": 3, "rk3576": 2, "rk3566": 1}
+TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static",
+         "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+         "unshare": "util-linux"}
+
+missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
+needs_tools = pytest.mark.skipif(bool(missing), reason=f"the board needs {', '.join(missing)}: apt-get install them")
+
+Run = namedtuple("Run", "code out err report")
+Detections = namedtuple("Detections", "boxes classes scores")
+
+
+class Board:
+    """Runs commands in the box."""
+
+    def __init__(self, folder):
+        self._report = folder / "report.json"
+
+    def run(self, *command, soc="rk3588", options=(), **environment):
+        """The Run of a command. Its report is librknnrt.c's books, or None where the library was not loaded."""
+        with self.start(*command, soc=soc, options=options, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=600)
+            finally:
+                process.kill()  # and with it all in the box
+        return Run(process.returncode, out, err, self.report())
+
+    def start(self, *command, soc="rk3588", options=(), **environment):
+        """The subprocess.Popen of a command that has just begun, a process group of its own."""
+        self._report.unlink(missing_ok=True)
+        return subprocess.Popen([str(BOARD), "--soc", soc, *options, *map(str, command)], cwd=ROOT, text=True,
+                                start_new_session=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, "BOARD_PYTHON": sys.executable, "BOARD_REPORT": str(self._report),
+                                     **environment})
+
+    def report(self):
+        return json.loads(self._report.read_text()) if self._report.exists() else None
+
+
+def ends_in_a_sentence(run, code):
+    """Whether main.py ended as it should: the last line on stderr is a sentence, and no traceback is its own."""
+    return run.code == code and run.err.rstrip().endswith(".") and 'main.py", line' not in run.err
+
+
+def ends_for_a_dead_npu(run):
+    """Whether main.py ended because the NPU does not answer: that is the last line, and no traceback is its own."""
+    return (run.code == 3 and run.err.splitlines()[-1].startswith("the NPU does not answer")
+            and 'main.py", line' not in run.err)
+
+
+# Feeds 24 frames to a pool of so many contexts, and prints the places of those that raise, and what; on stderr, for on
+# stdout the vendor's library's lines come in between. With "small" the sixth frame has half the model's input size.
+USERS_CODE = f"""
+import sys
+import numpy as np
+from func import infer
+from rknnpool import rknnPoolExecutor
+frames = [np.zeros((640, 640, 3), np.uint8) for _ in range(24)]
+if "small" in sys.argv:
+    frames[5] = frames[5][:320, :320]
+with rknnPoolExecutor("{MODEL}", int(sys.argv[1]), infer) as pool:
+    results = pool.map(frames)
+    for place in range(24):
+        try:
+            next(results)
+        except Exception as error:
+            print("\\nraised", place, type(error).__name__, getattr(error, "fatal", None), error, file=sys.stderr)
+"""
+
+
+def raised(run):
+    """Of each frame that raised: its place, the exception's class, its `fatal`, its text."""
+    assert run.code == 0, run.err
+    return [(int(place), kind, fatal, text) for _, place, kind, fatal, text in
+            (line.split(" ", 4) for line in run.err.splitlines() if line.startswith("raised "))]
+
+
+def wrong_use(board, *models, options=()):
+    """What wrong_use.py finds with these two models."""
+    run = board.run("python3", "tests/board/wrong_use.py", *models, options=options)
+    assert run.code == 0, run.err
+    return json.loads(next(line for line in run.out.splitlines() if line.startswith('{"model"')))
+
+
+def recorded(path):
+    """record.py's notes: the Detections of each frame by its number."""
+    found = {}
+    for note in map(json.loads, path.read_text().splitlines()):
+        boxes = np.array(note["boxes"], np.float32).reshape(-1, 4)
+        found[note["frame"]] = Detections(boxes, np.array(note["classes"], int), np.array(note["scores"]))
+    return found
+
+
+def detections_on_the_pc(path, clip, *arguments, **environment):
+    subprocess.run([sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, *arguments], check=True,
+                   cwd=ROOT,
+                   env={**os.environ, "RECORD": str(path), **environment})
+    return recorded(path)
+
+
+def numbers_in(path):
+    """The numbers of a saved video's frames."""
+    numbers, video = [], cv2.VideoCapture(str(path))
+    while True:
+        ok, frame = video.read()
+        if not ok:
+            return numbers
+        numbers.append(read_number(frame))
+
+
+def shown(path):
+    """The numbers of the frames that a saved video shows: in the place of one that failed stands the one before it."""
+    numbers = numbers_in(path)
+    assert numbers == sorted(numbers)
+    return sorted(set(numbers))
+
+
+def assert_agree(on_the_board, on_the_pc):
+    assert sorted(on_the_board) == sorted(on_the_pc) == list(range(FRAMES))
+    for these, those in ((on_the_pc, on_the_board), (on_the_board, on_the_pc)):
+        agreed = [agrees for number, found in these.items() for agrees in agreement(found, those[number])]
+        assert len(agreed) > FRAMES
+        assert np.mean(agreed) >= 0.95
+
+
+def agreement(found, others):
+    """For each of the Detections `found` that scores 0.5 or more: whether one of `others` has its class, and an IoU >=
+    0.9 with it."""
+    return [bool(((others.classes == kind) & (iou(box, others.boxes) >= 0.9)).any())
+            for box, kind, score in zip(*found) if score >= 0.5]
+
+
+def iou(box, boxes):
+    """IoU of a box (4,) with each of boxes (n, 4), xyxy: (n,)."""
+    overlap = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).clip(0).prod(1)
+    return overlap / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - overlap)

@@ -1,0 +1,228 @@
+"""What models/convert.py promises beside test_resnet.py: what it tells rknn-toolkit2, the metadata beside the .rknn,
+and coordinates that int8 can hold. The toolkit, several GB, is a stand-in here that writes down what it is told."""
+import sys
+
+import cv2
+import layouts
+import numpy as np
+import onnx
+import pytest
+import yaml
+from conftest import ROOT
+
+import func
+import rknnmodel
+from funcs import resnet, ultralytics
+from runtimes.cpu import RKNNLite
+
+sys.path.insert(0, str(ROOT / "models"))
+import convert  # noqa: E402
+
+NAMES = dict(enumerate(func.CLASSES))
+TOOLKIT = '''
+import cv2, json, sys
+from pathlib import Path
+class RKNN:
+    def __init__(self, **options):
+        self.told = {}
+    def config(self, **options):
+        self.told["config"] = options
+    def load_onnx(self, path, **options):
+        self.told["load"], self.onnx = options, Path(path).read_bytes()
+        return 0
+    def build(self, do_quantization, dataset):
+        print("a line of the toolkit's")
+        if FAILS == "IndexError":
+            raise ValueError("Traceback (most recent call last):\\n  ...\\nIndexError: list index out of range\\n")
+        if FAILS == "exit":
+            sys.exit(-1)
+        self.told["quantised"] = do_quantization
+        self.told["images"] = [cv2.imread(name).shape for name in Path(dataset).read_text().splitlines()
+                               ] if do_quantization else []
+        return -1 if FAILS == "code" else 0
+    def export_rknn(self, path):
+        Path(path).write_bytes(b"RKNN" + bytes(80))
+        Path(path).with_suffix(".told").write_text(json.dumps(self.told))
+        Path(path).with_suffix(".built").write_bytes(self.onnx)
+        return 0
+'''
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(arguments of convert.py, fails=None): its exit code, stdout, stderr."""
+    package = tmp_path / "toolkit" / "rknn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path / "toolkit"))
+
+    def convert_py(*arguments, fails=None):
+        (package / "api.py").write_text(f"FAILS = {fails!r}\n" + TOOLKIT)
+        for name in ("rknn", "rknn.api"):
+            sys.modules.pop(name, None)
+        monkeypatch.setattr(sys, "argv", ["convert.py", *map(str, arguments)])
+        try:
+            convert.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        return code, *capsys.readouterr()
+    yield convert_py
+    for name in ("rknn", "rknn.api"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def photos(tmp_path, demo_frames):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(2):
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(demo_frames[number], (320, 180)))
+    return folder
+
+
+def folder_with(tmp_path, model, name="model.onnx", **metadata):
+    folder = tmp_path / "out"
+    folder.mkdir(exist_ok=True)
+    return layouts.save(model, folder / name, **metadata)
+
+
+def told(path):
+    return yaml.safe_load(path.with_suffix(".told").read_text())
+
+
+def test_one_output_in_int8_gets_relative_coordinates_and_metadata_beside_it(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    code, out, error = run(path, "--calibration", photos)
+    assert code == 0, error
+    said = yaml.safe_load((path.parent / "metadata.yaml").read_text())
+    assert said == {"task": "detect", "names": NAMES, "imgsz": [640, 640], "relative": True}
+    model = rknnmodel.describe(path.with_suffix(".rknn"), soc="rk3588")
+    assert model.relative and model.names == NAMES and model.task == "detect" and model.size == (640, 640)
+    built = onnx.load(str(path.with_suffix(".built")))
+    end = built.graph.node[-1]  # joins boxes, now relative, and scores
+    assert end.op_type == "Concat" and [name.endswith("_relative") for name in end.input] == [True, False]
+    assert told(path) == {"config": {"mean_values": [[0, 0, 0]], "std_values": [[255, 255, 255]],
+                                     "target_platform": "rk3588"},
+                          "load": {}, "quantised": True, "images": [[640, 640, 3]] * 2}
+
+
+def test_in_floats_the_model_stays_as_it_is(run, tmp_path):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    assert run(path, "--dtype", "fp")[0] == 0
+    assert path.with_suffix(".built").read_bytes() == path.read_bytes()
+    assert yaml.safe_load((path.parent / "metadata.yaml").read_text())["relative"] is False
+
+
+def test_where_other_models_lie_metadata_bears_the_model_s_name(run, tmp_path):
+    folder_with(tmp_path, layouts.ultralytics(), "other.onnx")
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    assert run(path, "--dtype", "fp")[0] == 0
+    assert not (path.parent / "metadata.yaml").exists()
+    assert rknnmodel.describe(path.with_suffix(".rknn"), soc="rk3588").names == NAMES
+    assert rknnmodel.describe(path.parent / "other.onnx").names is None
+
+
+def test_a_rectangular_model_is_calibrated_at_its_own_shape(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics(size=(640, 384)))
+    assert run(path, "--calibration", photos)[0] == 0
+    assert told(path)["images"] == [[384, 640, 3]] * 2
+    assert yaml.safe_load((path.parent / "metadata.yaml").read_text())["imgsz"] == [384, 640]
+
+
+def test_rockchip_s_heads_stay_as_they_are(run, tmp_path, photos):
+    path = tmp_path / "out.onnx"
+    path.write_bytes((ROOT / "models/yolov8n_emoji.onnx").read_bytes())
+    assert run(path, "--calibration", photos)[0] == 0
+    assert path.with_suffix(".built").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("sides, metadata, shape", [
+    ((0, 3, 640, 640), {}, [1, 3, 640, 640]), ((0, 3, 0, 0), {"imgsz": [384, 640]}, [1, 3, 384, 640])])
+def test_open_sides_are_fixed(run, tmp_path, sides, metadata, shape):
+    model = layouts.ultralytics()
+    for side, value in zip(model.graph.input[0].type.tensor_type.shape.dim, sides):
+        side.Clear() if not value else setattr(side, "dim_value", value)
+    path = folder_with(tmp_path, model, **metadata)
+    assert run(path, "--dtype", "fp")[0] == 0
+    assert told(path)["load"] == {"inputs": ["images"], "input_size_list": [shape]}
+
+
+@pytest.mark.parametrize("sides", [(2, 3, 640, 640), (1, 3, 0, 0)])
+def test_other_shapes_end_in_a_sentence(run, tmp_path, sides):
+    model = layouts.ultralytics()
+    for side, value in zip(model.graph.input[0].type.tensor_type.shape.dim, sides):
+        side.Clear() if not value else setattr(side, "dim_value", value)
+    code, _, error = run(folder_with(tmp_path, model), "--dtype", "fp")
+    assert code == 2 and len(error.splitlines()) == 1 and "its input has the shape" in error
+
+
+@pytest.mark.parametrize("fails, words", [("IndexError", "rknn-toolkit2==2.3.2"), ("exit", "cannot build"),
+                                          ("code", "its own message stands above")])
+def test_what_the_toolkit_cannot_is_a_sentence(run, tmp_path, fails, words):
+    code, _, error = run(folder_with(tmp_path, layouts.ultralytics()), "--dtype", "fp", fails=fails)
+    assert code == 2 and len(error.splitlines()) == 1 and words in error
+
+
+@pytest.mark.parametrize("model, words", [
+    (lambda: layouts.ultralytics(end2end=True), "end2end=False"), (layouts.yolov5_own, "export.py --rknpu")])
+def test_what_int8_would_kill_is_refused_with_what_to_do(run, tmp_path, photos, model, words):
+    path = folder_with(tmp_path, model())
+    code, _, error = run(path, "--calibration", photos)
+    assert code == 2 and len(error.splitlines()) == 1 and words in error and not path.with_suffix(".rknn").exists()
+
+
+@pytest.mark.parametrize("given, expected", [("rk3588s", "rk3588"), ("RK3588S2", "rk3588"), ("rk3582", "rk3588"),
+                                             ("rk3576", "rk3576"), ("rk3566", "rk3566"), ("rk3562", "rk3562")])
+def test_a_target_may_be_any_name_of_its_family(run, tmp_path, given, expected):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    assert run(path, "--dtype", "fp", "--target", given)[0] == 0
+    assert told(path)["config"]["target_platform"] == expected
+
+
+def test_an_unknown_target_is_named(run, tmp_path):
+    code, _, error = run(tmp_path / "x.onnx", "--target", "rk3399pro")
+    assert code == 2 and "rk3399pro is none of rk3588" in error
+
+
+@pytest.mark.parametrize("task, options", [("detect", {}), ("segment", {}), ("pose", {}), ("obb", {}),
+                                           ("detect", {"size": (640, 384)})])
+def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, options):
+    path = layouts.save(layouts.ultralytics(task, **options), tmp_path / "pixels.onnx", task=task, names=NAMES,
+                        kpt_shape=[17, 3])
+    about = rknnmodel.describe(path)
+    edited, is_relative = convert.scaled(onnx.load(str(path)), about)
+    assert is_relative
+    layouts.save(edited, tmp_path / "relative.onnx", task=task, names=NAMES, kpt_shape=[17, 3], relative=True)
+    found = []
+    for name in ("pixels", "relative"):
+        context = RKNNLite()
+        assert context.load_rknn(str(tmp_path / f"{name}.onnx")) == 0 and context.init_runtime() == 0, context.error
+        context.model = rknnmodel.describe(tmp_path / f"{name}.onnx")
+        found.append(ultralytics.detect(context, demo_frames[20]))
+        raw = context.inference([func.letterbox(demo_frames[20], about.size)[0][None]])[0]
+        assert (raw[0, :4].max() <= 2) == (name == "relative")
+    one, other = found
+    np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
+    np.testing.assert_array_equal(one.classes, other.classes)
+    for key in ("keypoints", "corners"):
+        if getattr(one, key) is not None:
+            np.testing.assert_allclose(getattr(one, key), getattr(other, key), atol=0.01)
+    assert len(one) > 15
+
+
+def test_a_graph_that_cannot_be_edited_ends_in_a_sentence(tmp_path):
+    graph = layouts.Graph(ROOT / "models/yolov8n_emoji.onnx", (640, 640))
+    graph.output(graph.add("Concat", *(graph.rows(graph.reshape(head, 1, 80, -1), 0, 80) for head in graph.heads[1::3]),
+                           axis=2), [1, 80, 8400])
+    path = layouts.save(graph.model, tmp_path / "x.onnx")
+    with pytest.raises(rknnmodel.InputError, match="cannot be brought to 0..1"):
+        convert.scaled(onnx.load(str(path)), rknnmodel.describe(path))
+
+
+def test_ultralytics_classifiers_are_calibrated_with_all_of_the_shorter_side(tmp_path, demo_frames):
+    path = tmp_path / "cls.onnx"
+    path.write_bytes((ROOT / "models/resnet18_emoji.onnx").read_bytes())
+    model = onnx.load(str(path))
+    about = rknnmodel.describe(layouts.save(model, path, task="classify", imgsz=[224, 224]))
+    np.testing.assert_array_equal(convert.fed(demo_frames[0], model.graph, about), resnet.crop(demo_frames[0], 224, 1))

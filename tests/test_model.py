@@ -1,0 +1,308 @@
+"""What rknnmodel.py promises: a model file, and what lies beside it, say what it is and what forbids opening it."""
+import json
+import shutil
+import struct
+import subprocess
+import sys
+
+import onnx
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+from onnx import helper as h
+
+import rknnmodel
+from rknnmodel import InputError, Model, describe, problems
+
+MODELS = ROOT / "models"
+V5 = [("stride8", (1, 255, 80, 80)), ("stride16", (1, 255, 40, 40)), ("stride32", (1, 255, 20, 20))]
+
+
+def rknn(path, soc="rk3588", toolkit="2.3.2", inputs=(("images", (1, 3, 640, 640)),), outputs=V5):
+    """A file with a .rknn's head and end, as toolkit 2.x writes them (format 6), and nothing of a network."""
+    tensors, graph = [], []
+    for end, values in (("input", inputs), ("output", outputs)):
+        for number, (name, shape) in enumerate(values):
+            graph.append({"left": end, "left_tensor_id": number, "right": "norm_tensor",
+                          "right_tensor_id": len(tensors)})
+            tensors.append({"tensor_id": len(tensors), "url": name, "size": list(shape), "dtype": {"qnt_type": "int8"}})
+    content = json.dumps({"norm_tensor": tensors, "graph": graph[::-1], "target_platform": [soc],
+                          "version": toolkit}).encode()
+    body = b"\1\2\3\4" * 16
+    path.write_bytes(b"RKNN\0\0\0\0" + struct.pack("<QQ", 6, len(body)) + bytes(40) + body
+                     + struct.pack("<Q", len(content)) + content)
+    return path
+
+
+def onnx_file(path, inputs=(("images", [1, 3, 64, 96]),), outputs=(("out", [1, 84, 126]),), metadata=None,
+              constants=()):
+    """A graph of these inputs and outputs, made with the package onnx, which rknnmodel.py does without."""
+    def infos(values):
+        return [h.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values]
+    tensors = [h.make_tensor(name, TensorProto.FLOAT, [1], [1.0]) for name, _ in constants]
+    graph = h.make_graph([], "g", infos(tuple(inputs) + tuple(constants)), infos(outputs), tensors)
+    model = h.make_model(graph)
+    h.set_model_props(model, metadata or {})
+    onnx.save(model, str(path))
+    return path
+
+
+# ---- the files themselves ----
+
+@pytest.mark.parametrize("name, size, outputs, classes", [
+    ("yolov5n", (640, 640), V5, 80),
+    ("yolov8n", (640, 640), [(f"{kind}{stride}", (1, channels, 640 // stride, 640 // stride)) for stride in (8, 16, 32)
+                             for kind, channels in (("boxes", 64), ("classes", 80), ("sum", 1))], 80),
+    ("resnet18", (224, 224), [("logits", (1, 80))], 80),
+])
+def test_the_demo_models_say_what_they_are(name, size, outputs, classes):
+    for soc in ("rk3588s", None):
+        model = describe(MODELS / f"{name}_emoji.rknn", soc)
+        assert (model.soc, model.toolkit, model.size, model.layout) == ("rk3588", "2.5.0", size, "NCHW")
+        assert model.outputs == outputs and model.classes == classes
+        assert (model.task, model.names, model.relative, model.conf, model.iou, model.keep) == (None, None, False, None,
+                                                                                                None, None)
+    assert describe(MODELS / f"{name}_emoji.onnx").outputs == outputs
+
+
+def test_inputs_and_outputs_come_in_the_order_of_their_numbers(tmp_path):
+    model = describe(rknn(tmp_path / "m.rknn", inputs=[("a", (1, 3, 384, 640)), ("b", (1, 4))]), "rk3588")
+    assert model.inputs == [("a", (1, 3, 384, 640)), ("b", (1, 4))] and model.outputs == V5
+    assert model.size == (640, 384)
+
+
+@pytest.mark.parametrize("shape, layout, size", [
+    ([1, 3, 384, 640], "NCHW", (640, 384)), ([1, 384, 640, 3], "NHWC", (640, 384)), (["n", 3, "h", "w"], "NCHW", None),
+    ([1, 10], None, None), ([1, 1, 28, 28], "NCHW", (28, 28)),
+])
+def test_an_onnx_says_its_shape_without_the_package_onnx(tmp_path, shape, layout, size):
+    path = onnx_file(tmp_path / "m.onnx", inputs=[("images", shape)])
+    code = (f"import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None; import rknnmodel\n"
+            f"m = rknnmodel.describe({str(path)!r}); print((m.layout, m.size, m.inputs))")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    closed = tuple(side if isinstance(side, int) else int(place == 0) for place, side in enumerate(shape))
+    assert done.stdout.strip() == str((layout, size, [("images", closed)]))
+
+
+def test_constants_that_older_files_name_as_inputs_are_none(tmp_path):
+    path = onnx_file(tmp_path / "m.onnx", constants=[("weight", [1])])
+    assert [name for name, _ in describe(path).inputs] == ["images"]
+
+
+def test_a_program_elsewhere_needs_this_file_alone(tmp_path):
+    shutil.copy(ROOT / "rknnmodel.py", tmp_path)
+    code = f"import rknnmodel; print(rknnmodel.describe({str(MODELS / 'yolov5n_emoji.rknn')!r}).size)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "(640, 640)\n", done.stderr
+
+
+# ---- what lies beside them ----
+
+def test_ultralytics_folder_is_a_model_path(tmp_path):
+    folder = tmp_path / "yolo11n_rknn_model"
+    folder.mkdir()
+    path = rknn(folder / "yolo11n-rk3588.rknn", inputs=[("images", (1, 3, 384, 640))],
+                outputs=[("output0", (1, 6, 5040))])
+    (folder / "metadata.yaml").write_text(yaml.safe_dump({
+        "description": "Ultralytics YOLO11n", "task": "detect", "stride": 32, "imgsz": [384, 640],
+        "names": {0: "cat", 1: "dog"}, "args": {"quantize": 8}}))
+    model = describe(folder, "rk3588")
+    assert (model.path, model.task, model.names, model.size) == (str(path), "detect", {0: "cat", 1: "dog"}, (640, 384))
+    assert model.relative and model.classes == 2 and problems(model, "rk3588s", library="no such file") == []
+
+
+@pytest.mark.parametrize("task, quantize, relative", [("detect", 8, True), ("pose", 8, True), ("classify", 8, False),
+                                                      ("detect", 16, False), ("detect", None, False)])
+def test_int8_exports_of_ultralytics_have_relative_coordinates(tmp_path, task, quantize, relative):
+    rknn(tmp_path / "m.rknn", outputs=[("o", (1, 84, 8400))])
+    (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({"task": task, "args": {"quantize": quantize}}))
+    assert describe(tmp_path / "m.rknn", "rk3588").relative == relative
+
+
+def test_of_several_rknn_that_of_this_boards_soc_is_taken(tmp_path):
+    for soc in ("rk3566", "rk3576", "rk3588"):
+        rknn(tmp_path / f"m-{soc}.rknn", soc)
+    onnx_file(tmp_path / "m.onnx")
+    for soc, name in (("rk3588s2", "m-rk3588.rknn"), ("rk3582", "m-rk3588.rknn"), ("rk3576", "m-rk3576.rknn"),
+                      ("rk3568", "m-rk3566.rknn"), (None, "m.onnx")):
+        assert describe(tmp_path, soc).path == str(tmp_path / name)
+
+
+def test_an_onnx_carries_names_task_and_size_as_texts(tmp_path):
+    path = onnx_file(tmp_path / "m.onnx", inputs=[("images", ["n", 3, "h", "w"])], outputs=[("o", [1, 6, 126])],
+                     metadata={"names": "{0: 'cat', 1: 'dog'}", "task": "detect", "imgsz": "[64, 96]", "author": "me"})
+    model = describe(path)
+    assert (model.names, model.task, model.size, model.classes) == ({0: "cat", 1: "dog"}, "detect", (96, 64), 2)
+    assert model.metadata["author"] == "me" and model.names_from == str(path)
+
+
+@pytest.mark.parametrize("name", ["m.txt", "labels.txt", "names.txt"])
+def test_names_stand_in_a_text_beside_the_model_a_name_a_line(tmp_path, name):
+    rknn(tmp_path / "m.rknn")
+    (tmp_path / name).write_text("cat \n安全帽\n\n", encoding="utf-8-sig")
+    model = describe(tmp_path / "m.rknn", "rk3588")
+    assert model.names == ["cat", "安全帽"] and model.names_from == str(tmp_path / name)
+
+
+def test_names_of_the_models_own_file_come_before_all_others(tmp_path):
+    rknn(tmp_path / "m.rknn")
+    (tmp_path / "metadata.yaml").write_text("names: [from yaml]")
+    (tmp_path / "names.txt").write_text("from names\n")
+    assert describe(tmp_path / "m.rknn", "rk3588").names == ["from yaml"]
+    (tmp_path / "m.txt").write_text("its own\n")
+    assert describe(tmp_path / "m.rknn", "rk3588").names == ["its own"]
+
+
+def test_on_a_cpu_the_onnx_that_runs_speaks_before_the_rknn_that_was_named(tmp_path):
+    rknn(tmp_path / "m.rknn")
+    (tmp_path / "metadata.yaml").write_text("relative: true")
+    onnx_file(tmp_path / "m.onnx", metadata={"relative": "False"})
+    cpu, npu = describe(tmp_path / "m.rknn"), describe(tmp_path / "m.rknn", "rk3588")
+    assert (cpu.path, cpu.size, cpu.relative, cpu.soc) == (npu.path, (96, 64), False, "rk3588")
+    assert (npu.size, npu.relative) == ((640, 640), True)
+
+
+def test_without_pyyaml_a_metadata_yaml_is_one_sentence(tmp_path):
+    rknn(tmp_path / "m.rknn")
+    (tmp_path / "metadata.yaml").write_text("task: detect")
+    code = (f"import sys; sys.modules['yaml'] = None; import rknnmodel\n"
+            f"try: rknnmodel.describe({str(tmp_path / 'm.rknn')!r})\nexcept rknnmodel.InputError as e: print(e)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "metadata.yaml: cannot be read, for PyYAML is not installed (pip install pyyaml)." in done.stdout
+
+
+# ---- what forbids opening one ----
+
+@pytest.mark.parametrize("content, said", [(b"", "an empty file"), (b"version https://git-lfs.github.com\n", "LFS"),
+                                           (b"\n<!DOCTYPE html>", "a web page"), (b"\x08\x07\x12\x07", "begins with")])
+def test_what_is_no_rknn_is_refused_before_an_npu_sees_it(tmp_path, content, said):
+    (tmp_path / "m.rknn").write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.rknn: is not a \.rknn, but .*" + said):
+        problems(describe(tmp_path / "m.rknn", "rk3588"), "rk3588")
+
+
+@pytest.mark.parametrize("made_for, board, fits", [
+    ("rk3588", "rk3588f", True), ("rk3588", "rk3582", True), ("rk3566", "rk3568", True), ("rk3588", "rk3576", False),
+    ("rk3562", "rk3566", False), ("rv1126b", "rk3588", False),
+    ("rk1808", "rk3588", False),
+])
+def test_a_model_for_another_soc_family_is_refused_with_what_to_do(tmp_path, made_for, board, fits):
+    model = describe(rknn(tmp_path / "m.rknn", made_for), board)
+    if fits:
+        assert problems(model, board, library="none") == []
+        return
+    said = f"is made for the {made_for}, and this board has an {board}.*--target {board}"
+    with pytest.raises(InputError, match=said):
+        problems(model, board, library="none")
+
+
+@pytest.mark.parametrize("toolkit, library, warned", [("2.5.0", "2.3.2", True), ("2.3.2", "2.5.0", False),
+                                                      ("2.3.2", "2.3.2", False), ("2.10.0", "2.9.1", True)])
+def test_a_newer_toolkit_than_the_boards_library_is_a_warning(tmp_path, toolkit, library, warned):
+    (tmp_path / "librknnrt.so").write_bytes(b"\x7fELF" + bytes(5000)
+                                            + f"librknnrt version: {library} (c6b7b351a@2023-08-23)\0".encode())
+    found = problems(describe(rknn(tmp_path / "m.rknn", toolkit=toolkit), "rk3588"), "rk3588",
+                     str(tmp_path / "librknnrt.so"))
+    assert len(found) == warned
+    assert not warned or toolkit in found[0] and library in found[0]
+
+
+def test_an_npu_is_not_given_an_onnx(tmp_path):
+    with pytest.raises(InputError, match=r"an NPU runs \.rknn files: yolo export format=rknn name=rk3576"):
+        problems(describe(onnx_file(tmp_path / "m.onnx"), "rk3576"), "rk3576")
+
+
+def test_a_folder_without_an_onnx_says_on_a_pc_what_runs_there(tmp_path):
+    rknn(tmp_path / "m.rknn")
+    with pytest.raises(InputError, match="only a board's NPU runs the m.rknn in it.*format=onnx"):
+        problems(describe(tmp_path))
+    assert problems(describe(tmp_path / "m.rknn")) == []
+
+
+@pytest.mark.parametrize("outputs, task, names, count", [
+    (V5, None, 79, 80), ([("o", (1, 84, 8400))], "detect", 20, 80), ([("o", (1, 116, 8400)), ("p", (1, 32, 160, 160))],
+                                                                    None, 3, None),
+    ([("o", (1, 1000))], None, 999, 1000), ([("o", (1, 3, 85, 80, 80))] * 3, None, 81, 80),
+    ([("o", (1, 16, 8400))], "obb", 10, 11),
+])
+def test_another_number_of_names_than_of_classes_is_said_with_both(tmp_path, outputs, task, names, count):
+    (tmp_path / "names.txt").write_text("".join(f"name {number}\n" for number in range(names)))
+    if task:
+        (tmp_path / "metadata.yaml").write_text(f"task: {task}")
+    model = describe(rknn(tmp_path / "m.rknn", outputs=outputs), "rk3588")
+    assert model.classes == count
+    if count is None:
+        assert problems(model, "rk3588", "none") == []
+        return
+    said = rf"names\.txt: has names for {names} classes.* has {count} classes: --names FILE"
+    with pytest.raises(InputError, match=said):
+        problems(model, "rk3588", "none")
+
+
+@pytest.mark.parametrize("name", ["none.rknn", "none.onnx", "none"])
+def test_what_is_not_there_is_said(tmp_path, name):
+    with pytest.raises(InputError, match=f"{name}: no such file"):
+        describe(tmp_path / name)
+    with pytest.raises(InputError, match="holds no .rknn and no .onnx"):
+        describe(tmp_path)
+
+
+@pytest.mark.parametrize("content, said", [(b"\xff\xfe\0x", "UTF-8"), (b"", "no class names"),
+                                           (b"\n \n", "no class names")])
+def test_a_file_of_names_that_is_none_is_said(tmp_path, content, said):
+    (tmp_path / "n.txt").write_bytes(content)
+    with pytest.raises(InputError, match=said):
+        rknnmodel.read_names(tmp_path / "n.txt")
+    with pytest.raises(InputError, match="no such file"):
+        rknnmodel.read_names(tmp_path / "none.txt")
+
+
+# ---- whatever bytes they hold ----
+
+def damaged(whole):
+    """Any bytes, or those of a real file, cut or with a few of them changed."""
+    changes = st.lists(st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255)), max_size=8)
+
+    def changed(changes, end):
+        content = bytearray(whole[:end])
+        for place, value in changes:
+            if place < len(content):
+                content[place] = value
+        return bytes(content)
+
+    return st.one_of(st.binary(max_size=300), st.builds(changed, changes, st.integers(0, len(whole))))
+
+
+def whole_files():
+    import tempfile
+    from pathlib import Path
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        return {".rknn": rknn(folder / "m.rknn").read_bytes(),
+                ".onnx": onnx_file(folder / "m.onnx", metadata={"names": "{0: 'a'}", "task": "detect"}).read_bytes(),
+                ".yaml": yaml.safe_dump({"task": "pose", "names": {0: "a"}, "imgsz": [64, 96], "kpt_shape": [17, 3],
+                                         "args": {"quantize": 8}}).encode(),
+                ".txt": "cat\nähre\n".encode()}
+
+
+WHOLE = whole_files()
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.fixed_dictionaries({kind: damaged(content) for kind, content in WHOLE.items()}),
+       st.sampled_from([None, "rk3588", "rk3562"]))
+def test_whatever_bytes_the_files_hold_nothing_but_a_sentence_comes_of_it(tmp_path, contents, soc):
+    for kind, content in contents.items():
+        (tmp_path / f"m{kind}").write_bytes(content)
+    for path in (tmp_path / "m.rknn", tmp_path / "m.onnx", tmp_path):
+        model = describe(path, soc)
+        assert isinstance(model, Model) and (model.size is None or min(model.size) > 0)
+        assert all(isinstance(side, int) for _, shape in model.inputs + model.outputs for side in shape)
+        try:
+            assert all(isinstance(sentence, str) for sentence in problems(model, soc))
+        except InputError as error:
+            assert str(error).endswith(".") and "\n" not in str(error)

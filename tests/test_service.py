@@ -1,0 +1,68 @@
+"""What examples/rknnpool.service promises: systemd takes it as it stands, and main.py ends as it expects."""
+import configparser
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+UNITS = [ROOT / "examples/rknnpool.service", ROOT / "examples/rknnpool-clocks.service"]
+ANALYZE = shutil.which("systemd-analyze")
+
+
+def read(unit):
+    parser = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes="#", delimiters="=")
+    parser.optionxform = str
+    parser.read(unit)
+    return parser
+
+
+@pytest.mark.skipif(not ANALYZE, reason="apt-get install systemd")
+def test_systemd_has_nothing_to_say_against_the_units(tmp_path):
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/rknnpool/.venv/bin/python", sys.executable)
+        (tmp_path / unit.name).write_text(text.replace("/opt/rknnpool", str(ROOT)))
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:/lib/systemd/system"}
+    ran = subprocess.run([ANALYZE, "verify", "--man=no", *(tmp_path / unit.name for unit in UNITS)],
+                         capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_the_service_needs_no_root_and_comes_back_after_a_fault():
+    service = read(UNITS[0])["Service"]
+    assert service["DynamicUser"] == "yes" and service["Restart"] == "on-failure"
+    assert "User" not in service or service["User"] != "root"
+    assert UNITS[1].name in read(UNITS[0])["Unit"]["After"] and read(UNITS[1])["Service"]["Type"] == "oneshot"
+
+
+def test_its_command_is_one_that_main_py_takes(tmp_path, main_py):
+    python, script, *arguments = shlex.split(read(UNITS[0])["Service"]["ExecStart"])
+    assert (python, script) == ("/opt/rknnpool/.venv/bin/python", "main.py")
+    source = arguments.index("gate=rtsp://192.168.1.20/live")
+    arguments[source] = f"gate={tmp_path / 'missing.mp4'}"
+    arguments[arguments.index("--web") + 1] = "0"
+    arguments[arguments.index("--json") + 1] = str(tmp_path / "results.jsonl")
+    ran = main_py(*arguments)
+    assert ran.returncode == 2 and "no such file" in ran.stderr and "usage" not in ran.stderr
+
+
+@pytest.mark.slow
+def test_a_stop_ends_it_as_the_unit_expects_and_its_log_has_whole_lines(tmp_path):
+    """SIGTERM: code 143, no traceback, nothing of a progress bar, all frames saved."""
+    out = tmp_path / "results.jsonl"
+    command = [sys.executable, "main.py", "models/demo.mp4", "--headless", "--quiet", "--web", "0", "--json", str(out)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and (not out.exists() or out.stat().st_size < 20000):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 == int(read(UNITS[0])["Service"]["SuccessExitStatus"])
+    lines = out.read_text().splitlines()
+    assert all(line.startswith("{") and line.endswith("}") for line in lines)
+    assert f": {len(lines)} frames in" in said
+    assert "Traceback" not in said and "\r" not in said and "FPS over" not in said and "\x1b" not in said

@@ -1,0 +1,430 @@
+"""What funcs/ultralytics.py promises: each layout of Ultralytics' exports, built by layouts.py from the demo models,
+with real detections."""
+import json
+import math
+
+import cv2
+import layouts
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import func
+import rknnmodel
+from funcs import geometry, resnet, ultralytics, yolov8
+from runtimes.cpu import RKNNLite
+
+NAMES = dict(enumerate(func.CLASSES))
+LAYOUTS = {
+    **{task: dict(task=task) for task in ("detect", "segment", "pose", "obb")},
+    **{f"{task} end2end": dict(task=task, end2end=True) for task in ("detect", "segment", "pose", "obb")},
+    **{f"{task} relative": dict(task=task, relative=True) for task in ("detect", "segment", "pose", "obb")},
+    "detect 640 x 384": dict(size=(640, 384)),
+    "segment 640 x 384": dict(task="segment", size=(640, 384)),
+    "pose 384 x 640": dict(task="pose", size=(384, 640)),
+    "obb 640 x 384": dict(task="obb", size=(640, 384)),
+    "yolov5": None,
+}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """opened(name): a context with one of LAYOUTS, and its model's metadata."""
+    folder, contexts = tmp_path_factory.mktemp("layouts"), {}
+
+    def open_layout(name):
+        if name not in contexts:
+            options = LAYOUTS[name]
+            built = layouts.yolov5_own() if options is None else layouts.ultralytics(**options)
+            options = options or {}
+            about = {"task": options.get("task", "detect"), "names": NAMES, "relative": options.get("relative", False)}
+            about.update(kpt_shape=[17, 3]) if about["task"] == "pose" else None
+            path = layouts.save(built, folder / f"{name.replace(' ', '_')}.onnx", **about)
+            context = RKNNLite()
+            assert context.load_rknn(str(path)) == 0 and context.init_runtime() == 0, context.error
+            context.model = rknnmodel.describe(path)
+            contexts[name] = context
+        return contexts[name]
+    return open_layout
+
+
+@pytest.fixture(scope="module")
+def frame(demo_frames):
+    return demo_frames[40]
+
+
+@pytest.fixture(scope="module")
+def plain(frame):
+    """The same objects as Rockchip's heads give them, which func.py and funcs/yolov8.py read, Ultralytics' overlap."""
+    found = {}
+    for name, reader in (("yolov8n", yolov8), ("yolov5n", func)):
+        context = RKNNLite()
+        path = ROOT / f"models/{name}_emoji.onnx"
+        assert context.load_rknn(str(path)) == 0 and context.init_runtime() == 0, context.error
+        context.model = rknnmodel.describe(path)
+        context.model.iou = 0.7 if name == "yolov8n" else None
+        found[name] = reader.detect(context, frame)
+    return found
+
+
+def overlap(a, b):
+    """IoU of two masks or of two boxes (4,) xyxy."""
+    if a.ndim == 2:
+        return (a & b).sum() / max(1, (a | b).sum())
+    inner = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+    return inner / ((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inner)
+
+
+def same_objects(found, expected, pixels=0.05, score=1e-3):
+    """That two Detections hold the same objects, in whatever order."""
+    assert len(found) == len(expected) > 15
+    for box, number, value in zip(*expected):
+        off = np.abs(found.boxes - box).max(1) + np.abs(found.scores - value) + 1000 * (found.classes != number)
+        assert off.min() <= pixels + score, (number, value, off.min())
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_is_read_by_this_file_alone(opened, name):
+    model = opened(name).model
+    assert [module for module in (func, yolov8, resnet, ultralytics) if module.reads(model)] == [ultralytics]
+
+
+@pytest.mark.parametrize("name", ["detect", "detect relative", "segment", "segment relative", "pose", "pose relative"])
+def test_objects_are_those_that_the_heads_give(opened, frame, plain, name):
+    found = ultralytics.detect(opened(name), frame)
+    same_objects(found, plain["yolov8n"])
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.name(found.classes[0]) == func.CLASSES[found.classes[0]]
+
+
+def test_yolov5s_own_export_gives_the_objects_of_its_heads(opened, frame, plain):
+    same_objects(ultralytics.detect(opened("yolov5"), frame), plain["yolov5n"])
+
+
+@pytest.mark.parametrize("name", ["detect 640 x 384", "segment 640 x 384", "pose 384 x 640"])
+def test_a_rectangular_input_finds_the_objects_where_they_are(opened, frame, plain, name):
+    found, expected = ultralytics.detect(opened(name), frame), plain["yolov8n"]
+    large = [place for place, box in enumerate(expected.boxes) if expected.scores[place] > 0.8]
+    hits = [place for place in large if any(
+        number == expected.classes[place] and overlap(box, expected.boxes[place]) > 0.7
+        for box, number in zip(found.boxes, found.classes))]
+    least = 0.9 if "640 x" in name else 0.5  # an upright input shows a lying frame at a third of its size
+    assert len(hits) >= least * len(large) > 10
+
+
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb"])
+def test_end2end_rows_are_taken_as_they_are(opened, frame, task):
+    one_output, rows = opened(task), opened(f"{task} end2end")
+    one_output.model.iou = 1.0  # the tail that tests build has no NMS
+    try:
+        expected, found = ultralytics.detect(one_output, frame), ultralytics.detect(rows, frame)
+    finally:
+        one_output.model.iou = None
+    same_objects(found, expected)
+    assert len(found) > 100
+
+
+@pytest.mark.parametrize("name", ["segment", "segment relative", "segment 640 x 384"])
+def test_masks_are_the_ellipses_inside_their_boxes(opened, frame, name):
+    found = ultralytics.detect(opened(name), frame)
+    h, w = frame.shape[:2]
+    y, x = np.mgrid[:h, :w] + 0.5
+    checked = 0
+    for (x1, y1, x2, y2), (left, top, mask) in zip(found.boxes, found.masks):
+        assert mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1}
+        assert left >= x1 and top >= y1 and left + mask.shape[1] <= x2 + 1 and top + mask.shape[0] <= y2 + 1
+        if min(x1, y1) <= 0 or x2 >= w or y2 >= h or min(x2 - x1, y2 - y1) < 20:
+            continue  # cut, or of few pixels
+        whole = np.zeros((h, w), bool)
+        whole[top:top + mask.shape[0], left:left + mask.shape[1]] = mask
+        ellipse = ((x - (x1 + x2) / 2) / (x2 - x1) * 2) ** 2 + ((y - (y1 + y2) / 2) / (y2 - y1) * 2) ** 2 < 1
+        assert overlap(whole, ellipse) > 0.95
+        checked += 1
+    assert checked > 10
+
+
+@pytest.mark.parametrize("name", ["pose", "pose relative", "pose 384 x 640", "pose end2end"])
+def test_key_points_stand_where_the_model_has_them(opened, frame, name):
+    found = ultralytics.detect(opened(name), frame)
+    h, w = frame.shape[:2]
+    inside = [place for place, box in enumerate(found.boxes) if box[:2].min() > 0 and box[2] < w and box[3] < h]
+    boxes = found.boxes[inside]
+    expected = ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None] + layouts.POINTS * (boxes[:, 2:] - boxes[:, :2])[:, None]
+    np.testing.assert_allclose(found.keypoints[inside][..., :2], expected, atol=0.1)
+    np.testing.assert_allclose(found.keypoints[..., 2], 0.9, atol=1e-3)
+    assert found.keypoints[..., 0].max() <= w and found.keypoints[..., 1].max() <= h and found.keypoints.min() >= 0
+    assert len(inside) > 10
+
+
+@pytest.mark.parametrize("name", ["obb", "obb relative", "obb end2end"])
+def test_rotated_boxes_have_their_corners_and_the_box_around_them(opened, frame, plain, name):
+    found = ultralytics.detect(opened(name), frame)
+    checked = 0
+    for box, number, score in zip(*plain["yolov8n"]):
+        if box[:2].min() <= 0 or box[2] >= frame.shape[1] or box[3] >= frame.shape[0]:
+            continue
+        place = (np.abs(found.scores - score) + (found.classes != number)).argmin()
+        angle = layouts.ANGLE + layouts.TURN * number
+        turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        corners = np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)]) / 2 * (box[2:] - box[:2])
+        expected = corners @ turn.T + (box[:2] + box[2:]) / 2
+        np.testing.assert_allclose(found.corners[place], expected, atol=0.1)
+        checked += 1
+    assert checked > 10
+    np.testing.assert_array_equal(found.boxes, np.concatenate([found.corners.min(1), found.corners.max(1)], 1))
+
+
+def quantised(array):
+    """As the NPU leaves an output: (int8 array, scale, zero point)."""
+    low, high = min(0.0, float(array.min())), max(0.0, float(array.max()))
+    scale = (high - low) / 255 or 1.0
+    zero = round(-128 - low / scale)
+    return np.clip(np.round(array / scale) + zero, -128, 127).astype(np.int8), scale, zero
+
+
+class Int8:
+    """A runtime that hands out a context's outputs as int8, as the vendor's library can."""
+
+    def __init__(self, context):
+        self.context, self.model = context, context.model
+
+    def inference_raw(self, inputs):
+        return [quantised(output) for output in self.context.inference(inputs)]
+
+
+# not segment: the coefficients of an ellipse, as layouts.py has them, are in the hundreds, and leave no score in int8
+@pytest.mark.parametrize("task", ["detect", "pose", "obb"])
+def test_int8_outputs_with_relative_coordinates_give_the_same_objects(opened, frame, task):
+    context = opened(f"{task} relative")
+    found, expected = ultralytics.detect(Int8(context), frame), ultralytics.detect(context, frame)
+    sure = expected.select(expected.scores > 0.5)
+    # one step of int8 is 1 / 255 of the largest value; with angles up to several radians in it, several pixels
+    least = 0.3 if task == "obb" else 0.6
+    hits = [any(number == one and overlap(box, other) > least for other, one in zip(found.boxes, found.classes))
+            for box, number in zip(sure.boxes, sure.classes)]
+    assert np.mean(hits) > 0.9 and len(hits) > 10
+
+
+def plain_decode(output, conf):
+    """The usual way, as a reference: all 8,400 boxes, then the threshold."""
+    rows = output[0].T
+    scores = rows[:, 4:]
+    good = scores.max(1) >= conf
+    boxes = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, :2] + rows[:, 2:4] / 2], 1)
+    return boxes[good], scores.argmax(1)[good], scores.max(1)[good]
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8", "float16"])
+@pytest.mark.parametrize("seed, share", [(0, 0.0), (1, 0.001), (2, 0.02), (3, 0.5)])
+def test_decoding_gives_the_boxes_of_the_plain_reference(seed, share, kind):
+    rng = np.random.default_rng(seed)
+    output = rng.random((1, 84, 8400), dtype=np.float32) * np.float32(0.01)
+    output[0, :4] = 0.05 + rng.random((4, 8400))  # a width of less than a step of int8 would be none
+    cells = np.flatnonzero(rng.random(8400) < share)
+    output[0, 4 + rng.integers(0, 80, len(cells)), cells] = rng.random(len(cells))
+    raw = {"float32": (output, 1.0, 0), "int8": quantised(output), "float16": (output.astype(np.float16), 1.0, 0)}[kind]
+    stored = func.floats(*raw)
+    boxes, classes, scores = plain_decode(stored, 0.25)
+    wanted = func.settings(None)
+    plan = ultralytics.layout((output.shape,), (640, 640), "detect", 80)
+    found = ultralytics.decode(raw, plan, wanted, relative=True)
+    np.testing.assert_allclose(found.boxes, boxes * 640, atol=1e-3)
+    np.testing.assert_array_equal(found.classes, classes)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-3)
+
+
+def test_coordinates_that_all_lie_in_0_to_1_are_taken_for_relative_ones(opened, frame):
+    context = opened("detect relative")
+    context.model.relative = False  # a .rknn taken out of its folder
+    try:
+        found = ultralytics.detect(context, frame)
+    finally:
+        context.model.relative = True
+    same_objects(found, ultralytics.detect(context, frame))
+
+
+def test_the_model_s_own_settings_hold(opened, frame):
+    context = opened("detect")
+    every = ultralytics.detect(context, frame)
+    number = int(every.classes[0])
+    context.model.conf, context.model.keep = 0.9, {number}
+    try:
+        found = ultralytics.detect(context, frame)
+    finally:
+        context.model.conf = context.model.keep = None
+    expected = every.select((every.scores >= 0.9) & (every.classes == number))
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    assert 0 < len(found) < len(every)
+
+
+@pytest.mark.parametrize("shapes, name, task, names, expected", [
+    ([(1, 84, 8400)], "x.rknn", None, None, ("detect", 80)),
+    ([(1, 84, 8400, 1)], "x.rknn", None, None, ("detect", 80)),
+    ([(1, 85, 8400)], "x.rknn", None, 80, ("obb", 80)),
+    ([(1, 20, 8400)], "yolo11n-obb-rk3588.rknn", None, None, ("obb", 15)),
+    ([(1, 56, 8400)], "x.rknn", None, None, ("pose", 1)),
+    ([(1, 56, 8400)], "x.rknn", None, 52, ("detect", 52)),
+    ([(1, 84, 8400)], "x.rknn", None, 2, ("detect", 80)),
+    ([(1, 135, 8400)], "x.rknn", None, 80, ("pose", 80)),
+    ([(1, 56, 8400)], "x.rknn", "detect", None, ("detect", 52)),
+    ([(1, 14, 8400)], "hand-pose.rknn", None, None, ("pose", 1)),
+    ([(1, 116, 8400), (1, 32, 160, 160)], "x.rknn", None, None, ("segment", 80)),
+    ([(1, 32, 160, 160), (1, 116, 8400)], "x.rknn", None, None, ("segment", 80)),
+    ([(1, 300, 6)], "x.onnx", None, None, ("detect", 0)),
+    ([(1, 300, 7)], "x.onnx", None, None, ("obb", 0)),
+    ([(1, 300, 57)], "x.onnx", None, None, ("pose", 0)),
+    ([(1, 25200, 85)], "x.onnx", None, None, ("detect", 80)),
+    ([(1, 5, 8400)], "x.rknn", None, None, ("detect", 1)),
+])
+def test_what_a_model_does_not_say_is_told_by_its_shapes_and_name(shapes, name, task, names, expected):
+    model = rknnmodel.Model(name, outputs=[("", shape) for shape in shapes], size=(640, 640), task=task,
+                            names=names and ["x"] * names)
+    plan = ultralytics.plan_of(model)
+    assert (plan.task, plan.classes) == expected
+
+
+@pytest.mark.parametrize("shapes, task", [
+    ([(1, 84, 8401)], None), ([(1, 4, 8400)], None), ([(1, 255, 80, 80)] * 3, None), ([(1, 1000)], None), ([], None),
+    ([(1, 84, 8400), (1, 84, 8400)], None), ([(1, 84, 8400)], "classify"), ([(1, 84, 8400)], "segment"),
+    ([(2, 84, 8400)], None), ([(1, 84, 8400), (1, 32, 160, 160), (1, 1)], None),
+])
+def test_other_outputs_are_left_to_others(shapes, task):
+    model = rknnmodel.Model("x.rknn", outputs=[("", shape) for shape in shapes], size=(640, 640), task=task)
+    assert not ultralytics.reads(model)
+
+
+class context_of:
+    """A context whose inference gives these outputs."""
+
+    def __init__(self, *outputs, model=None):
+        self.outputs, self.model = list(outputs), model
+
+    def inference(self, inputs):
+        return self.outputs
+
+
+def test_outputs_of_another_model_are_named_with_what_is_read(frame):
+    with pytest.raises(func.ModelError) as error:
+        ultralytics.detect(context_of(np.zeros((1, 84, 100), np.float32)), frame)
+    assert "(1, 84, 100)" in str(error.value) and "(1, 84, 8400)" in str(error.value)
+
+
+@pytest.mark.parametrize("task, channels", [("detect", 84), ("segment", 116), ("pose", 56), ("obb", 20)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, 0.0, 0.5])
+def test_a_broken_model_s_values_end_nothing(frame, task, channels, value):
+    outputs = [np.full((1, channels, 8400), value, np.float32)]
+    outputs += [np.full((1, 32, 160, 160), value, np.float32)] * (task == "segment")
+    model = rknnmodel.Model("x.onnx", task=task, size=(640, 640))
+    found = ultralytics.detect(context_of(*outputs, model=model), frame)
+    assert len(found) <= func.MAX_BOXES
+    func.draw(frame.copy(), found)
+
+
+def test_no_object_is_no_object(frame):
+    for task, channels in (("detect", 84), ("segment", 116), ("pose", 56), ("obb", 20)):
+        outputs = [np.zeros((1, channels, 8400), np.float32)]
+        outputs += [np.ones((1, 32, 160, 160), np.float32)] * (task == "segment")
+        found = ultralytics.detect(context_of(*outputs, model=rknnmodel.Model("x.onnx", task=task)), frame)
+        assert len(found) == 0 and found.boxes.shape == (0, 4)
+        assert (func.draw(frame.copy(), found) == frame).all()
+
+
+def test_similarity_of_rotated_boxes():
+    box = np.array([[100, 100, 80, 20, 0.3]])
+    others = np.array([
+        [100, 100, 80, 20, 0.3], [100, 100, 80, 20, 0.3 + math.pi], [100, 100, 20, 80, 0.3 + math.pi / 2],
+        [101, 100, 80, 20, 0.3], [100, 100, 80, 20, 0.3 + math.pi / 2], [500, 100, 80, 20, 0.3]])
+    found = geometry.similarity(box, others)[0]
+    np.testing.assert_allclose(found[:3], 1, atol=1e-3)   # the same rectangle
+    assert 1 > found[3] > 0.9 > found[4] > found[5] and found[5] < 0.01
+    np.testing.assert_allclose(geometry.similarity(others, box)[:, 0], found)
+    # two normal distributions of variance w^2 / 12 whose means are d apart: exp(-d^2 / (8 variance)) is what they share
+    apart = np.exp(-100 / (8 * 80 ** 2 / 12))
+    assert abs(geometry.similarity(np.array([[0, 0, 80, 20, 0]]), np.array([[10, 0, 80, 20, 0]]))[0, 0]
+               - (1 - math.sqrt(1 - apart))) < 1e-4
+
+
+def test_rotated_boxes_are_suppressed_by_any_better_one_of_their_class():
+    rng = np.random.default_rng(5)
+    boxes = np.column_stack([rng.random((700, 2)) * 200, 20 + rng.random((700, 2)) * 60, rng.random(700) * 3])
+    classes, scores = rng.integers(0, 2, 700), rng.random(700)
+    wanted = func.settings(None)._replace(iou=0.5)
+    same = geometry.similarity(boxes, boxes)
+    expected = [place for place in np.argsort(-scores) if not any(
+        scores[other] > scores[place] and classes[other] == classes[place] and same[other, place] > 0.5
+        for other in range(700))]
+    found = geometry.suppress(boxes, classes, scores, wanted).tolist()
+    assert found == expected and 20 < len(found) < 300
+    assert len(geometry.suppress(boxes, classes, scores, wanted._replace(keep=frozenset({1})))) < len(found)
+
+
+def test_a_mask_costs_only_what_lies_under_its_box(monkeypatch):
+    sizes = []
+    warp = cv2.warpAffine
+    monkeypatch.setattr(cv2, "warpAffine", lambda sums, place, size, **options: sizes.append(
+        (sums.size, size)) or warp(sums, place, size, **options))
+    prototypes = np.ones((1, 32, 160, 160), np.float32), 1.0, 0
+    found = geometry.masks(np.ones((1, 32), np.float32), prototypes, np.float32([[100, 100, 140, 120]]), (640, 640),
+                           (0, 140, 0.5, 0.5))
+    assert sizes[0][0] <= 7 * 5 and sizes[0][1] == (40, 20)
+    assert found[0][:2] == (100, 100) and found[0][2].shape == (20, 40) and found[0][2].all()
+
+
+def test_masks_in_int8_are_those_in_float():
+    rng = np.random.default_rng(0)
+    smooth = cv2.GaussianBlur(rng.normal(size=(160, 160, 32)).astype(np.float32), (0, 0), 8).transpose(2, 0, 1)[None]
+    weights, boxes = rng.normal(size=(5, 32)).astype(np.float32), np.float32([[10, 10, 600, 300]] * 5)
+    stored, scale, zero = quantised(smooth)
+    placed = 0, 140, 0.5, 0.5
+    masks = [geometry.masks(weights, prototypes, boxes, (640, 640), placed)
+             for prototypes in ((smooth, 1.0, 0), (stored, scale, zero))]
+    for (_, _, one), (_, _, other) in zip(*masks):
+        assert overlap(one.astype(bool), other.astype(bool)) > 0.97
+
+
+def test_a_detection_with_an_empty_mask_is_left_out(frame):
+    outputs = np.zeros((1, 116, 8400), np.float32)
+    outputs[0, :4, :2] = np.float32([[100, 300], [300, 300], [50, 50], [50, 50]])
+    outputs[0, 4, :2] = 0.9
+    outputs[0, 84, :2] = -1, 1
+    model = rknnmodel.Model("x.onnx", task="segment")
+    found = ultralytics.detect(context_of(outputs, np.ones((1, 32, 160, 160), np.float32), model=model), frame)
+    assert len(found) == 1 and found.masks[0][2].all() and abs(found.boxes[0, 0] - 550) < 1
+
+
+@pytest.mark.parametrize("name", ["detect relative", pytest.param("segment", marks=pytest.mark.slow),
+                                  pytest.param("pose", marks=pytest.mark.slow),
+                                  pytest.param("obb 640 x 384", marks=pytest.mark.slow)])
+def test_main_py_runs_it_with_no_line_edited(opened, frame, main_py, tmp_path, name):
+    context = opened(name)
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    ended = main_py(tmp_path, "--model", context.model.path, "--json", "-", "--headless")
+    assert ended.returncode == 0, ended.stderr
+    line = json.loads(ended.stdout.splitlines()[0])
+    found = ultralytics.detect(context, frame)
+    assert [entry["number"] for entry in line["objects"]] == found.classes.tolist() and len(found) > 10
+    assert [entry["class"] for entry in line["objects"]] == [NAMES[number] for number in found.classes.tolist()]
+    np.testing.assert_allclose([entry["box"] for entry in line["objects"]], found.boxes, atol=0.06)
+    for key, values in (("keypoints", found.keypoints), ("corners", found.corners)):
+        if values is not None:
+            np.testing.assert_allclose([entry[key] for entry in line["objects"]], values, atol=0.06)
+    assert all(len(entry["polygon"]) > 2 for entry in line["objects"]) if found.masks else True
+
+
+def test_a_person_s_pose_is_one_without_names(frame):
+    output = np.zeros((1, 56, 8400), np.float32)
+    output[0, :5, 0] = 300, 300, 50, 50, 0.9
+    found = ultralytics.detect(context_of(output, model=rknnmodel.Model("x.rknn", size=(640, 640))), frame)
+    assert [found.name(number) for number in found.classes] == ["person"] and found.keypoints.shape == (1, 17, 3)
+
+
+def test_all_that_is_found_is_drawn(opened, frame):
+    for name in ("detect", "segment", "pose", "obb"):
+        found = ultralytics.detect(opened(name), frame)
+        drawn = ultralytics.myFunc(opened(name), frame.copy())
+        assert drawn.shape == frame.shape and (drawn != frame).any()
+        if name == "segment":
+            boxes = ultralytics.func.draw(frame.copy(), func.Detections(*found))
+            (x, y, mask) = found.masks[0]
+            middle = y + mask.shape[0] // 2, x + mask.shape[1] // 2
+            assert mask[mask.shape[0] // 2, mask.shape[1] // 2] and (drawn[middle] != boxes[middle]).any()
