@@ -38,18 +38,24 @@ def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:
             and tuple(shapes[0][2:]) in ((), (1, 1)))
 
 
-def share_of(model: Optional[Model]) -> float:
-    """The share of a frame's shorter side that a model sees: Ultralytics' own classifiers all of it, others CROP."""
-    return 1.0 if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata else CROP
+def fed(IMG: np.ndarray, model: Optional[Model]) -> np.ndarray:
+    """What a model is fed with of a frame: crop(), and as Ultralytics' own classifiers were trained all of the shorter
+    side, scaled without aliasing."""
+    size = getattr(model, "size", None) or IMG_SIZE
+    if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata:
+        return crop(IMG, size, 1.0, smooth=True)
+    return crop(IMG, size)
 
 
-def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[float] = None) -> np.ndarray:
+def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[float] = None,
+         smooth: bool = False) -> np.ndarray:
     """The middle of a frame as the model sees it: torchvision's resizing to 256 pixels and centre crop of 224, in one
     step.
 
     IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it; size: (width, height), or one number for a square; share: of
-    the frame's shorter side, CROP if not given. Returns the rectangle (height, width, 3) uint8 RGB: the largest of its
-    proportions in the frame, centred, times share.
+    the frame's shorter side, CROP if not given; smooth: scaled nearly as Pillow does it, by all pixels under a triangle
+    twice as wide as the new pixel, and not by the nearest four, for 0.5 ms more at 1280 x 720. Returns the rectangle
+    (height, width, 3) uint8 RGB: the largest of its proportions in the frame, centred, times share.
     """
     IMG = func.as_bgr(IMG)
     h, w = IMG.shape[:2]
@@ -57,7 +63,14 @@ def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[flo
     scale = min(w / width, h / height) * (CROP if share is None else share)
     cut_w, cut_h = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = (w - cut_w) // 2, (h - cut_h) // 2
-    return cv2.cvtColor(cv2.resize(IMG[y:y + cut_h, x:x + cut_w], (width, height)), cv2.COLOR_BGR2RGB)
+    IMG, twice = IMG[y:y + cut_h, x:x + cut_w], 0
+    while smooth and cut_w >= 1.5 * (width << twice):
+        twice += 1
+    IMG = cv2.resize(IMG, (width << twice, height << twice))
+    for step in range(twice - 1, -1, -1):  # halved, exactly; before the last time blurred: by both, the triangle
+        IMG = cv2.GaussianBlur(IMG, (3, 3), 0) if step == 0 else IMG
+        IMG = cv2.resize(IMG, (width << step, height << step), interpolation=cv2.INTER_AREA)
+    return cv2.cvtColor(IMG, cv2.COLOR_BGR2RGB)
 
 
 def probabilities(outputs: Sequence[Union[np.ndarray, Raw]], owner: Any = None) -> np.ndarray:
@@ -130,7 +143,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
     """
     model = getattr(rknn_lite, "model", None)
-    square = crop(IMG, getattr(model, "size", None) or IMG_SIZE, share_of(model))
+    square = fed(IMG, model)
     scores = probabilities(func.infer_raw(rknn_lite, square), rknn_lite if model is None else model)
     if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
         scores = np.concatenate([1 - scores, scores])
