@@ -187,33 +187,3 @@ def test_interrupt_gives_back_every_byte(board):
 def test_emulated_library_answers_as_the_vendors_does(board, name):
     models = MODELS[name], "models/resnet18_emoji.rknn"
     assert wrong_use(board, *models) == wrong_use(board, *models, options=REAL)
-
-
-# ---- runtimes/librknnrt.py, the library without the wheel ----
-
-WITHOUT_THE_WHEEL = """
-import sys
-import numpy as np
-from rknnlite.api import RKNNLite as Wheel
-from runtimes.librknnrt import RKNNLite as Library
-image = np.random.default_rng(1).integers(0, 256, (1, 640, 640, 3), np.uint8)
-outputs = []
-for runtime in Wheel, Library, Library:  # the second shares its weights with the first
-    context = runtime()
-    assert context.load_rknn(sys.argv[1]) == context.init_runtime(core_mask=2) == 0
-    outputs.append([output.copy() for output in context.inference(inputs=[image])])
-same = [first.dtype == other.dtype and (first == other).all()
-        for others in outputs[1:] for first, other in zip(outputs[0], others)]
-floats = [(stored.astype(np.float32) - zero_point) * np.float32(scale)
-          for stored, scale, zero_point in context.inference_raw([image])]
-close = [np.allclose(first, other, atol=1e-5) for first, other in zip(outputs[0], floats)]
-print("\\nequal", all(same), all(close), len(same), len(close), file=sys.stderr)
-"""
-
-
-@pytest.mark.parametrize("options", [(), REAL], ids=["emulated", "real"])
-@pytest.mark.parametrize("name, outputs", [("yolov5n", 3), ("yolov8n", 9)])
-def test_library_without_the_wheel_gives_the_same_values(board, name, outputs, options):
-    run = board.run("python3", "-c", WITHOUT_THE_WHEEL, MODELS[name], options=options)
-    assert f"equal True True {2 * outputs} {outputs}" in run.err.splitlines(), run.err
-    assert [context["mask"] for context in run.report["contexts"]] == [2, 2, 2]
