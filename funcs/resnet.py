@@ -7,7 +7,8 @@ It reads models with one output, (1, classes) or (1, classes, 1, 1): torchvision
 MobileNet exports among others, and Ultralytics' -cls. Mean and standard deviation of the input belong to the model, not
 here: models/README.md tells how to set them.
 """
-from typing import Any, Optional, Sequence, Tuple, Union
+import functools
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import cv2
 import numpy as np
@@ -29,8 +30,14 @@ CLASSES = func.CLASSES  # the demo model's; ImageNet's 1000, a name a line: open
 
 
 def reads(model: Model) -> bool:
-    """Whether a model is a classifier: one output, (1, classes) or (1, classes, 1, 1)."""
-    return model.task in (None, "classify") and _is_classifier([shape for _, shape in model.outputs])
+    """Whether a model is a classifier: one output, (1, classes) or (1, classes, 1, 1).
+
+    The latter with few classes may be anything (a mean over the picture): it counts only where the file says more.
+    """
+    shapes = [shape for _, shape in model.outputs]
+    if model.task not in (None, "classify") or not _is_classifier(shapes):
+        return False
+    return len(shapes[0]) == 2 or shapes[0][1] >= 10 or model.task is not None or model.names is not None
 
 
 def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:
@@ -38,9 +45,62 @@ def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:
             and tuple(shapes[0][2:]) in ((), (1, 1)))
 
 
-def share_of(model: Optional[Model]) -> float:
-    """The share of a frame's shorter side that a model sees: Ultralytics' own classifiers all of it, others CROP."""
-    return 1.0 if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata else CROP
+def fed(IMG: np.ndarray, model: Optional[Model]) -> np.ndarray:
+    """What a model is fed with of a frame: crop(), or of Ultralytics' own classifiers smooth(). Both (height, width, 3)
+    uint8 RGB."""
+    size = func.pair(getattr(model, "size", None) or IMG_SIZE)
+    ultralytics = getattr(model, "task", None) == "classify" and "imgsz" in model.metadata
+    return smooth(IMG, size) if ultralytics else crop(IMG, size)
+
+
+def smooth(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """A frame as Ultralytics' classifiers see it: scaled by Pillow's BILINEAR, under whose triangle, twice as wide as
+    the new pixel, lie all old ones, and not the nearest four alone; the shorter side to the input's, and the middle cut
+    out; to an input that is no square the whole frame.
+
+    IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it; size: (width, height). Returns (height, width, 3) uint8 RGB.
+    At 1280 x 720 it takes about 2 ms, crop() 0.1.
+    """
+    IMG = func.as_bgr(IMG)
+    (h, w), (width, height) = IMG.shape[:2], size
+    new_w, new_h = size
+    if width == height:  # as torchvision's Resize and CenterCrop round
+        new_w, new_h = (int(width * w / h), width) if w >= h else (width, int(width * h / w))
+    across = _triangles(w, new_w, round((new_w - width) / 2), width)
+    down = _triangles(h, new_h, round((new_h - height) / 2), height)
+    first, last = across[0][2], across[-1][3]
+    rows = np.empty((height, (last - first) * 3), np.float32)
+    for start, end, low, high, weights in down:
+        _multiply(weights, IMG[low:high, first:last].reshape(high - low, -1), rows[start:end])
+    columns = np.ascontiguousarray(rows.reshape(height, -1, 3).transpose(1, 0, 2)).reshape(last - first, -1)
+    picture = np.empty((width, height * 3), np.float32)
+    for start, end, low, high, weights in across:
+        _multiply(weights, columns[low - first:high - first], picture[start:end])
+    picture = (picture + np.float32(0.5)).clip(0, 255).astype(np.uint8)  # rounded
+    return np.ascontiguousarray(picture.reshape(width, height, 3).transpose(1, 0, 2)[..., ::-1])
+
+
+def _multiply(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+    """weights @ values into out, in pieces so small that OpenBLAS leaves them to this thread: the pool's threads are the
+    parallelism, and its own took 50 ms instead of 2 beside them."""
+    width = max(1, 200_000 // weights.size)
+    for start in range(0, values.shape[1], width):
+        np.matmul(weights, values[:, start:start + width].astype(np.float32), out=out[:, start:start + width])
+
+
+@functools.lru_cache(maxsize=20)
+def _triangles(count: int, scaled: int, first: int, wanted: int) -> List[Tuple[int, int, int, int, np.ndarray]]:
+    """How `wanted` pixels, from `first` on, of a line of `count` pixels scaled to `scaled` come from it: in blocks,
+    (start, end, low, high, weights): new pixels start to end are weights @ old ones from low to high."""
+    step, blocks = count / scaled, []
+    for start in range(0, wanted, 16):  # one matrix for all would be mostly zeros
+        centres = (np.arange(start, min(start + 16, wanted)) + first + 0.5) * step
+        reach = max(step, 1)
+        low, high = max(0, int(centres[0] - reach)), min(count, int(centres[-1] + reach) + 1)
+        weights = np.maximum(0, 1 - np.abs(np.arange(low, high) + 0.5 - centres[:, np.newaxis]) / reach)
+        weights /= weights.sum(1, keepdims=True)
+        blocks.append((start, start + len(centres), low, high, weights.astype(np.float32)))
+    return blocks
 
 
 def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[float] = None) -> np.ndarray:
@@ -130,7 +190,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
     """
     model = getattr(rknn_lite, "model", None)
-    square = crop(IMG, getattr(model, "size", None) or IMG_SIZE, share_of(model))
+    square = fed(IMG, model)
     scores = probabilities(func.infer_raw(rknn_lite, square), rknn_lite if model is None else model)
     if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
         scores = np.concatenate([1 - scores, scores])

@@ -132,7 +132,7 @@ def fed(image, graph, about=None):
     size = about.size if about else tuple(sides(graph.input[0])[:1:-1])
     outputs = [sides(output) for output in graph.output]
     if len(outputs) == 1 and len(outputs[0]) in (2, 4) and outputs[0][2:] in ([], [1, 1]):
-        return resnet.crop(image, size, resnet.share_of(about))
+        return resnet.fed(image, about) if about else resnet.crop(image, size)
     return letterbox(image, size)[0]
 
 

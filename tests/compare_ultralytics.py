@@ -124,7 +124,7 @@ def build(YOLO, name, images):
     hook.remove()
     features = seen[0]
     if name.endswith("-cls"):
-        head.linear.weight *= 40
+        head.linear.weight *= 10
         return model
     if name.endswith("-seg"):
         head.proto.register_forward_hook(smooth)

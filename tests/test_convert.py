@@ -9,6 +9,7 @@ import onnx
 import pytest
 import yaml
 from conftest import ROOT
+from PIL import Image
 
 import func
 import rknnmodel
@@ -220,9 +221,12 @@ def test_a_graph_that_cannot_be_edited_ends_in_a_sentence(tmp_path):
         convert.scaled(onnx.load(str(path)), rknnmodel.describe(path))
 
 
-def test_ultralytics_classifiers_are_calibrated_with_all_of_the_shorter_side(tmp_path, demo_frames):
+def test_ultralytics_classifiers_are_fed_with_all_of_the_shorter_side_as_pillow_scales_it(tmp_path, demo_frames):
     path = tmp_path / "cls.onnx"
     path.write_bytes((ROOT / "models/resnet18_emoji.onnx").read_bytes())
     model = onnx.load(str(path))
     about = rknnmodel.describe(layouts.save(model, path, task="classify", imgsz=[224, 224]))
-    np.testing.assert_array_equal(convert.fed(demo_frames[0], model.graph, about), resnet.crop(demo_frames[0], 224, 1))
+    fed = convert.fed(demo_frames[0], model.graph, about)
+    np.testing.assert_array_equal(fed, resnet.fed(demo_frames[0], about))
+    scaled = Image.fromarray(demo_frames[0][..., ::-1]).resize((398, 224), Image.BILINEAR).crop((87, 0, 311, 224))
+    np.testing.assert_allclose(fed.astype(int), np.asarray(scaled).astype(int), atol=1)
