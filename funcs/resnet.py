@@ -81,8 +81,8 @@ def smooth(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 
 
 def _multiply(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """weights @ values into out, in pieces so small that OpenBLAS leaves them to this thread: the pool's threads are the
-    parallelism, and its own took 50 ms instead of 2 beside them."""
+    """weights @ values into out, in pieces so small that OpenBLAS leaves them to this thread: the pool's threads are
+    the parallelism, and its own took 50 ms instead of 2 beside them."""
     width = max(1, 200_000 // weights.size)
     for start in range(0, values.shape[1], width):
         np.matmul(weights, values[:, start:start + width].astype(np.float32), out=out[:, start:start + width])
