@@ -387,7 +387,7 @@ class _Dispatcher:
         chip = soc() if _is_vendors(runtime) else None
         try:
             model = path if isinstance(path, rknnmodel.Model) else rknnmodel.describe(path, chip)
-        except InputError:
+        except rknnmodel.InputError:
             if os.path.exists(path):
                 raise
             return rknnmodel.Model(os.fspath(path))  # the runtime may know better
