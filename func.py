@@ -241,21 +241,21 @@ def raw_threshold(value: float, scale: float, zero_point: int, dtype: np.dtype) 
 
 
 def before_sigmoid(planes: Sequence[Raw]) -> bool:
-    """Whether scores still lack their sigmoid: a good part of them, over all heads, lies outside 0..1. planes: (array,
-    scale, zero point) of each head. A few broken values do not tell."""
-    outside = 0
-    for stored, scale, zero_point in planes:
-        low, high = (raw_threshold(value, scale, zero_point, stored.dtype) for value in (-0.01, 1.01))
-        if stored.dtype.kind != "f" and low <= np.iinfo(stored.dtype).min and high > np.iinfo(stored.dtype).max:
-            continue  # its whole range lies inside
-        outside += np.count_nonzero(stored < low) + np.count_nonzero(stored > high)
-    return 4 * outside > sum(stored.size for stored, _, _ in planes)
+    """Whether scores still lack their sigmoid: a good part of them, over all heads, lies outside 0..1. planes: (array
+    (rows, cells), scale, zero point) of each head; of many cells some hundred tell. A few broken values do not."""
+    samples = [floats(stored[:, ::max(1, stored.shape[1] // 300)], scale, zero).ravel()
+               for stored, scale, zero in planes]
+    values = np.concatenate(samples)
+    values -= np.float32(0.5)
+    return 4 * np.count_nonzero(np.abs(values) > 0.51) > len(values)
 
 
 def as_scores(values: np.ndarray, sigmoid: bool) -> np.ndarray:
     """Scores in 0..1 of float32 values that lack their sigmoid, or do not; a broken value, above 1, becomes NaN."""
     if sigmoid:
         return 1 / (1 + np.exp(-values))
+    if len(values) == 0 or values.max() <= 1:
+        return values
     return np.where(values <= 1.01, np.minimum(values, 1), np.float32(np.nan))  # int8 reaches 1.004
 
 
@@ -329,38 +329,39 @@ def decode(outputs: Sequence[Union[np.ndarray, Raw]], model: Optional[Model] = N
         anchor, cell = np.divmod(candidates, head.shape[2])
         # (5 + classes, n): the best class is found 5 times faster than in (n, 5 + classes)
         values.append(floats(head[:, anchor, cell], scale, zero))
-        grids.append(_grid(wanted.size[0] // stride, wanted.size[1] // stride, stride, tuple(anchors[stride]))[
-            :, anchor, cell])
+        grid = _grid(wanted.size[0] // stride, wanted.size[1] // stride, stride, tuple(anchors[stride]))
+        grids.append(grid.take(candidates, 1))
     values, grids = np.concatenate(values, 1), np.concatenate(grids, 1)
     if sigmoid:
         values = 1 / (1 + np.exp(-values))
-    scores = as_scores(values[5:].max(0) * values[4], False)
+    scores = values[5:].max(0) * values[4]
     passed = np.flatnonzero(scores >= wanted.conf)
-    values, grids = values[:, passed], grids[:, passed]
+    values, grids = values[:, passed], grids.take(passed, 1)  # whose argmax is twice as fast as of take()
     centre = values[:2] * grids[0] + grids[1:3]
     half = values[2:4] ** 2 * grids[3:]
-    return np.concatenate([centre - half, centre + half]).T, values[5:].argmax(0), scores[passed]
+    boxes = np.concatenate([centre - half, centre + half]).T
+    return boxes, values[5:].argmax(0), as_scores(scores[passed], False)
 
 
 @functools.lru_cache(maxsize=100)
 def _grid(columns: int, rows: int, stride: int, anchors: Tuple[Tuple[int, int], ...]) -> np.ndarray:
-    """Of each anchor of a head 2 s, x and y of the box at sx = sy = 0, half its width and height at sw = sh = 1: (5, 3,
-    cells) float32."""
+    """Of each anchor of a head 2 s, x and y of the box at sx = sy = 0, half its width and height at sw = sh = 1: (5, 3
+    cells) float32, the first anchor's cells first."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     grid = np.empty((5, 3, rows * columns), np.float32)
     grid[0], grid[1], grid[2] = 2 * stride, (column - 0.5) * stride, (row - 0.5) * stride
     grid[3:] = 2 * np.float32(anchors).T[:, :, np.newaxis]
-    return grid
+    return grid.reshape(5, -1)
 
 
 def suppress(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, wanted: Settings) -> np.ndarray:
     """Non-maximum suppression, class by class: the places of the at most MAX_BOXES boxes (n, 4) xyxy that stay, best
     first: (k,) int64. What is not finite goes, and what is of no class in wanted.keep."""
-    good = np.isfinite(boxes).all(1) & np.isfinite(scores)
-    if wanted.keep is not None:
-        good &= np.isin(classes, list(wanted.keep))
     places = None
-    if not good.all():
+    if wanted.keep is not None or not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        good = np.isfinite(boxes).all(1) & np.isfinite(scores)
+        if wanted.keep is not None:
+            good &= np.isin(classes, list(wanted.keep))
         places = np.flatnonzero(good)
         boxes, classes, scores = boxes[places], classes[places], scores[places]
     if len(boxes) > 10 * MAX_BOXES:  # 19,000 boxes, as a broken model gives them, would take seconds
@@ -466,24 +467,17 @@ def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray],
     tall = max(map(len, pictures), default=1)
     # those placed, by the band of rows that they begin in: what touches one begins in its band or a neighbour of it
     bands: List[List[Tuple[int, int, int, int]]] = [[] for _ in range(h // tall + 3)]
-
-    def free(x: int, y: int) -> bool:
-        band = y // tall
-        for left, top, right, bottom in bands[band] + bands[band + 1] + bands[band + 2]:
-            if x < right and left < x + wide and y < bottom and top < y + high:
-                return False
-        return True
-
     places, crowded = [], False
     for (x1, y1, x2, y2), picture in zip(boxes, pictures):
-        high, wide = picture.shape[:2]
+        high, wide, _ = picture.shape
         end, low = max(0, w - wide), max(0, h - high)  # the last places inside the frame
-        x, y = max(0, min(x1, end)), max(0, min(y1 + 1 - high, low))
-        if not free(x, y):
+        x, y = x1 if x1 < end else end, y1 + 1 - high if y1 < low else low
+        x, y = x if x > 0 else 0, y if y > 0 else 0
+        if not _free(bands, tall, x, y, wide, high):
             near = [(x, y + way * far) for far in range(high, h, high) for way in (-1, 1) if 0 <= y + way * far <= low]
             near[:0] = [(x, max(0, min(y1, low))), (max(0, min(x2 - wide, end)), y)]
             near.insert(4, (x, max(0, min(y2, low))))
-            found = next((place for place in near if free(*place)), None)
+            found = next((place for place in near if _free(bands, tall, *place, wide, high)), None)
             if found is None and not crowded:  # once there is no room, the others need not search
                 found = _nearest_free(bands, x, y, (high, wide), (h, w))
                 crowded = found is None
@@ -491,6 +485,14 @@ def label_places(boxes: Sequence[Sequence[int]], pictures: Sequence[np.ndarray],
         bands[y // tall + 1].append((x, y, x + wide, y + high))
         places.append((x, y))
     return places
+
+
+def _free(bands: list, tall: int, x: int, y: int, wide: int, high: int) -> bool:
+    band, end, low = y // tall, x + wide, y + high
+    for left, top, right, bottom in bands[band] + bands[band + 1] + bands[band + 2]:
+        if left < end and x < right and top < low and y < bottom:
+            return False
+    return True
 
 
 def _nearest_free(bands: list, x: int, y: int, label: Tuple[int, int], frame: Tuple[int, int]

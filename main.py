@@ -1,5 +1,4 @@
-"""Runs videos and cameras through the NPU: reads frames, feeds the pool, shows, saves or sends what comes out, reports
-FPS.
+"""Runs videos and cameras through the NPU: frames into the pool, results shown, saved or sent, the rate reported.
 
     python main.py                                # the settings below
     python main.py street.mp4 --threads 9 --save out.mp4
@@ -20,7 +19,6 @@ from tqdm import tqdm
 
 import funcs
 import results
-import rknnmodel
 import runtimes
 from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor, soc
@@ -126,14 +124,6 @@ def open_streams(args):
     return streams, not failed
 
 
-def look_at(path, npu):
-    """What the model says of itself, a rknnmodel.Model. npu: the SoC's name, None where the CPU runs it."""
-    beside = os.path.splitext(path)[0] + ".onnx"
-    if npu is None and not os.path.exists(path) and not os.path.exists(beside):
-        raise InputError(f"{beside}: no such file." if path.endswith(".rknn") else f"{path}: no such file.")
-    return rknnmodel.describe(path, npu)
-
-
 def open_pool(args, func, settings):
     """The pool. Raises InputError where it does not open."""
     try:
@@ -143,8 +133,7 @@ def open_pool(args, func, settings):
 
 
 def end_when_asked(streams):
-    """Let the signals that end a program stop the reading: what was read comes out. Returns the list of those that
-    came."""
+    """Let the signals that end a program stop the reading, no more. Returns the list of those that came."""
     signals = []
 
     def end(number, _):
@@ -174,8 +163,7 @@ def begin(streams, pool, quiet):
 
 
 def watch(threads, streams, window):
-    """Wait for all threads to end, showing what there is to show. Returns False where no frame comes for PATIENCE after
-    the streams were stopped."""
+    """Show results until all threads have ended. False: no frame came for PATIENCE after the streams were stopped."""
     count, since = 0, time.perf_counter()
     while any(thread.is_alive() for thread in threads):
         served = sum(stream.count + stream.failed for stream in streams)
@@ -200,8 +188,8 @@ def report(streams, signals, complete):
         seconds = max(stream.ended or time.perf_counter() for stream in streams) - began
         say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
     last = [stream.error for stream in streams if stream.error and (len(streams) == 1 or stream.code == 3)]
-    if last:  # a dead NPU has ended them all, and says it once
-        say(last[0], sys.stderr)
+    for message in last[:1]:  # a dead NPU has ended them all, and says it once
+        say(message, sys.stderr)
     codes = [stream.code for stream in streams]
     return (1 if 1 in codes else 3 if 3 in codes else 2 if 2 in codes or not complete else
             128 + signals[0] if signals else 0)
@@ -218,10 +206,9 @@ def leave(code):
 
 
 def run(args):
-    """Run the sources to their ends. Returns the exit code; raises InputError for bad input where nothing can be
-    run."""
+    """Run the sources to their ends. Returns the exit code; raises InputError where nothing can be run."""
     check(args)
-    model = look_at(args.model, None if args.runtime == "cpu" else soc())
+    model = funcs.look_at(args.model, None if args.runtime == "cpu" else soc())
     func = funcs.load(args.func) if args.func else funcs.find(model)
     settings = funcs.settings_of(args, model, func)
     if not funcs.has_detections(func):
@@ -240,12 +227,8 @@ def run(args):
         pool.release(timeout=None if finished else 0)
     except TimeoutError as error:
         say(f"{error}.", sys.stderr)
-    for bar in bars:
-        bar.close()
-    for stream in streams:
-        stream.close()
-    for place in places:
-        place.close()
+    for each in [*bars, *streams, *places]:
+        each.close()
     code = report(streams, signals, complete)
     # A reader may be in OpenCV still, where nobody can call it back: what is there to be lost has been closed.
     if not finished or not all(stream.released.wait(0.5) for stream in streams if stream.reading):
@@ -257,19 +240,21 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("sources", nargs="*", metavar="source", default=None,
-        help=f"files, folders of pictures, camera numbers or URLs, each with NAME= before it or not (default: {cap})")
-    add("--model", default=modelPath, help=f"the .rknn (default: {modelPath})")
+        help="files, folders of pictures, camera numbers or URLs, each with NAME= before it or not "
+        f"(default: {hide(str(cap)).replace('%', '%%')})")
+    add("--model", default=modelPath, help="the .rknn, the folder that holds it, or on a PC an .onnx")
     add("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
     add("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
+    add("--bigCores", choices=("yes", "no"), default="yes" if bigCores else "no", help="stay on the fast CPU cores")
     add("--runtime", default=runtime, help="wheel, library or cpu (default: whatever there is)")
     add("--conf", type=float, default=conf, help="least score of a detection")
     add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes")
     add("--classes", nargs="+", default=classes, metavar="CLASS", help="names or numbers of the only classes wanted")
     add("--names", metavar="FILE", help="names of the model's classes, one a line")
     add("--track", action="store_true", default=track, help="give objects identities that last")
-    add("--line", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
+    add("--line", "--lines", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
         help="count who crosses it (STREAM/NAME:... of one stream)")
-    add("--zone", action="append", default=[], metavar="NAME:X,Y,X,Y,...",
+    add("--zone", "--zones", action="append", default=[], metavar="NAME:X,Y,X,Y,...",
         help="count who is in it (STREAM/NAME:... of one stream)")
     add("--save", default=save, help="write the result to this video (.mp4, .avi, .mkv), or pictures to this picture "
         "or folder; %%Y-%%m-%%d_%%H%%M%%S in it is the time")
@@ -295,11 +280,12 @@ def main():
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
-    if bigCores:
-        stay_on_big_cores()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        sys.exit(run(parse_arguments()))
+        args = parse_arguments()
+        if args.bigCores == "yes":
+            stay_on_big_cores()
+        sys.exit(run(args))
     except InputError as error:
         print(hide(str(error)), file=sys.stderr)
         sys.exit(2)

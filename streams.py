@@ -36,8 +36,7 @@ OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, thre
 
 
 def say(text: str, file: Any = None) -> None:
-    """Print a line without disturbing the progress bars, and without passwords. Who no longer reads (`| head`) does
-    not end the run."""
+    """Print a line beside the progress bars, without passwords. Who no longer reads (`| head`) does not end the run."""
     try:
         tqdm.write(hide(text), file=file or sys.stdout)
         (file or sys.stdout).flush()
@@ -85,7 +84,7 @@ class Stream:
         self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
         self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, and has not come out
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
-        self.number = self.count = self.failed = self.unshown = self.code = 0
+        self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
         self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
         self._served, self._results = collections.deque(maxlen=100), None
@@ -111,21 +110,20 @@ class Stream:
                     more = self.come_back()
                 if not more:
                     return
-                received, number = time.perf_counter(), self.number
-                moment, error, picture = self.source.now(), None, None
-                if not self.too_soon(received if self.live else moment):
-                    try:
-                        picture = self.source.retrieve()
-                    except InputError as unreadable:
-                        error = str(unreadable)
-                    if picture is None and error is None:
-                        if self.live:
-                            continue
-                        return
-                    self.number += 1
+                received, number, moment = time.perf_counter(), self.number, self.source.now()
+                self.number += 1
+                if self.too_soon(received if self.live else moment):
+                    continue
+                picture, error = None, None
+                try:
+                    picture = self.source.retrieve()
+                except InputError as unreadable:
+                    error = str(unreadable)
+                if picture is not None or error:
                     yield Result(self, number, moment, picture, received, self.source.file, error)
-                else:
-                    self.number += 1
+                elif not self.live:
+                    self.number = number
+                    return
         finally:
             if self.source is not None:
                 self.source.release()
@@ -297,6 +295,6 @@ class Stream:
     def summary(self) -> str:
         seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
         more = f", {self.dropped} dropped" if self.live else ""
-        more += f", {self.failed} failed" if self.failed else ""
-        more += f", {self.unshown} not shown" if self.unshown else ""
+        for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"), (self.unshown, "not shown")):
+            more += f", {count} {what}" if count else ""
         return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"

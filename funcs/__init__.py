@@ -8,9 +8,9 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
-from rknnmodel import InputError, read_names
+from rknnmodel import InputError, Model, describe, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,13 +30,13 @@ def has_detections(module: Any) -> bool:
     """Whether main.py goes on with the detections of a func file's own `detect(rknn_lite, IMG)`, and its `draw(IMG,
     detections)`.
 
-    A file with a `myFunc` that does anything but `draw(IMG, detect(rknn_lite, IMG))` has it run instead, as its author
-    expects.
+    A file that defines `detect` itself wants that. One that only imports it (from func import detect, draw) and has a
+    `myFunc` that does anything but `draw(IMG, detect(rknn_lite, IMG))` has this one run, as its author expects.
     """
     detect, draw, my_func = (getattr(module, name, None) for name in ("detect", "draw", "myFunc"))
     if not (takes(detect, 2) and takes(draw, 2)):
         return False
-    if my_func is None:
+    if my_func is None or getattr(detect, "__module__", None) == getattr(module, "__name__", ""):
         return True
     code = getattr(my_func, "__code__", None)
     return code is not None and {"draw", "detect"} <= set(code.co_names) <= {"draw", "detect", "func"}
@@ -98,6 +98,14 @@ def check(module: Any, where: str) -> None:
         raise InputError(f"{where}: defines no function myFunc(rknn_lite, IMG).")
     if not takes(my_func, 2):
         raise InputError(f"{where}: myFunc must take two arguments, (rknn_lite, IMG): the context and the frame.")
+
+
+def look_at(path: str, npu: Optional[str]) -> Model:
+    """What the model at `path` says of itself. npu: the SoC's name, None where the CPU runs it. Raises InputError."""
+    beside = os.path.splitext(path)[0] + ".onnx"
+    if npu is None and not os.path.exists(path) and not os.path.exists(beside):
+        raise InputError(f"{beside}: no such file." if path.endswith(".rknn") else f"{path}: no such file.")
+    return describe(path, npu)
 
 
 def find(model: Any) -> ModuleType:

@@ -30,8 +30,14 @@ CLASSES = func.CLASSES  # the demo model's; ImageNet's 1000, a name a line: open
 
 
 def reads(model: Model) -> bool:
-    """Whether a model is a classifier: one output, (1, classes) or (1, classes, 1, 1)."""
-    return model.task in (None, "classify") and _is_classifier([shape for _, shape in model.outputs])
+    """Whether a model is a classifier: one output, (1, classes) or (1, classes, 1, 1).
+
+    The latter with few classes may be anything (a mean over the picture): it counts only where the file says more.
+    """
+    shapes = [shape for _, shape in model.outputs]
+    if model.task not in (None, "classify") or not _is_classifier(shapes):
+        return False
+    return len(shapes[0]) == 2 or shapes[0][1] >= 10 or model.task is not None or model.names is not None
 
 
 def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:

@@ -50,10 +50,11 @@ def decode(outputs: Sequence[Union[np.ndarray, Raw]], model: Optional[Model] = N
     groups = [heads[place:place + step] for place in range(0, len(heads), step)]
     # (classes, cells)
     scores = [(group[1][0].reshape(count, -1),) + tuple(group[1][1:]) for group in groups]
-    # of the first cells some classes tell: to ask all would take as long as to decode them
-    sigmoid = func.before_sigmoid([(values[::count // 8 + 1, :128], scale, zero) for values, scale, zero in scores])
+    # Some classes of the largest head's first cells tell: to ask all would take as long as to decode them.
+    values, scale, zero = max(scores, key=lambda score: score[0].size)
+    sigmoid = func.before_sigmoid([(values[::count // 4 + 1, :256], scale, zero)])
     least = func.logit(wanted.conf) if sigmoid else wanted.conf
-    boxes, numbers, found = [], [], []
+    weights, places, numbers, found = [], [], [], []
     for group, (values, scale, zero), stride in zip(groups, scores, strides):
         least_raw = func.raw_threshold(least, scale, zero, values.dtype)
         # The sum rules out nearly all cells, and the best class the rest; only the distributions of what is left are
@@ -70,17 +71,18 @@ def decode(outputs: Sequence[Union[np.ndarray, Raw]], model: Optional[Model] = N
         candidates = values.take(cells, 1)  # (classes, n)
         best = candidates.argmax(0)
         candidates = candidates[best, np.arange(len(cells))]
-        passed = candidates >= least_raw
+        passed = np.flatnonzero(candidates >= least_raw)
         cells = cells[passed]
-        distances = expectation(func.floats(group[0][0].reshape(4 * BINS, -1).take(cells, 1), *group[0][1:]))
-        distances *= np.float32(stride)
-        centres = _centres(wanted.size[0] // stride, wanted.size[1] // stride, stride).take(cells, 1)
-        boxes.append(np.concatenate([centres - distances[:2], centres + distances[2:]]))
+        weights.append(func.floats(group[0][0].reshape(4 * BINS, -1).take(cells, 1), *group[0][1:]))
+        places.append(_cells(wanted.size[0] // stride, wanted.size[1] // stride, stride).take(cells, 1))
         numbers.append(best[passed])
         found.append(func.floats(candidates[passed], scale, zero))
-    if not boxes:
+    if not found:
         return np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
-    return np.concatenate(boxes, 1).T, np.concatenate(numbers), func.as_scores(np.concatenate(found), sigmoid)
+    places = np.concatenate(places, 1)
+    distances = expectation(np.concatenate(weights, 1)) * places[2]
+    return (np.concatenate([places[:2] - distances[:2], places[:2] + distances[2:]]).T, np.concatenate(numbers),
+            func.as_scores(np.concatenate(found), sigmoid))
 
 
 # times weights: their sum, each times its bin, and their sum
@@ -97,10 +99,10 @@ def expectation(weights: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=100)
-def _centres(columns: int, rows: int, stride: int) -> np.ndarray:
-    """x and y of the centres of a head's cells, in pixels of the model's input: (2, cells) float32."""
+def _cells(columns: int, rows: int, stride: int) -> np.ndarray:
+    """x and y of the centres of a head's cells, in pixels of the model's input, and the stride: (3, cells) float32."""
     row, column = np.divmod(np.arange(rows * columns), columns)
-    return ((np.stack([column, row]) + 0.5) * stride).astype(np.float32)
+    return np.stack([(column + 0.5) * stride, (row + 0.5) * stride, np.full(len(row), stride)]).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=100)

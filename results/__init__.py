@@ -13,9 +13,10 @@ def part(module: str, flag: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in (module, module.partition(".")[0]):
-            raise InputError(f"{flag} needs the package {error.name}: pip install {error.name}.") from None
-        raise InputError(f"{flag} needs {module.replace('.', '/')}.py, which is not there.") from None
+        missing = error.name or module
+        if missing.partition(".")[0] != "results":
+            raise InputError(f"{flag} needs the package {missing}: pip install {missing}.") from None
+        raise InputError(f"{flag} needs {missing.replace('.', '/')}.py, which is not there.") from None
 
 
 def parse_lines(args: Any, lines: Dict[str, Any], zones: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:

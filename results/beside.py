@@ -9,10 +9,10 @@ PATIENCE = 10  # seconds for what still waits at the end
 
 class Beside:
     """A slow place of a live stream, in a thread of its own: what it has no time for is dropped, the oldest first, and
-    counted."""
+    counted in the stream's `unsaved`."""
 
     def __init__(self, place: Any, stream: Any):
-        self.place, self.stream, self.dropped = place, stream, 0
+        self.place, self.stream = place, stream
         self.waiting, self.changed, self.closed = collections.deque(), threading.Condition(), False
         self.thread = threading.Thread(target=self.run, name=f"{stream.name}: place", daemon=True)
         self.thread.start()
@@ -21,7 +21,7 @@ class Beside:
         with self.changed:
             if len(self.waiting) == WAITING:
                 self.waiting.popleft()
-                self.dropped += 1
+                self.stream.unsaved += 1
             self.waiting.append(result)
             self.changed.notify()
 
@@ -45,6 +45,3 @@ class Beside:
         self.thread.join(PATIENCE)
         if not self.thread.is_alive():
             self.place.close()
-        if self.dropped:
-            self.stream.complain(f"{self.stream.name}: {self.dropped} pictures are missing in "
-                                 f"{getattr(self.place, 'path', 'it')}, for writing them took too long.")

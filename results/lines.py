@@ -199,7 +199,7 @@ class Lines:
         ids = None if detections.ids is None else np.asarray(detections.ids).tolist()
         name = getattr(detections, "name", str)
         # A box that ends at the picture's edge stands in its last pixel.
-        standing = np.minimum(feet, np.subtract(self.size, 1)).tolist() if self.zones else ()
+        standing = [tuple(point) for point in np.minimum(feet, np.subtract(self.size, 1)).tolist()]
         for zone, points in self.placed[1].items():
             polygon, present = points.astype(np.float32), self.present[zone]
             for row, point in enumerate(standing):

@@ -38,7 +38,8 @@ class Camera(http.server.BaseHTTPRequestHandler):
         try:
             while True:
                 jpeg = self.server.jpegs[number % len(self.server.jpegs)]
-                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg))
+                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                self.wfile.write(head + jpeg + b"\r\n")
                 number = max(number + 1, int((time.monotonic() - began) * self.server.fps))
                 time.sleep(max(0, began + number / self.server.fps - time.monotonic()))
         except ConnectionError:  # the client has gone

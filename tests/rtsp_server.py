@@ -47,7 +47,8 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         super().__init__()
         self.buffers, self.caps = buffers, caps
         self.lap = sum(buffer.duration for buffer in buffers)  # ns
-        self.set_launch(f"( appsrc name=source format=time ! {PAYLOADERS[caps.get_structure(0).get_name()]} name=pay0 )")
+        payloader = PAYLOADERS[caps.get_structure(0).get_name()]
+        self.set_launch(f"( appsrc name=source format=time ! {payloader} name=pay0 )")
 
     def do_configure(self, media):
         source = media.get_element().get_by_name_recurse_up("source")

@@ -140,6 +140,7 @@ sides = st.one_of(sizes, st.sampled_from([1, 2, 360, 640, 641, 1280]))
 @settings(deadline=None, max_examples=200)
 @given(sides, sides, st.sampled_from([640, (640, 384), (384, 640), (32, 2000)]),
        st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=20))
+@pytest.mark.slow
 def test_letterbox_and_its_inverse_agree_to_a_pixel(width, height, size, points):
     frame = np.zeros((height, width, 3), np.uint8)
     square, (left, top, x_scale, y_scale) = func.letterbox(frame, size)
@@ -169,6 +170,7 @@ def broken_heads(draw):
 
 @settings(deadline=None, max_examples=100)
 @given(broken_heads(), st.integers(1, 1000), st.integers(1, 1000))
+@pytest.mark.slow
 def test_whatever_the_heads_hold_boxes_are_finite_and_inside_the_frame(case, width, height):
     module, heads = case
     assert_sound(*module.detect(Context(heads), np.zeros((height, width, 3), np.uint8)), height, width)

@@ -293,6 +293,7 @@ things = st.one_of(anything, st.lists(anything, max_size=3), st.lists(anything, 
 
 @settings(deadline=None, max_examples=300)
 @given(inputs=things, data_type=things, data_format=things, inputs_pass_through=things)
+@pytest.mark.slow
 def test_nothing_that_is_handed_in_raises(inputs, **options):
     with tempfile.TemporaryDirectory() as folder:
         context = opened(write_model(folder, [1, 3, 4, 6]))
@@ -304,6 +305,7 @@ def test_nothing_that_is_handed_in_raises(inputs, **options):
 @given(data=st.data(), height=sides, width=sides, channels=st.sampled_from([1, 3, 4]), batch=st.sampled_from([1, 2]),
        inside=st.sampled_from(["nchw", "nhwc"]), outside=st.sampled_from(["nchw", "nhwc"]),
        kind=st.sampled_from([TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.UINT8]))
+@pytest.mark.slow
 def test_every_image_arrives_as_the_network_wants_it(data, height, width, channels, batch, inside, outside, kind):
     sizes = {"n": batch, "c": channels, "h": height, "w": width}
     sides = [sizes[side] for side in inside]

@@ -21,6 +21,7 @@ MODELS = {"yolov5n": ("models/yolov5n_emoji", func.detect), "yolov8n": ("models/
 every_model = pytest.mark.parametrize("model, detect", MODELS.values(), ids=MODELS)
 
 
+@pytest.mark.slow
 def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
     assert (demo_truth["width"], demo_truth["height"], demo_truth["fps"]) == (1280, 720, 60)

@@ -56,6 +56,7 @@ def result(detections=None, **fields):
     return SimpleNamespace(**{**values, **fields})
 
 
+@pytest.mark.slow
 def test_a_line_a_frame_in_order_with_boxes_in_pixels(main_py, clip, found, tmp_path):
     done = main_py(clip, "--headless", "--func", found, "--json", tmp_path / "out.jsonl")
     assert done.returncode == 0, done.stderr
@@ -103,6 +104,7 @@ def test_pictures_of_a_folder_have_their_names(main_py, clip, found, tmp_path):
     assert done.returncode == 2 and "c.jpg: not a picture" in lines[2]["error"] and "objects" not in lines[2]
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_said_once_and_the_run_goes_on(clip, found):
     command = f"{sys.executable} main.py {clip} --headless --func {found} --json - | head -n 1"
     done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=100)
@@ -127,6 +129,7 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path):
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.slow
 def test_lines_of_many_streams_never_mix(tmp_path):
     read, write = os.pipe()  # takes 64 KB at once, and each line is more
     kept = os.dup(1)

@@ -90,7 +90,7 @@ def test_counts_are_by_class_and_line():
 def test_one_that_a_detector_wavers_about_counts_as_what_it_was_most_often():
     lines = Lines(DOOR)
     for number, y in enumerate(range(60, 150, 5)):
-        lines.update(frame(number, [(1, 200, y, 0 if y == 110 else 2)]))
+        lines.update(frame(number, [(1, 200, y, 0 if y == 115 else 2)]))  # another in the frame that confirms it
     assert lines.counts["door"] == {"in": {"car": 1}, "out": {}}
 
 
@@ -124,8 +124,11 @@ def test_who_turns_round_behind_the_line_counts_in_and_out():
 
 def test_who_stops_right_behind_the_line_and_later_steps_back_counts_in_and_out():
     lines = Lines(DOOR)
-    walk(lines, down(70, 80, 90, *(60 * [103]), *(60 * [97])))
-    assert sums(lines) == (1, 1)
+    results = walk(lines, down(70, 80, 90, *(60 * [103]), *(60 * [97])))
+    assert [number for number, _ in crossings(results)] == [5, 65]
+    lines = Lines(DOOR)
+    results = walk(lines, down(70, 80, 90, *(6 * [103]), *(60 * [97])))  # at once: only when he stays there
+    assert [number for number, _ in crossings(results)] == [5, 9 + 30]
 
 
 def test_an_excursion_shorter_than_the_confirmation_counts_nothing_and_hides_nothing():
@@ -171,7 +174,7 @@ def test_a_frame_exactly_on_the_line_is_on_neither_side():
 
 def test_who_appears_behind_the_line_has_not_crossed_it():
     lines = Lines(DOOR)
-    walk(lines, down(110, 120, 130, 140), down(100, 110, 120, 130))
+    walk(lines, down(110, 120, 130, 140), down(100, 110, 120, 130), down(99, 101, 102, 110, 120))
     assert sums(lines) == (0, 0)
 
 
@@ -291,10 +294,10 @@ def test_points_are_shares_of_the_frame_where_no_value_is_above_1():
 
 def test_shares_follow_a_camera_that_comes_back_with_another_size():
     lines = Lines({"door": ((0, 0.5), (1, 0.5))})
-    walk(lines, down(200, 210, 220))
+    walk(lines, down(300, 310, 320))
     for number, y in enumerate((340, 350, 370, 380, 390)):
         lines.update(frame(10 + number, [(2, 200, y, 0)], (1280, 720)))
-    # Identity 1 was above 240; at 250 of 720 it is still above, and has crossed nothing.
+    # Identity 1 was below the middle of 480; at 250 of 720 it stands elsewhere, and has crossed nothing.
     for number in range(5):
         lines.update(frame(20 + number, [(1, 200, 250, 0)], (1280, 720)))
     assert sums(lines) == (1, 0)

@@ -15,6 +15,8 @@ import rknnmodel
 import streams
 from rknnpool import rknnPoolExecutor
 
+pytestmark = pytest.mark.slow  # cameras have to go away and come back
+
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are Debian's
 HAS_GST = os.path.exists(SYSTEM_PYTHON) and subprocess.run(
     [SYSTEM_PYTHON, "-c", "import gi; gi.require_version('GstRtspServer', '1.0')"], capture_output=True).returncode == 0

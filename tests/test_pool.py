@@ -249,6 +249,7 @@ def test_an_exception_ahead_of_the_consumer_waits_for_its_turn(runtime):
         assert list(results) == [4, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.slow
 def test_of_200000_frames_from_8_threads_every_result_reaches_its_own_caller(runtime):
     def caller(number):
         waiting, right = collections.deque(), 0
@@ -358,6 +359,7 @@ def test_release_with_a_timeout_says_which_context_hangs(runtime, soc):
     assert [context.released for context in runtime.contexts] == [1, 1, 1]  # it came back, and was closed by its thread
 
 
+@pytest.mark.slow
 def test_release_ends_while_other_threads_go_on_submitting(runtime):
     def caller(pool):
         with contextlib.suppress(RuntimeError, CancelledError):

@@ -115,6 +115,7 @@ def test_ctrl_c_reaches_the_user_while_the_reader_blocks():
 
 # ---- garbage ----
 
+@pytest.mark.slow
 def test_an_abandoned_map_in_a_cycle_is_collected_anywhere_without_a_deadlock(runtime):
     pool = rknnPoolExecutor("model", 3, lambda context, frame: frame, runtime=runtime)
     go_on = threading.Event()
@@ -245,6 +246,7 @@ def test_release_in_a_signal_handler_only_begins_the_end(meanwhile, handler):
     assert done.stdout == "3 3 True\n", done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_release_and_release_again(runtime):
     done = run_script("""
         go_on = threading.Event()

@@ -13,7 +13,7 @@ from test_func import stored
 
 import func
 from funcs import resnet
-from rknnmodel import Model
+from rknnmodel import Model, describe
 from runtimes.cpu import RKNNLite, normalisation
 
 sys.path[:0] = [str(ROOT / folder) for folder in ("models", "models/demo", "tests/board")]
@@ -373,10 +373,11 @@ def test_convert_refuses_what_is_no_model():
 
 
 def test_a_model_is_calibrated_with_what_its_example_feeds_it(demo_frames):
-    classifier, detector = (onnx.load(str(ROOT / f"models/{name}_emoji.onnx")).graph
-                            for name in ("resnet18", "yolov5n"))
-    np.testing.assert_array_equal(convert.fed(demo_frames[0], classifier), resnet.crop(demo_frames[0], 224))
-    np.testing.assert_array_equal(convert.fed(demo_frames[0], detector), func.letterbox(demo_frames[0], 640)[0])
+    def fed(name):
+        path = ROOT / f"models/{name}_emoji.onnx"
+        return convert.fed(demo_frames[0], onnx.load(str(path)).graph, describe(path))
+    np.testing.assert_array_equal(fed("resnet18"), resnet.crop(demo_frames[0], 224))
+    np.testing.assert_array_equal(fed("yolov5n"), func.letterbox(demo_frames[0], 640)[0])
 
 
 # ---- the demo classifier ----

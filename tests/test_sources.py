@@ -149,6 +149,7 @@ def test_main_ends_at_once_and_shows_no_password(main_py, host, protocol, status
 
 
 @needs_gst
+@pytest.mark.slow
 def test_a_real_rtsp_server_without_that_stream_is_named(main_py, clip):
     camera = Camera(CAMERAS["rtsp"], "rtsp", ROOT / "models/demo.mp4")
     try:
@@ -160,6 +161,7 @@ def test_a_real_rtsp_server_without_that_stream_is_named(main_py, clip):
 
 # ---- a camera that comes late ----
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", [pytest.param("rtsp", marks=needs_gst), "http"])
 def test_a_camera_that_is_not_there_at_the_start_is_waited_for(plain_func, scheme):
     camera = Camera(CAMERAS[scheme], scheme, ROOT / "models/demo.mp4")
@@ -177,6 +179,7 @@ def test_a_camera_that_is_not_there_at_the_start_is_waited_for(plain_func, schem
     assert not any("pass@" in line for line in running.errors)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_a_camera_has_never_been_there_ends_the_run(plain_func):
     running = Running("late=http://127.0.0.1:9/x", ROOT / "models/demo.mp4", "--func", plain_func)
     running.wait_for_error("late: is not there yet")
@@ -395,6 +398,7 @@ def test_it_imports_where_opencv_has_no_logging():
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_blocks_for_ever_does_not_keep_the_process(clip, tmp_path, plain_func):
     fifo = tmp_path / "camera.avi"
     os.mkfifo(fifo)

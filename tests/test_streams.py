@@ -3,12 +3,17 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import cv2
 import pytest
 from conftest import ROOT, frames_of, number_in
+from tqdm import tqdm
 
 import main
+import streams
+from rknnmodel import InputError
+from rknnpool import rknnPoolExecutor
 
 
 @pytest.fixture
@@ -22,6 +27,7 @@ def short_clip(clip, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_every_stream_is_saved_whole_and_in_order_and_counted(main_py, clip, short_clip, tmp_path, plain_func):
     done = main_py(clip, short_clip, "--headless", "--func", plain_func, "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
@@ -47,6 +53,7 @@ def test_where_no_source_can_be_opened_each_is_named(main_py):
                                         "(.jpg, .jpeg, .png, .bmp, ...)."]
 
 
+@pytest.mark.slow
 def test_a_stream_whose_frames_fail_leaves_the_others_running(main_py, clip, short_clip, tmp_path):
     (tmp_path / "fails.py").write_text(  # on frames of another number of pixels in the corner than the short clip has
         "from func import ModelError\nimport numpy as np\n"
@@ -78,6 +85,7 @@ def test_cap_may_be_a_list(clip, short_clip, plain_func):
     assert "in all: 60 frames" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_asyncio_example_serves_every_frame_of_each_stream(clip, short_clip):
     command = [sys.executable, "examples/asyncio_streams.py", clip, short_clip]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -141,3 +149,62 @@ def test_the_asyncio_example_ends_in_a_sentence_where_a_source_is_missing(source
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and done.stdout == ""
     assert said in done.stderr and len(done.stderr.splitlines()) == 1 and "pass@" not in done.stderr
+
+
+# ---- places ----
+
+class Slow:
+    """A place that writes nothing until it may."""
+    def __init__(self):
+        self.may, self.began, self.numbers, self.closed = threading.Event(), threading.Event(), [], False
+
+    def write(self, result):
+        self.began.set()
+        self.may.wait()
+        self.numbers.append(result)
+
+    def close(self):
+        self.closed = True
+
+
+def test_a_slow_place_of_a_live_stream_holds_up_nobody_and_what_it_drops_is_said(clip):
+    stream, place = streams.Stream(clip), Slow()
+    stream.live = True
+    stream.add(place)
+    for number in range(30):  # returns at once, or this test never ends
+        stream.places[0].write(number)
+        place.began.wait()
+    place.may.set()
+    stream.close()
+    assert place.numbers == [0, *range(22, 30)] and place.closed
+    assert stream.summary().endswith(", 21 not saved")
+
+
+def test_a_place_that_fails_is_left_out_and_costs_no_other_place_a_frame(clip, runtime):
+    class Fails:
+        count = 0
+
+        def write(self, result):
+            self.count += 1
+            if self.count == 3:
+                raise InputError("the third is too many")
+
+    class Keeps(list):
+        def write(self, result):
+            self.append(result.number)
+
+    stream, fails, keeps = streams.Stream(clip), Fails(), Keeps()
+    stream.places = [fails, keeps]
+    with rknnPoolExecutor("model", 2, lambda context, result: result, runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), quiet=True)
+    assert keeps == list(range(45)) and fails.count == 3
+    assert stream.code == 2 and "the third is too many" in stream.complaints
+
+
+def test_a_picture_is_drawn_when_first_asked_for_and_only_once(clip):
+    drawn = []
+    result = streams.Result(streams.Stream(clip), 0, 0, [0], 0)
+    result.draw = lambda frame, detections: drawn.append(detections) or frame
+    result.overlay.append(lambda picture: picture.append(1))
+    assert drawn == []
+    assert result.picture == result.picture == [0, 1] and len(drawn) == 1

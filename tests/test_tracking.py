@@ -148,6 +148,17 @@ def test_a_weak_detection_goes_on_with_a_track_just_seen():
         assert see(tracker, number / 30, [box(100 + number)], scores=[0.9 if number < 20 else 0.26]) == [1]
 
 
+def test_a_weak_detection_takes_no_track_that_was_out_of_sight_and_begins_none():
+    for weak, identity in ((0.35, -1), (0.9, 1)):
+        tracker = Tracker()
+        for number in range(90):
+            see(tracker, number / 30, [box(100)] if number < 60 else [])
+        assert see(tracker, 3, [box(100)], scores=[weak]) == [identity]
+    tracker = Tracker()
+    assert {see(tracker, number / 30, [box(100)] if number else [], scores=[0.26] if number else [])[-1:] == [1]
+            for number in range(60)} == {False}
+
+
 def test_a_detector_that_wavers_between_classes_does_not_change_who_it_is():
     tracker = Tracker()
     assert [see(tracker, number / 30, [box(100 + number)], classes=[2 if number % 3 else 7])[0]
@@ -185,6 +196,14 @@ def test_a_clock_that_goes_wrong_costs_no_identity(clock):
     tracker = Tracker()
     for number in range(90):
         assert see(tracker, clock(number), [box(100 + 2 * number)], number=number) == [1]
+
+
+def test_without_a_clock_frames_count_as_long_as_they_were_before_it_stopped():
+    for dropped, identity in ((45, 1), (75, 2)):
+        tracker = Tracker()
+        for number in range(0, 90, 3):
+            see(tracker, number / 30, [box(100)], number=number)
+        assert see(tracker, None, [box(100)], number=87 + dropped) == [identity]
 
 
 def test_frames_without_objects_or_without_detections_do_no_harm():

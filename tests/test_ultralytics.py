@@ -419,6 +419,7 @@ def test_a_person_s_pose_is_one_without_names(frame):
     assert [found.name(number) for number in found.classes] == ["person"] and found.keypoints.shape == (1, 17, 3)
 
 
+@pytest.mark.slow
 def test_all_that_is_found_is_drawn(opened, frame):
     for name in ("detect", "segment", "pose", "obb"):
         found = ultralytics.detect(opened(name), frame)

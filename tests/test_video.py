@@ -89,7 +89,9 @@ def test_odd_sizes_are_not_cut_and_the_added_row_is_said(path):
 
 
 @needs_av
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv"])
+@pytest.mark.slow
 def test_after_kill_9_what_was_saved_can_be_played(tmp_path, plain_func, name):
     command = [sys.executable, "-u", "main.py", "--headless", "--func", plain_func, "--save", tmp_path / name]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -317,6 +317,7 @@ def test_events_carry_the_json_of_every_result(opened):
     wait(lambda: page.write(parts.result(gate)) or not page.listeners)
 
 
+@pytest.mark.slow
 def test_what_is_no_picture_is_said_once_and_the_rest_goes_on(opened, said, monkeypatch):
     monkeypatch.setattr(answers, "FIRST", 0.5)
     gate = parts.stream()
@@ -343,8 +344,8 @@ class Undrawn:
 
 
 def test_pictures_are_drawn_only_while_someone_looks_and_once_for_all(opened):
-    gate, asked = parts.stream(), []
-    page = opened(gate)
+    gate, yard, asked, unwanted = parts.stream(), parts.stream("yard"), [], []
+    page = opened(gate, yard)
     for _ in range(100):
         page.write(Undrawn(gate, asked))
     assert alive(page) and not asked
@@ -354,18 +355,21 @@ def test_pictures_are_drawn_only_while_someone_looks_and_once_for_all(opened):
             sockets = [await session.ws_connect(f"{page.url}ws") for _ in range(count)]
             for each in sockets:
                 await each.send_json({"streams": ["gate"]})
-            got = [set() for _ in sockets]
-            while not all(len(pictures) >= 3 for pictures in got):
+            got, began = [set() for _ in sockets], time.monotonic()
+            while not all(len(pictures) >= 8 for pictures in got):
                 page.write(Undrawn(gate, asked))
+                page.write(Undrawn(yard, unwanted))
                 for each, pictures in zip(sockets, got):
                     message = await each.receive()
                     if message.type == aiohttp.WSMsgType.BINARY:
                         assert message.data[:6] == b"\x00\x04gate"
                         pictures.add(message.data[6:])
+            assert len(asked) <= 15 * (time.monotonic() - began) + 2
             for each in sockets:
                 await each.close()
             return got
     got = asyncio.run(look(3))
+    assert not unwanted                   # a stream that nobody chose
     assert len(asked) == len(set(asked))  # each drawn once
     assert set.intersection(*got)         # the same JPEG for all
     wait(lambda: not page.views["gate"].watched)
@@ -506,6 +510,10 @@ def test_no_path_leaves_the_list_of_streams(opened, path):
 
 # ---- who holds it up ----
 
+UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n")
+
+
 def test_a_head_that_does_not_end_is_cut(opened, monkeypatch):
     monkeypatch.setattr(door, "HEAD_SECONDS", 0.5)
     page = opened(parts.stream())
@@ -545,7 +553,8 @@ def test_beyond_a_number_of_connections_the_newest_is_cut(opened, monkeypatch):
     (b"GET /", b"a"), (b"GET / HTTP/1.1\r\nX: ", b"a"), (b"GET / HTTP/1.1\r\n", b"X: a\r\n"),
     (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n", b"a" * 100),
     (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"64\r\n" + b"a" * 100 + b"\r\n"),
-    (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")])
+    (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+    (UPGRADE, b"\x81\x8e\0\0\0\0" + b'{"streams":[]}')])
 def test_heads_and_bodies_of_any_length_are_cut(opened, head, line):
     page = opened(parts.stream())
     with raw(page) as connection:
@@ -565,8 +574,7 @@ def test_heads_and_bodies_of_any_length_are_cut(opened, head, line):
 def test_a_websocket_that_talks_nonsense_is_closed(opened, sent):
     page = opened(parts.stream())
     with raw(page) as connection:
-        connection.sendall(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n" + sent)
+        connection.sendall(UPGRADE + sent)
         until_closed(connection)
     wait(lambda: not page.viewers and not page.door.guards)
     assert alive(page)
@@ -593,6 +601,7 @@ PIECES = st.sampled_from([b"GET ", b"HEAD ", b"POST ", b"/", b"/gate.jpg", b"/ga
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=20)), max_size=20).map(b"".join))
+@pytest.mark.slow
 def test_no_bytes_break_it(fuzzed, sent):
     with raw(fuzzed) as connection:
         connection.sendall(sent)
@@ -663,8 +672,10 @@ def test_what_waits_for_a_listener_is_bounded(opened, monkeypatch):
     with raw(page) as connection:
         connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait(lambda: page.listeners)
-        for _ in range(3000):  # 30 MB, which nobody reads
-            page.write(parts.result(gate))
-        wait(lambda: not page.records)
         listener, = page.listeners
-        assert len(page.records) <= web.MOST_RECORDS and len(listener.texts) <= 10
+        for _ in range(5):  # 10 MB each, which nobody reads
+            for _ in range(2000):
+                page.write(parts.result(gate))
+            assert len(page.records) <= web.MOST_RECORDS
+            wait(lambda: not page.records)
+            assert len(listener.texts) <= 10

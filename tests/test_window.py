@@ -11,7 +11,8 @@ from conftest import ROOT
 missing = [package for tool, package in {"Xvfb": "xvfb", "xdotool": "xdotool"}.items() if not shutil.which(tool)]
 if "GUI:                           NONE" in cv2.getBuildInformation():
     missing.append("opencv-python (the headless one is here)")
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"a window needs {', '.join(missing)}: install them")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing),
+                                                    reason=f"a window needs {', '.join(missing)}: install them")]
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def screen():
     server.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["q", "Escape"])
 def test_each_stream_has_a_window_and_a_key_ends_them_all(screen, tmp_path, key):
     environment = dict(os.environ, DISPLAY=screen)

@@ -116,8 +116,8 @@ class Network:
         self.model = parse(rknn)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many runs as cores are under way at a time
-        self._session = onnxruntime.InferenceSession(str(_onnx_of(rknn, folders)), options,
-                                                     providers=["CPUExecutionProvider"])
+        onnx = with_weights(rknn, folders)[0].with_suffix(".onnx")
+        self._session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
 
     def run(self, image):
         """image: bytes, the type of its values (uint32, of TYPES) and (1, H, W, C) values, before the model's
@@ -138,23 +138,16 @@ def _models(folders):
                 yield path, path.read_bytes()
 
 
-def _onnx_of(rknn, folders):
-    for path, other in _models(folders):
-        if other == rknn:
-            return path.with_suffix(".onnx")
-    raise ModelError(f"no .rknn of {' or '.join(folders)} is this one and has its .onnx beside it")
-
-
 def with_weights(memory, folders):
-    """The .rknn whose weights are in the NPU's memory: the library lays tensors out anew, so pieces are looked for.
-    Raises ModelError."""
+    """(path, bytes) of the .rknn whose weights are in this memory, the NPU's or a file's: the library lays tensors out
+    anew, so pieces are looked for. Raises ModelError."""
     pieces = [memory[at:at + PIECE] for at in range(0, len(memory), PIECE_EVERY)]
     pieces = [piece for piece in pieces if len(set(piece)) > PIECE // 16]
-    found = {path: (sum(piece in rknn for piece in pieces), rknn) for path, rknn in _models(folders)}
-    best, rknn = max(found.values(), key=lambda hits: hits[0], default=(0, None))
+    found = [(sum(piece in rknn for piece in pieces), path, rknn) for path, rknn in _models(folders)]
+    best, path, rknn = max(found, key=lambda hits: hits[0], default=(0, None, None))
     if best < max(1, len(pieces) // 4):
         raise ModelError(f"the weights are those of no .rknn of {' or '.join(folders)} that has its .onnx beside it")
-    return rknn
+    return path, rknn
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -172,7 +165,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def network(self, rknn):
         """The Network of a .rknn, or of the one with the weights in this memory. Raises ModelError."""
         if not rknn.startswith(b"RKNN"):
-            rknn = with_weights(rknn, self._folders)
+            rknn = with_weights(rknn, self._folders)[1]
         key = hashlib.sha256(rknn).digest()
         with self._loading:
             if key not in self._networks:

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections import namedtuple
@@ -66,36 +67,55 @@ def ends_in_a_sentence(run, code):
 
 
 def ends_for_a_dead_npu(run):
-    """Whether main.py ended because the NPU does not answer: that is the last line, and no traceback is its own."""
-    return (run.code == 3 and run.err.splitlines()[-1].startswith("the NPU does not answer")
+    """Whether main.py ended because the NPU does not answer, and said so; no traceback is its own."""
+    return (run.code == 3 and any(line.startswith("the NPU does not answer") for line in run.err.splitlines())
             and 'main.py", line' not in run.err)
 
 
-# Feeds 24 frames to a pool of so many contexts, and prints the places of those that raise, and what; on stderr, for on
-# stdout the vendor's library's lines come in between. With "small" the sixth frame has half the model's input size.
 USERS_CODE = f"""
+import json
 import sys
 import numpy as np
 from func import infer
 from rknnpool import rknnPoolExecutor
+contexts, notes, *small = sys.argv[1:]
 frames = [np.zeros((640, 640, 3), np.uint8) for _ in range(24)]
-if "small" in sys.argv:
+if small:
     frames[5] = frames[5][:320, :320]
-with rknnPoolExecutor("{MODEL}", int(sys.argv[1]), infer) as pool:
+raised = []
+with rknnPoolExecutor("{MODEL}", int(contexts), infer) as pool:
     results = pool.map(frames)
     for place in range(24):
         try:
             next(results)
         except Exception as error:
-            print("\\nraised", place, type(error).__name__, getattr(error, "fatal", None), error, file=sys.stderr)
+            raised.append((place, type(error).__name__, getattr(error, "fatal", None), str(error)))
+with open(notes, "w") as file:
+    json.dump(raised, file)
 """
 
 
-def raised(run):
-    """Of each frame that raised: its place, the exception's class, its `fatal`, its text."""
+def raised(board, folder, contexts, *small, options=(), **faults):
+    """What a program of one's own gets that feeds 24 frames to a pool of so many contexts, with "small" the sixth of
+    half the model's size: the Run, and of each frame that raised its place, the exception's class, `fatal` and text.
+    """
+    run = board.run("python3", "-c", USERS_CODE, contexts, folder / "raised", *small, options=options, **faults)
     assert run.code == 0, run.err
-    return [(int(place), kind, fatal, text) for _, place, kind, fatal, text in
-            (line.split(" ", 4) for line in run.err.splitlines() if line.startswith("raised "))]
+    return run, [tuple(error) for error in json.loads((folder / "raised").read_text())]
+
+
+def made_for(family, folder):
+    """Path of YOLOv5n as if converted for this family of SoCs: the model itself, or one in the folder that says so."""
+    data = (ROOT / MODEL).read_bytes()
+    end = 64 + struct.unpack_from("<Q", data, 16)[0]  # of the body, after which a length and JSON follow
+    says = json.loads(data[end + 8:])
+    if family in says["target_platform"]:
+        return MODEL
+    says["target_platform"] = [family]
+    text = json.dumps(says).encode()
+    path = folder / "yolov5n.rknn"
+    path.write_bytes(data[:end] + struct.pack("<Q", len(text)) + text)
+    return path
 
 
 def wrong_use(board, *models, options=()):

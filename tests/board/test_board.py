@@ -19,6 +19,7 @@ from parts import (
     ROOT,
     assert_agree,
     detections_on_the_pc,
+    made_for,
     needs_tools,
     numbers_in,
     recorded,
@@ -42,7 +43,7 @@ def played(request, board, numbered, tmp_path_factory):
     folder = tmp_path_factory.mktemp(soc)
     saved, record = folder / "saved.avi", folder / "record.jsonl"
     run = board.run("env", f"RECORD={record}", "python3", "main.py", numbered, "--headless", "--func", RECORD,
-                    "--save", saved, soc=soc, options=options)
+                    "--save", saved, "--model", made_for(soc, folder), soc=soc, options=options)
     assert run.code == 0, run.err
     return Played(run, numbers_in(saved), recorded(record))
 
@@ -153,21 +154,22 @@ with rknnPoolExecutor("{MODEL}", 2, coreMask=RKNNLite.NPU_CORE_0_1_2) as pool:
     assert (run.code, [core["runs"] for core in run.report["cores"]]) == (0, [4, 4, 4]), run.err
 
 
-def test_core_mask_is_left_out_on_one_core(board):
+def test_core_mask_is_left_out_on_one_core(board, tmp_path):
     run = board.run("python3", "-c", f"""
 from rknnpool import RKNNLite, rknnPoolExecutor
-rknnPoolExecutor("{MODEL}", 2, coreMask=RKNNLite.NPU_CORE_0_1_2).release()
+rknnPoolExecutor("{made_for("rk3566", tmp_path)}", 2, coreMask=RKNNLite.NPU_CORE_0_1_2).release()
 """, soc="rk3566")
     assert (run.code, [context["mask"] for context in run.report["contexts"]]) == (0, [0, 0]), run.err
 
 
-@pytest.mark.parametrize("soc, masks", [("rk3588f", [1, 2, 4]), ("rk3588s2", [1, 2, 4]), ("rk3582", [1, 2, 4]),
-                                        ("rk3576j", [1, 2]), ("rv1126b", [0]), ("rk3562", [0])])
-def test_cores_are_known_by_the_beginning_of_the_socs_name(board, soc, masks):
+@pytest.mark.parametrize("soc, family, masks", [
+    ("rk3588f", "rk3588", [1, 2, 4]), ("rk3588s2", "rk3588", [1, 2, 4]), ("rk3582", "rk3588", [1, 2, 4]),
+    ("rk3576j", "rk3576", [1, 2]), ("rv1126b", "rv1126b", [0]), ("rk3562", "rk3562", [0])])
+def test_cores_are_known_by_the_beginning_of_the_socs_name(board, tmp_path, soc, family, masks):
     run = board.run("python3", "-c", f"""
 import numpy as np
 from rknnpool import rknnPoolExecutor, soc
-with rknnPoolExecutor("{MODEL}") as pool:
+with rknnPoolExecutor("{made_for(family, tmp_path)}") as pool:
     print(soc(), pool.TPEs, len(list(pool.map([np.zeros((360, 640, 3), np.uint8)] * 6))))
 """, soc=soc)
     assert (run.code, run.out.splitlines()[-1].split()) == (0, [soc, str(2 * len(masks)), "6"]), run.err

@@ -7,7 +7,7 @@ import re
 import signal
 
 import pytest
-from parts import FRAMES, MODEL, USERS_CODE, ends_for_a_dead_npu, ends_in_a_sentence, needs_tools, raised, shown
+from parts import FRAMES, MODEL, ends_for_a_dead_npu, ends_in_a_sentence, needs_tools, raised, shown
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]
@@ -120,37 +120,34 @@ def test_interrupt_destroys_every_context(board):
 # ---- the same in a program of one's own ----
 
 @pytest.mark.parametrize("wheel", ["", "2.3.2", "2.3.0"])
-def test_failed_run_raises_at_its_frame(board, wheel):
-    run = board.run("python3", "-c", USERS_CODE, "1", options=("--wheel", wheel), BOARD_FAIL_RUN="20")
-    (place, kind, fatal, text), = raised(run)
-    assert (place, kind, fatal) == (19, "NPUError", "False")
+def test_failed_run_raises_at_its_frame(board, tmp_path, wheel):
+    run, ((place, kind, fatal, text),) = raised(board, tmp_path, 1, options=("--wheel", wheel), BOARD_FAIL_RUN="20")
+    assert (place, kind, fatal) == (19, "NPUError", False)
     assert text.startswith("context 1 of 1, core 0: ")
     assert (run.report["runs"], run.report["opened"], run.report["destroyed"]) == (24, 1, 1)
 
 
-def test_each_failed_run_raises_and_names_its_context(board):
-    run = board.run("python3", "-c", USERS_CODE, "6", BOARD_FAIL_RUN="3,10-12")
-    errors = raised(run)
-    assert [(kind, fatal) for _, kind, fatal, _ in errors] == [("NPUError", "False")] * 4
+def test_each_failed_run_raises_and_names_its_context(board, tmp_path):
+    _, errors = raised(board, tmp_path, 6, BOARD_FAIL_RUN="3,10-12")
+    assert [(kind, fatal) for _, kind, fatal, _ in errors] == [("NPUError", False)] * 4
     cores = {(int(context) - 1) % 3 - int(core) for *_, text in errors
              for context, core in re.findall(r"^context (\d) of 6, core (\d): ", text)}
     assert cores == {0}, errors
 
 
-def test_dead_npu_is_fatal_from_the_tenth_failure_on(board):
-    run = board.run("python3", "-c", USERS_CODE, "1", BOARD_FAIL_RUN="5-")
-    assert [(place, kind, fatal) for place, kind, fatal, _ in raised(run)] == [
-        (place, "NPUError", str(place >= 13)) for place in range(4, 24)]
+def test_dead_npu_is_fatal_from_the_tenth_failure_on(board, tmp_path):
+    _, errors = raised(board, tmp_path, 1, BOARD_FAIL_RUN="5-")
+    assert [(place, kind) for place, kind, *_ in errors] == [(place, "NPUError") for place in range(4, 24)]
+    assert [fatal for _, _, fatal, _ in errors] == [False] * 9 + [True] * 11
 
 
-def test_npu_that_answers_again_is_not_dead(board):
-    run = board.run("python3", "-c", USERS_CODE, "1", BOARD_FAIL_RUN="1-9,11-19")
-    assert [(place, fatal) for place, _, fatal, _ in raised(run)] == [
-        (place, "False") for place in [*range(9), *range(10, 19)]]
+def test_npu_that_answers_again_is_not_dead(board, tmp_path):
+    _, errors = raised(board, tmp_path, 1, BOARD_FAIL_RUN="1-9,11-19")
+    assert [place for place, *_ in errors] == [*range(9), *range(10, 19)]
+    assert not any(fatal for _, _, fatal, _ in errors)
 
 
-def test_wrong_input_size_raises_at_its_frame(board):
-    run = board.run("python3", "-c", USERS_CODE, "1", "small")
-    (place, kind, _, text), = raised(run)
+def test_wrong_input_size_raises_at_its_frame(board, tmp_path):
+    run, ((place, kind, _, text),) = raised(board, tmp_path, 1, "small")
     assert place == 5 and kind != "NPUError" and "(1, 320, 320, 3)" in text
     assert (run.report["runs"], run.report["opened"], run.report["destroyed"]) == (23, 1, 1)

@@ -5,7 +5,7 @@ import pytest
 from parts import FRAMES, MODEL, needs_tools
 
 pytest_plugins = ["board_fixtures"]
-pytestmark = needs_tools
+pytestmark = [needs_tools, pytest.mark.slow]
 
 BOTH = """
 import json, sys
