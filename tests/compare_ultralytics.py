@@ -74,7 +74,7 @@ def pictures(folder):
 
 def stretch(layer, x, std=None, mean=0.0, candidates=CANDIDATES):
     """Draw the weights of a branch's last Conv2d anew, so that its output over pictures has this spread and mean; for
-    class scores (std None) so that the best class of `candidates` cells a picture passes CONF, and none comes near 1."""
+    class scores (std None) so that the best class of some `candidates` cells passes CONF, and none comes near 1."""
     conv = layer[-1] if isinstance(layer, torch.nn.Sequential) else layer
     conv.weight.normal_(0, 1 / math.sqrt(conv.weight[0].numel()))
     conv.bias.zero_()
