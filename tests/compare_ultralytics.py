@@ -72,16 +72,16 @@ def pictures(folder):
     return paths
 
 
-def stretch(layer, x, std=None, mean=0.0):
+def stretch(layer, x, std=None, mean=0.0, candidates=CANDIDATES):
     """Draw the weights of a branch's last Conv2d anew, so that its output over pictures has this spread and mean; for
-    class scores (std None) so that the best class of CANDIDATES cells a picture passes CONF, and none comes near 1."""
+    class scores (std None) so that the best class of some `candidates` cells passes CONF, and none comes near 1."""
     conv = layer[-1] if isinstance(layer, torch.nn.Sequential) else layer
     conv.weight.normal_(0, 1 / math.sqrt(conv.weight[0].numel()))
     conv.bias.zero_()
     conv.bias -= layer(x).mean((0, 2, 3))
     if std is None:
         best = layer(x).amax(1).flatten()
-        least = torch.quantile(best, max(0.0, 1 - CANDIDATES * len(x) / len(best)))
+        least = torch.quantile(best, max(0.0, 1 - candidates * len(x) / len(best)))
         factor, mean = 3.5 / (best.max() - least + 1e-6), math.log(CONF / (1 - CONF))
         conv.weight *= factor
         conv.bias *= factor
@@ -128,7 +128,9 @@ def build(YOLO, name, images):
         return model
     if name.endswith("-seg"):
         head.proto.register_forward_hook(smooth)
-    for branch, options in (("cv2", dict(std=0.4, mean=3) if head.reg_max == 1 else dict(std=1)), ("cv3", {}),
+    # YOLO26's random boxes may have a negative width: predict() counts them among its 300, so there have to be fewer
+    scores = {"candidates": 8} if name.startswith("yolo26") else {}
+    for branch, options in (("cv2", dict(std=0.4, mean=3) if head.reg_max == 1 else dict(std=1)), ("cv3", scores),
                             ("cv4", dict(std=1)), ("cv4_kpts", dict(std=4))):
         for prefix in ("", "one2one_"):
             layers = getattr(head, prefix + branch, None)

@@ -20,6 +20,7 @@ LAYOUTS = {
     **{f"{task} end2end": dict(task=task, end2end=True) for task in ("detect", "segment", "pose", "obb")},
     **{f"{task} relative": dict(task=task, relative=True) for task in ("detect", "segment", "pose", "obb")},
     "detect 640 x 384": dict(size=(640, 384)),
+    "relative 640 x 384": dict(relative=True, size=(640, 384)),
     "segment 640 x 384": dict(task="segment", size=(640, 384)),
     "pose 384 x 640": dict(task="pose", size=(384, 640)),
     "obb 640 x 384": dict(task="obb", size=(640, 384)),
@@ -101,7 +102,7 @@ def test_yolov5s_own_export_gives_the_objects_of_its_heads(opened, frame, plain)
     same_objects(ultralytics.detect(opened("yolov5"), frame), plain["yolov5n"])
 
 
-@pytest.mark.parametrize("name", ["detect 640 x 384", "segment 640 x 384", "pose 384 x 640"])
+@pytest.mark.parametrize("name", ["detect 640 x 384", "relative 640 x 384", "segment 640 x 384", "pose 384 x 640"])
 def test_a_rectangular_input_finds_the_objects_where_they_are(opened, frame, plain, name):
     found, expected = ultralytics.detect(opened(name), frame), plain["yolov8n"]
     large = [place for place, box in enumerate(expected.boxes) if expected.scores[place] > 0.8]
