@@ -124,10 +124,10 @@ def open_streams(args):
     return streams, not failed
 
 
-def open_pool(args, func, settings):
+def open_pool(args, model, func):
     """The pool. Raises InputError where it does not open."""
     try:
-        return rknnPoolExecutor(args.model, args.threads, Served(func, settings), runtime=runtimes.named(args.runtime))
+        return rknnPoolExecutor(model, args.threads, Served(func), runtime=runtimes.named(args.runtime))
     except (RuntimeError, ValueError, TypeError) as error:  # its message is a sentence
         raise InputError(f"{error}.") from None
 
@@ -210,14 +210,14 @@ def run(args):
     check(args)
     model = funcs.look_at(args.model, None if args.runtime == "cpu" else soc())
     func = funcs.load(args.func) if args.func else funcs.find(model)
-    settings = funcs.settings_of(args, model, func)
+    funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):
         results.refuse_without_detections(args, func)
     streams, complete = open_streams(args)
     places, window = results.open_places(args, streams)
     for stream in streams:
         stream.complaints = streams[0].complaints  # a context that fails is named once, not by every stream
-    pool = open_pool(args, func, settings)
+    pool = open_pool(args, model, func)
     signals = end_when_asked(streams)  # until here nothing is lost when they end the program at once
     threads, bars = begin(streams, pool, args.quiet)
     finished = watch(threads, streams, window)

@@ -29,7 +29,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Callable, Iterable
 
 import rknnmodel
-from rknnmodel import LIBRARY, SOCS, InputError, ModelError, family, npu_cores
+from rknnmodel import LIBRARY, SOCS, ModelError, family, npu_cores
 
 try:
     import fcntl
@@ -115,8 +115,9 @@ RKNNLite = _default_runtime()
 class rknnPoolExecutor:
     """Runs func(context, frame) on a pool of RKNNLite contexts.
 
-    rknnModel: path of the model. TPEs: number of contexts, each with a thread; None means two per NPU core, so that one
-        frame's pre- and post-processing overlaps another's inference.
+    rknnModel: path of the model, or what rknnmodel.describe() made of it, with settings of its own.
+    TPEs: number of contexts, each with a thread; None means two per NPU core, so that one frame's pre- and
+        post-processing overlaps another's inference.
     func: callable (context, frame) -> result; None means func.py's myFunc. A context is in one call at a time; it
         carries `model` (a rknnmodel.Model) and `place` ("context 2 of 6, core 1").
     coreMask: binds every context to these cores (RKNNLite.NPU_CORE_0_1_2: each frame on all three); None binds the
@@ -130,8 +131,8 @@ class rknnPoolExecutor:
     and RuntimeError with the reason where a context does not open; those before it are closed then.
     """
 
-    def __init__(self, rknnModel: str | os.PathLike, TPEs: int | None = None, func: Callable | None = None, *,
-                 coreMask: int | None = None, runtime: type | None = None):
+    def __init__(self, rknnModel: str | os.PathLike | rknnmodel.Model, TPEs: int | None = None,
+                 func: Callable | None = None, *, coreMask: int | None = None, runtime: type | None = None):
         runtime = runtime or RKNNLite
         if func is None:
             from func import myFunc as func  # only here, so that a pool with a func of its own needs no func.py
@@ -144,7 +145,7 @@ class rknnPoolExecutor:
         if TPEs < 1:
             raise ValueError(f"TPEs is {TPEs}: a pool has at least one context")
         masks = [None] if cores == 1 else [coreMask] if coreMask is not None else [1 << core for core in range(cores)]
-        self.rknnModel, self.TPEs = rknnModel, TPEs
+        self.rknnModel, self.TPEs = getattr(rknnModel, "path", rknnModel), TPEs
         self._func = func
         self._put = collections.deque()  # futures of put(), for get()
         self._queue = _Queue()           # of submit()
@@ -385,9 +386,11 @@ class _Dispatcher:
         ours = _is_vendors(runtime) or getattr(runtime, "__module__", "") == "runtimes.cpu"
         chip = soc() if _is_vendors(runtime) else None
         try:
-            model = rknnmodel.describe(path, chip)
-        except InputError:  # no such file: the runtime may know better
-            return rknnmodel.Model(os.fspath(path))
+            model = path if isinstance(path, rknnmodel.Model) else rknnmodel.describe(path, chip)
+        except rknnmodel.InputError:
+            if os.path.exists(path):
+                raise
+            return rknnmodel.Model(os.fspath(path))  # the runtime may know better
         for sentence in rknnmodel.problems(model, chip) if ours else []:
             print(sentence, file=sys.stderr)
         return model
@@ -413,7 +416,7 @@ class _Dispatcher:
             elif not reason:
                 reason = f"{step} returned {returned}, its own message stands above"
                 reason += f"; {missing()}" if self.npu.physical and missing() else ""
-            raise RuntimeError(f"context {number} of {count} could not open {path}: {reason}")
+            raise RuntimeError(f"context {number} of {count} could not open {self.model.path}: {reason}")
         try:
             context.model, context.place = self.model, worker.place
             _watch(context, worker, self)

@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, List, Optional
 
 from rknnmodel import InputError, Model, describe, read_names
 
@@ -134,19 +134,21 @@ def others() -> List[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
-def settings_of(args: Any, model: Any, func: Any) -> Dict[str, Any]:
-    """What the flags set on each context's model, a dict."""
-    settings = {name: getattr(args, name) for name in ("conf", "iou") if getattr(args, name) is not None}
-    names = getattr(model, "names", None)
+def apply_settings(args: Any, model: Model, func: Any) -> None:
+    """Set what the flags say on the model that the contexts will carry. Raises InputError for what does not fit it."""
+    for name in ("conf", "iou"):
+        if getattr(args, name) is not None:
+            setattr(model, name, getattr(args, name))
+    names = model.names
     if args.names:
         try:
-            given = settings["names"] = read_names(args.names)
+            given = read_names(args.names)
         except InputError as error:
             raise InputError(f"--names {error}") from None
-        count = getattr(model, "classes", None) or len(names or given)
+        count = model.classes or len(names or given)
         if len(given) != count:
             raise InputError(f"--names {args.names}: has {len(given)} names, and the model {count} classes.")
-        names = given
+        names = model.names = given
     if args.classes:
         names = names or getattr(func, "CLASSES", ())
         pairs = names.items() if isinstance(names, dict) else enumerate(names)
@@ -157,8 +159,7 @@ def settings_of(args: Any, model: Any, func: Any) -> Dict[str, Any]:
         if unknown:
             raise InputError(f"--classes {unknown[0]}: is none of the model's classes, "
                              f"{', '.join(numbers) or 'of which no names are known: give numbers, or --names FILE'}.")
-        settings["keep"] = {numbers[word] if word in numbers else int(word) for word in wanted}
-        beyond = [number for number in settings["keep"] if names and number not in numbers.values()]
+        model.keep = {numbers[word] if word in numbers else int(word) for word in wanted}
+        beyond = [number for number in model.keep if names and number not in numbers.values()]
         if beyond:
             raise InputError(f"--classes {beyond[0]}: the model has {len(names)} classes, from 0.")
-    return settings

@@ -1,7 +1,7 @@
 """What becomes of one frame: it goes through the pool as a Result, and on to tracking, lines and every place."""
 import threading
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from funcs import has_detections
 
@@ -52,19 +52,13 @@ class Served:
     """What the pool runs on each Result: a func file's `detect` where main.py goes on with detections, else its
     `myFunc`.
 
-    func: the func file's module; settings: attributes (conf, iou, keep, names) to set on each context's model, or None.
+    func: the func file's module.
     """
 
-    def __init__(self, func: ModuleType, settings: Optional[Dict[str, Any]] = None):
-        self.func, self.settings, self.detections = func, settings or {}, has_detections(func)
-        self._told = None  # the model that has the settings
+    def __init__(self, func: ModuleType):
+        self.func, self.detections = func, has_detections(func)
 
     def __call__(self, context: Any, result: Result) -> Result:
-        model = getattr(context, "model", None)
-        if model is not self._told:
-            for name, value in self.settings.items():
-                setattr(model, name, value)
-            self._told = model
         if result.error is None:
             result.stream.in_work[result.number] = result
             if self.detections:

@@ -110,7 +110,7 @@ def test_exports_without_the_sigmoid_give_the_same_boxes():
 def test_logits_are_told_over_all_heads_whatever_one_of_them_holds(size):
     """In the smallest head most cells hold an object, in the largest a cell in the corner does."""
     heads = [np.full((3, 85, size // stride, size // stride), -6, np.float32) for stride in (8, 16, 32)]
-    heads[2][:, 4:7] = 2.0
+    heads[2][:, 4], heads[2][:, 5:7] = 0.6, 2.0
     heads[0][0, 4:6, 0, 0] = 3.0
     func_size, func.IMG_SIZE = func.IMG_SIZE, size
     try:
@@ -119,7 +119,7 @@ def test_logits_are_told_over_all_heads_whatever_one_of_them_holds(size):
         func.IMG_SIZE = func_size
     assert len(scores) == 3 * (size // 32) ** 2 + 1
     np.testing.assert_allclose(scores[0], (1 / (1 + np.exp(-3))) ** 2, rtol=1e-5)
-    np.testing.assert_allclose(scores[1:], (1 / (1 + np.exp(-2))) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(scores[1:], 1 / (1 + np.exp(-0.6)) / (1 + np.exp(-2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.9])

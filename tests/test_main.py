@@ -57,6 +57,7 @@ def test_a_display_that_does_not_answer_is_no_display(main_py, clip):
 
 
 @needs_no_npu
+@pytest.mark.slow
 def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
     done = main_py(clip, "--headless", "--threads", 3)
     assert done.stderr.count("No Rockchip NPU found: models/yolov5n_emoji.onnx runs on the CPU") == 1

@@ -409,6 +409,12 @@ def test_a_url_may_leave_out_port_and_prefix():
     assert parse("mqtts://[::1]/home/street/") == ("::1", 8883, True, "home/street")
 
 
+def test_without_paho_the_sentence_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "paho.mqtt.client", None)
+    with pytest.raises(InputError, match="pip install paho-mqtt"):
+        MQTT("mqtt://127.0.0.1/house", [])
+
+
 def test_a_password_without_a_user_names_the_variable(monkeypatch):
     monkeypatch.delenv("RKNNPOOL_MQTT_USER", raising=False)
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "s3cret")

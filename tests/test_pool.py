@@ -5,6 +5,7 @@ import contextlib
 import gc
 import itertools
 import random
+import sys
 import threading
 import time
 import weakref
@@ -378,6 +379,7 @@ def test_release_ends_while_other_threads_go_on_submitting(runtime):
 
 
 @pytest.mark.parametrize("way", ["map", "submit", "put"])
+@pytest.mark.skipif(sys.version_info < (3, 9, 18), reason="Python 3.9.2 holds such a frame until gc runs")
 def test_a_frame_whose_func_failed_is_let_go_at_once(runtime, way):
     class Frame:
         pass

@@ -5,6 +5,7 @@ import base64
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
 import urllib.error
@@ -19,13 +20,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import streams
-from results import answers, door, status, web
-from results.door import parse
-from results.jsonl import as_dict
-from results.web import Web
 from rknnmodel import InputError
 
 aiohttp = pytest.importorskip("aiohttp", reason="pip install aiohttp")
+from results import answers, door, status, web  # noqa: E402
+from results.door import parse  # noqa: E402
+from results.jsonl import as_dict  # noqa: E402
+from results.web import Web  # noqa: E402
+
 needs_browser = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 PATIENCE = 30  # seconds; what has not come by then does not come
 
@@ -623,6 +625,12 @@ def test_an_address_is_a_port_or_a_host_and_a_port(address, expected):
 def test_a_bad_address_is_a_sentence(address):
     with pytest.raises(InputError, match="--web"):
         parse(address)
+
+
+def test_without_aiohttp_the_sentence_names_it(opened, monkeypatch):
+    monkeypatch.setitem(sys.modules, "results.answers", None)
+    with pytest.raises(InputError, match="pip install aiohttp"):
+        opened(parts.stream())
 
 
 def test_an_address_in_use_or_of_another_machine_is_a_sentence(opened, monkeypatch):
