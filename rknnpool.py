@@ -14,11 +14,11 @@ import atexit
 import collections
 import contextlib
 import functools
+import gc
 import inspect
 import itertools
 import operator
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -201,7 +201,8 @@ class rknnPoolExecutor:
         """End: frames not yet begun are cancelled, those in work finished, every context is closed, by its own thread.
 
         May be called again, from several threads, and after an interruption. From a worker, a callback in one, a signal
-        handler or `frames`, it only begins the end, for to wait there would be to wait for itself.
+        handler, the garbage collector or `frames`, it only begins the end, for to wait there would be to wait for
+        itself.
         timeout: seconds after which contexts still in work are given up: their frames are cancelled, and TimeoutError
         names them; they are left to the end of the process. So is one that hangs in inference, whatever
         the timeout. Raises what a context's own release() raised, once all are closed, and RuntimeError in a forked
@@ -599,7 +600,7 @@ class _Dispatcher:
         """Whether to wait for the end here would be to wait for oneself."""
         ours = [worker.thread for worker in self.workers] + [self.keeper.thread] + list(self.feeders)
         return (any(thread.ident == threading.get_ident() for thread in ours) or threading.get_ident() in self.releasing
-                or _in_signal_handler())
+                or _interrupting())
 
     def wait_for_end(self, timeout):
         self.releasing.add(threading.get_ident())
@@ -677,18 +678,35 @@ def _watch(context, worker, dispatcher):
         context.inference_raw = watched(context.inference_raw)
 
 
+_collecting: set = set()  # threads in which the garbage collector runs
+
+
+def _note_collection(phase, _):
+    (_collecting.add if phase == "start" else _collecting.discard)(threading.get_ident())
+
+
+gc.callbacks.append(_note_collection)
+
+
+def _interrupting():
+    """Whether this call comes from the garbage collector or a signal handler: what they interrupted may hold any
+    lock."""
+    return threading.get_ident() in _collecting or _in_signal_handler()
+
+
 def _in_signal_handler():
-    """Whether this call comes from a signal handler: what that one interrupted may hold any lock."""
+    """Whether a function on the stack got the frame that it interrupted as an argument, as only signal handlers do.
+    (signal.getsignal() would not know one that has put another in its place.)"""
     if threading.current_thread() is not threading.main_thread():
         return False
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    handlers = [getattr(handler, "func", handler) for handler in handlers]  # of a functools.partial
-    codes = {getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)
-             for handler in handlers if callable(handler)} - {None}
     frame = sys._getframe()
-    while frame is not None and frame.f_code not in codes:
+    while frame.f_back is not None:
+        names, rest, _, values = inspect.getargvalues(frame)
+        more = values.get(rest)
+        if any(value is frame.f_back for value in [*map(values.get, names), *(more if type(more) is tuple else ())]):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
 
 
 class _Order:
@@ -840,6 +858,9 @@ class Results:
     def close(self, timeout: float = GRACE) -> None:
         """Stop reading, cancel what no context has begun, and wait up to `timeout` seconds for a frame being read."""
         self._order.stop()
+        if _interrupting():
+            self._pool._dispatcher.events.put(self._order)
+            return
         self._order.cancel()
         if self._feeder.ident != threading.get_ident():
             self._feeder.join(timeout)

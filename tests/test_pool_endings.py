@@ -144,6 +144,40 @@ def test_an_abandoned_map_in_a_cycle_is_collected_anywhere_without_a_deadlock(ru
     assert closed_once(runtime)
 
 
+@pytest.mark.parametrize("what", ["release", "close"])
+@pytest.mark.parametrize("who", ["__del__", "weakref"])
+def test_release_and_close_by_the_garbage_collector_within_the_pools_own_code(what, who):
+    done = run_script("""
+        import faulthandler, gc, weakref
+        from concurrent.futures import CancelledError
+        faulthandler.dump_traceback_later(20, exit=True)
+        what, who = sys.argv[1:]
+        class Owner:
+            def __init__(self, end):
+                self.me, self.end = self, end
+            if who == "__del__":
+                def __del__(self): self.end()
+        gc.set_threshold(1)
+        for number in range(60):
+            pool = rknnPoolExecutor("model", 3, infer, runtime=Runtime)
+            results = pool.map(itertools.count())
+            end = pool.release if what == "release" else results.close
+            owner = Owner(end)
+            watched = weakref.ref(owner, lambda _, end=end: end()) if who == "weakref" else None
+            next(results)
+            del owner
+            try:
+                for frame in range(10):
+                    pool.submit(frame).result()
+                next(results)
+            except (CancelledError, RuntimeError, StopIteration):
+                pass
+            pool.release()
+        print(Runtime.open, Runtime.closed)
+        """, what, who)
+    assert done.stdout == "180 180\n", done.stderr
+
+
 def test_a_pool_dropped_without_release_serves_what_was_submitted_and_closes_its_contexts(runtime):
     pool = rknnPoolExecutor("model", 2, infer, runtime=runtime)
     futures = [pool.submit(frame) for frame in range(20)]
@@ -244,6 +278,46 @@ def test_release_in_a_signal_handler_only_begins_the_end(meanwhile, handler):
         print(Runtime.open, Runtime.closed, all(future.done() for future in futures))
         """)
     assert done.stdout == "3 3 True\n", done.stderr
+
+
+@pytest.mark.parametrize("handler", ["end_once", "Handler().end", "functools.partial(Handler().end_of, 1)"])
+def test_release_in_a_signal_handler_that_interrupts_a_lock_and_lets_the_next_signal_kill(handler):
+    done = run_script(f"""
+        import faulthandler, functools
+        from rknnpool import _NPU
+        faulthandler.dump_traceback_later(20, exit=True)
+        pool = rknnPoolExecutor("model", 3, infer, runtime=Runtime)
+        def end_once(number, frame):
+            signal.signal(number, signal.SIG_DFL)
+            pool.release()
+        class Handler:
+            def end(self, *arguments): end_once(*arguments)
+            def end_of(self, _, *arguments): end_once(*arguments)
+        load = _NPU.load
+        def interrupted(*arguments):
+            _NPU.load = load
+            signal.raise_signal(signal.SIGTERM)
+            return load(*arguments)
+        signal.signal(signal.SIGTERM, {handler})
+        _NPU.load = interrupted
+        future = pool.submit(1)
+        pool.release()
+        print(Runtime.closed, future.done())
+        """)
+    assert done.stdout == "3 True\n", done.stderr
+
+
+def test_a_signal_handler_that_is_called_by_hand_waits_for_the_end():
+    done = run_script("""
+        def stop(*_):
+            pool.release()
+        signal.signal(signal.SIGTERM, stop)
+        pool = rknnPoolExecutor("model", 3, infer, runtime=Runtime)
+        futures = [pool.submit(frame) for frame in range(9)]
+        stop()
+        print(Runtime.closed)
+        """)
+    assert done.stdout == "3\n", done.stderr
 
 
 @pytest.mark.slow
