@@ -17,6 +17,7 @@ import functools
 import gc
 import inspect
 import itertools
+import logging
 import operator
 import os
 import sys
@@ -503,7 +504,10 @@ class _Dispatcher:
             worker.failure.__cause__, worker.failure.frame, error = error, frame, worker.failure
         worker.future = worker.frame = worker.failure = None
         worker.hung = False  # it came back after all
-        _settle(future, result, error)
+        if error is None:
+            _settle(future.set_result, result)
+        else:
+            _settle(future.set_exception, error)
         del future, error  # a failed future refers to this call by its traceback: a cycle, which would keep frames
 
     def _close(self, worker):
@@ -547,11 +551,11 @@ class _Dispatcher:
             sentence = f"{worker.place} hangs: it has not come back from an inference for {HANG:.0f} s"
             error = NPUError(self._obituary(worker) if fatal else sentence, fatal, worker.place)
             error.frame = frame
-            _settle(future, None, error)
+            _settle(future.set_exception, error)
         if all(worker.hung for worker in self.workers):
             for future, _, _ in self._take_waiting():
                 if future.set_running_or_notify_cancel():
-                    _settle(future, None, NPUError(self._obituary(self.workers[-1]), True))
+                    _settle(future.set_exception, NPUError(self._obituary(self.workers[-1]), True))
 
     # ---- the end ----
 
@@ -586,7 +590,7 @@ class _Dispatcher:
         with self.lock:
             maps = list(self.maps)
         for future, _, _ in self._take_waiting() if event == "end" else []:
-            future.cancel()
+            _settle(future.cancel)
         for order in maps:
             order.cut()
         for worker in self.workers:
@@ -605,7 +609,6 @@ class _Dispatcher:
     def wait_for_end(self, timeout):
         self.releasing.add(threading.get_ident())
         try:
-            self._end("end")
             late = [] if self.closed.wait(timeout) else [worker for worker in self.workers if worker.future is not None]
             for worker in late:
                 worker.given_up = True
@@ -617,7 +620,7 @@ class _Dispatcher:
             for worker in lost:
                 worker.given_up = True
                 if worker.future is not None:
-                    _settle(worker.future, None, CancelledError(sentence))
+                    _settle(worker.future.set_exception, CancelledError(sentence))
             deadline = time.monotonic() + GRACE
             threads = [worker.thread for worker in self.workers if worker.closed] + [self.keeper.thread]
             for thread in threads + list(self.feeders):  # a feeder may wait for its source for ever
@@ -631,12 +634,17 @@ class _Dispatcher:
             self.releasing.discard(threading.get_ident())
 
 
-def _settle(future, result, error):
-    """Give a future its result or error, unless it has one already (its context was given up meanwhile)."""
+def _settle(end, *arguments):
+    """Cancel a future or give it its result or error, unless it has one already (its context was given up meanwhile).
+
+    Its callbacks are the user's: what they raise, SystemExit too, must not end a thread that has contexts to close.
+    """
     try:
-        future.set_result(result) if error is None else future.set_exception(error)
+        end(*arguments)
     except InvalidStateError:
         pass
+    except BaseException:
+        logging.getLogger("concurrent.futures").exception("exception in a future's callback")  # as Future says it
 
 
 def _watch(context, worker, dispatcher):

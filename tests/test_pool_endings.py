@@ -353,6 +353,18 @@ def test_a_context_whose_release_raises_costs_the_others_nothing_and_is_told_onc
     assert closed_once(runtime) and len(broken) == 1
 
 
+def test_a_callback_that_raises_systemexit_costs_no_context_and_no_other_future_its_end(runtime, caplog):
+    runtime.seconds = 0.01
+    pool = rknnPoolExecutor("model", 3, infer, runtime=runtime)
+    futures = [pool.submit(frame) for frame in range(30)]
+    for future in futures:
+        future.add_done_callback(lambda _: sys.exit("in a callback"))
+    assert futures[5].result(10) == 5
+    pool.release()
+    assert closed_once(runtime) and all(future.done() for future in futures)
+    assert "in a callback" in caplog.text
+
+
 def test_release_while_maps_begin(runtime):
     for trial in range(30):
         pool = rknnPoolExecutor("model", 2, infer, runtime=runtime)
