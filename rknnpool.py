@@ -341,6 +341,7 @@ class _Worker:
         self.inbox = SimpleQueue()  # entries; None: wake up, the pool ends
         self.future = self.frame = None  # of the frame in work, and the frame
         self.began = None           # when the inference in work began
+        self.closing = None         # when the context's release() began
         self.failure = None         # NPUError of the last inference
         self.run_failed = False     # the vendor's rknn_run said so
         self.closed = self.hung = self.given_up = False
@@ -511,6 +512,7 @@ class _Dispatcher:
         del future, error  # a failed future refers to this call by its traceback: a cycle, which would keep frames
 
     def _close(self, worker):
+        worker.closing = time.monotonic()
         try:
             if worker.context is not None:
                 worker.context.release()
@@ -543,6 +545,8 @@ class _Dispatcher:
 
     def _look_for_hung(self):
         for worker in self.workers:
+            if worker.closing is not None and time.monotonic() >= worker.closing + HANG:
+                worker.hung = True
             began, future, frame = worker.began, worker.future, worker.frame
             if began is None or future is None or worker.hung or time.monotonic() < began + HANG:
                 continue
@@ -616,7 +620,8 @@ class _Dispatcher:
             self.closed.wait(None if not late and timeout is None else 4 * GRACE)  # for those that were idle
             lost = [worker for worker in self.workers if not worker.closed
                     and not (worker.given_up and worker not in late)]
-            sentence = f"{', '.join(worker.place for worker in lost)} did not come back from a frame"
+            closing = "" if any(worker.closing is None for worker in lost) else " from being closed"
+            sentence = f"{', '.join(worker.place for worker in lost)} did not come back{closing or ' from a frame'}"
             for worker in lost:
                 worker.given_up = True
                 if worker.future is not None:

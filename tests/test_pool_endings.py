@@ -463,6 +463,25 @@ def test_one_hung_context_stops_no_stream_and_its_frame_gets_an_error(runtime, m
     wait_until(lambda: closed_once(runtime))
 
 
+@pytest.mark.parametrize("timeout", [None, 0.1])
+def test_a_context_that_hangs_as_it_is_closed_is_named_and_holds_up_nobody(runtime, monkeypatch, timeout):
+    monkeypatch.setattr(rknnpool, "HANG", 0.3)
+    go_on, release = threading.Event(), runtime.release
+
+    def hanging(self):
+        if self is runtime.contexts[1]:
+            go_on.wait(30)
+        release(self)
+    runtime.release = hanging
+    pool = rknnPoolExecutor("model", 3, infer, runtime=runtime)
+    assert list(pool.map(range(9))) == list(range(9))
+    with pytest.raises(TimeoutError, match="context 2 of 3 did not come back from being closed"):
+        pool.release(timeout)
+    assert [context.released for context in runtime.contexts] == [1, 0, 1]
+    go_on.set()
+    wait_until(lambda: closed_once(runtime))
+
+
 def test_a_func_that_takes_its_time_outside_of_inference_does_not_hang(runtime, monkeypatch):
     monkeypatch.setattr(rknnpool, "HANG", 0.2)
 
