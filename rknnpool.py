@@ -785,6 +785,7 @@ class _Order:
                 future = next((late for late in self.late if late.done() and not _has_result(late)), None)
                 if future is not None:  # a context that hangs is told, whatever has overtaken it
                     self.late.remove(future)
+                    self.dropped -= 1  # it counts as failed, not as dropped
                     break
                 self.late = [late for late in self.late if not late.done()]
                 if self.futures and self.futures[0].done():

@@ -190,6 +190,38 @@ def test_an_error_is_not_dropped_for_a_newer_result(runtime, monkeypatch):
     assert "error" in seen and seen[-1] == 4
 
 
+def test_a_frame_that_fails_after_newer_ones_came_out_counts_once(runtime, monkeypatch):
+    monkeypatch.setattr(rknnpool, "OVERTAKE", 0.05)
+    overtaken, failed, read = threading.Event(), threading.Event(), []
+
+    def fail_late_at_0(context, frame):
+        if frame == 0:
+            overtaken.wait(20)
+            raise KeyError(frame)
+        return frame
+
+    def camera():
+        while not failed.is_set():
+            read.append(len(read))
+            yield read[-1]
+            time.sleep(0.005)
+
+    with rknnPoolExecutor("model", 3, fail_late_at_0, runtime=runtime) as pool:
+        results, seen = pool.map(camera(), live=True), collections.Counter()
+        while True:
+            try:
+                next(results)
+                seen["served"] += 1
+                overtaken.set()
+            except KeyError:
+                seen["failed"] += 1
+                failed.set()
+            except StopIteration:
+                break
+    assert seen["failed"] == 1
+    assert len(read) == seen["served"] + seen["failed"] + results.dropped
+
+
 def test_what_lies_finished_for_a_slow_consumer_is_bounded(runtime, monkeypatch):
     monkeypatch.setattr(rknnpool, "PROMPT", 0.001)
 
