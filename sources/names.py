@@ -13,8 +13,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", "
 def hide(text: str) -> str:
     """The text with "***" for each password in it: in a URL's login, in its query, in a pipeline's properties."""
     # Up to the last @, for a password may hold one, or a slash; but host:8080/... is no login.
-    text = re.sub(r"(?<=://)([^\s/?#:@]*):(?!\d{1,5}[/?#])[^\s\"']*@", r"\1:***@", text)
-    return re.sub(r"(?i)\b((?:pass|passwd|password|pwd|user-pw|secret|token|api_?key|auth)=)[^&\s\"']+", r"\1***", text)
+    text = re.sub(r"(?<=://)([^\s/?#:]*):(?!\d{1,5}[/?#])\S*@", r"\1:***@", text)
+    return re.sub(r"(?i)\b([\w-]*(?:pas|pass|passwd|passphrase|password|pwd|psw|user-pw|secret|token|api_?key|auth|"
+                  r"authorization)=)(?:\"[^\"]*\"|'[^']*'|[^&\s\"']+)", r"\1***", text)
 
 
 def split_name(argument: str) -> Tuple[Optional[str], str]:

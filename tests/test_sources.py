@@ -197,6 +197,13 @@ def test_ctrl_c_while_a_camera_has_never_been_there_ends_the_run(plain_func):
     ("rtspsrc location=rtsp://a:pass1@cam/x user-pw=pass2 ! appsink",
      "rtspsrc location=rtsp://a:***@cam/x user-pw=*** ! appsink"),
     ("http://cam:8080/a@b", "http://cam:8080/a@b"),
+    ("rtsp://admin:it's@cam/live", "rtsp://admin:***@cam/live"),
+    ("rtsp://me@mail.org:hunter2@cam/live", "rtsp://me@mail.org:***@cam/live"),
+    ("rtsp://me@cam:554/live", "rtsp://me@cam:554/live"),
+    ("srt://cam:9000?passphrase=hunter2&latency=9", "srt://cam:9000?passphrase=***&latency=9"),
+    ("http://cam/f?access_token=hunter2&loginpas=hunter2&psw=hunter2", "http://cam/f?access_token=***&loginpas=***&psw=***"),
+    ("rtsp://cam/user=admin_password=hunter2_channel=1", "rtsp://cam/user=admin_password=***"),
+    ('rtspsrc user-pw="two words" ! appsink', "rtspsrc user-pw=*** ! appsink"),
 ])
 def test_a_password_is_shown_nowhere(text, shown):
     assert hide(text) == shown
