@@ -91,7 +91,7 @@ def _default_runtime():
         try:
             from rknnlite.api import RKNNLite
             return RKNNLite
-        except ImportError as error:
+        except Exception as error:  # ValueError: built for another NumPy
             why = f"{name} found{' in RKNN_SOC' if given else ''}, but not rknn-toolkit-lite2 ({error})"
         if any(map(os.path.exists, ROCKET)):
             why += f"; and {missing()}"
