@@ -279,6 +279,8 @@ def main():
     for name in ("stdout", "stderr"):  # closed by the shell (>&-)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, name), "reconfigure"):  # a name that the terminal cannot show costs no line
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     cv2.setNumThreads(1)  # the pool's threads are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from rknnmodel import InputError
-from sources.names import is_picture, local
+from sources.names import check_utf8, is_picture, local
 
 RESERVE = 1 << 20         # bytes at least that a disk must have free for the end of a saved video
 VIDEOS = (".mp4", ".avi", ".mkv")
@@ -28,6 +28,7 @@ def place_of(path: str, name: str, number: int, count: int, named: bool) -> str:
 
     The codes of strftime (%Y-%m-%d_%H%M%S) become the present time; such a file is always a new one.
     """
+    check_utf8(path)
     now = time.strftime(path) if "%" in path else path
     stem, extension = os.path.splitext(now)
     if count > 1:
@@ -79,6 +80,7 @@ class Place:
 
     def __init__(self, path: str, overwrite: bool):
         self.path, self.broken = path, False
+        check_utf8(path)
         if not overwrite and os.path.isfile(path) and os.path.getsize(path):
             raise InputError(f"--save {path}: exists. --overwrite replaces it; a name with %Y-%m-%d_%H%M%S in it is "
                              f"another one each time.")

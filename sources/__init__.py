@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from rknnmodel import InputError
-from sources.names import PICTURES, hide, is_picture, local
+from sources.names import PICTURES, check_utf8, hide, is_picture, local
 
 TIMEOUT = 5        # seconds after which a URL that sends nothing counts as gone
 PICTURES_FPS = 25  # at which pictures in a row are thought to have been taken, as FFmpeg does
@@ -76,6 +76,7 @@ def open_source(source: Any) -> "Video":
     Raises NotYet where a live source does not answer, and InputError where it never can.
     """
     source = str(source)
+    check_utf8(source)
     if source.isdigit() or source.startswith("/dev/"):
         return Video(open_camera(source), source)
     if " ! " in source:
@@ -255,6 +256,7 @@ class Pictures:
         """The next picture. Raises InputError where it cannot be read; the one after it may be."""
         path = self.paths[self.place]
         self.file = os.path.basename(path)
+        check_utf8(path)
         picture = cv2.imread(path)
         if picture is None:
             raise InputError(f"{path}: not a picture that OpenCV can read.")

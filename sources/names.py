@@ -75,6 +75,14 @@ def local(source: str) -> str:
     return unquote(urlsplit(source).path) if source.startswith("file://") else source
 
 
+def check_utf8(path: str) -> None:
+    """Raise InputError for a path that is not UTF-8: OpenCV may end the process over one."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: this name is not UTF-8, and OpenCV cannot open it: rename it.") from None
+
+
 def is_picture(path: str) -> bool:
     """Whether a file's name is that of a picture."""
     return path.lower().endswith(PICTURES)

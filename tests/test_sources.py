@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import os
 import re
+import shutil
 import signal
 import socketserver
 import subprocess
@@ -246,6 +247,39 @@ def run(source, runtime, func=lambda context, result: result):
     with rknnPoolExecutor("model", 2, func, runtime=runtime) as pool:
         stream.run(pool, tqdm(disable=True), quiet=True)
     return stream
+
+
+@pytest.mark.parametrize("what", ["video", "folder", "save"])
+def test_a_name_that_is_not_utf8_ends_in_a_sentence(clip, tmp_path, plain_func, what):
+    """OpenCV ends the process with SIGSEGV over one."""
+    name = os.path.join(os.fsencode(tmp_path), b"stra\xdfe")
+    if what == "folder":
+        os.mkdir(name)
+        (tmp_path / "x.jpg").write_bytes(b"")
+        os.rename(tmp_path / "x.jpg", os.path.join(name, b"x.jpg"))
+    else:
+        name += b".mkv"
+        shutil.copy(clip, name)
+    arguments = (clip, "--save", os.fsdecode(name)) if what == "save" else (os.fsdecode(name),)
+    run = subprocess.run([sys.executable, "main.py", "--headless", "--func", plain_func, *arguments], cwd=ROOT,
+                         capture_output=True, timeout=60)
+    assert run.returncode == 2 and b"is not UTF-8" in run.stderr and b"Traceback" not in run.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_costs_no_line(main_py, clip, tmp_path, plain_func):
+    video = tmp_path / "\u8857.avi"
+    shutil.copy(clip, video)
+    run = main_py("--headless", "--func", plain_func, video, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0 and run.stdout.splitlines()[-1].startswith("\\u8857.avi: 45 frames")
+
+
+def test_a_wheel_that_was_built_for_another_numpy_is_said_and_the_cpu_runs(main_py, clip, tmp_path, plain_func):
+    (tmp_path / "rknnlite").mkdir()
+    (tmp_path / "rknnlite/__init__.py").touch()
+    (tmp_path / "rknnlite/api.py").write_text("raise ValueError('numpy.dtype size changed')")
+    run = main_py("--headless", "--func", plain_func, clip,
+                  env={**os.environ, "PYTHONPATH": str(tmp_path), "RKNN_SOC": "rk3588"})
+    assert run.returncode == 0 and "not rknn-toolkit-lite2 (numpy.dtype size changed)" in run.stderr
 
 
 def test_a_stream_takes_a_path(clip, runtime):
