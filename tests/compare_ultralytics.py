@@ -253,9 +253,9 @@ def compare(YOLO, path, task, size, paths, relative=None):
             continue
         masks = ultralytics.detect(context, frame).masks if context else None
         b = ours(objects, masks, task, frame.shape[:2])
-        # At its limit of 300, some of which lie beside the picture or have an empty mask, the weakest of ours are not in
-        # its list.
-        if max(len(result), len(objects)) > 280:
+        # At its limit of 300, some of which lie beside the picture or have an empty mask, predict() has dropped the
+        # weakest.
+        if max(len(result), len(objects)) > 250:
             b = {key: values[b["scores"] >= a["scores"].min()] for key, values in b.items()}
         for place, (one, another) in enumerate(((a, b), (b, a))):
             large = (one["boxes"][:, 2:] - one["boxes"][:, :2] >= SMALL).all(1)
