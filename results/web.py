@@ -28,7 +28,7 @@ from results.status import Status, board
 from rknnmodel import InputError
 
 FPS = 15             # pictures a second of a stream at most
-ALL_FPS = 400        # pictures a second for all viewers together, about
+ALL_FPS = 200        # pictures a second for all viewers together, about: a hundred of them get two each
 WIDTH = 1280         # pixels; wider pictures are made smaller
 QUALITY = 80         # of the JPEGs
 MOST_RECORDS = 1000  # of /events that wait to be written as JSON
