@@ -1,7 +1,7 @@
 """Compares what this project reads in Ultralytics' exports with Ultralytics' own predict(), family by family, by hand.
 
     python tests/compare_ultralytics.py                      # in an environment with ultralytics, onnx, onnxruntime
-    python tests/compare_ultralytics.py yolo11n-pose yolov8n --work /tmp/exports
+    python tests/compare_ultralytics.py yolo11n-pose yolov8n --work runs/exports
 
 Each model is built from its yaml with random weights: batch normalisation is set on the pictures, and the last layers
 are stretched, so that pictures give some eighty boxes before NMS. Ultralytics' exporter writes the .onnx, its
@@ -303,7 +303,7 @@ def variants(name):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", default=DETECT + OTHERS)
-    parser.add_argument("--work", type=Path, default=Path("/tmp/compare_ultralytics"), help="where exports are kept")
+    parser.add_argument("--work", type=Path, default=Path("runs/exports"), help="where exports are kept")
     args = parser.parse_args()
     args.work = args.work.resolve()
     os.environ.setdefault("YOLO_OFFLINE", "true")
