@@ -539,9 +539,11 @@ class _Dispatcher:
         worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead, worker.place)
 
     def _obituary(self, worker):
-        count = max(self.failures, 1)
-        return (f"the NPU does not answer ({count} inferences in a row failed, the last in {worker.place}): look at "
-                "dmesg and at sudo ./rkcat.sh, let the board cool down, or switch it off and on again")
+        what = f"{self.failures} inferences in a row failed, the last in {worker.place}"
+        if worker.hung:
+            what = f"no context has come back from an inference for {HANG:.0f} s, the last was {worker.place}"
+        return (f"the NPU does not answer ({what}): look at dmesg and at sudo ./rkcat.sh, let the board cool down, or "
+                "switch it off and on again")
 
     def _look_for_hung(self):
         for worker in self.workers:
