@@ -5,7 +5,7 @@ import sys
 
 import cv2
 import pytest
-from parts import BOARD, FRAMES, ROOT, Board, detections_on_the_pc
+from board_parts import BOARD, FRAMES, ROOT, Board, detections_on_the_pc
 from record import add_number
 
 

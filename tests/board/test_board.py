@@ -10,8 +10,7 @@ from collections import namedtuple
 import cv2
 import numpy as np
 import pytest
-from conftest import class_drawn
-from parts import (
+from board_parts import (
     CORES,
     FRAMES,
     MODEL,
@@ -24,6 +23,7 @@ from parts import (
     numbers_in,
     recorded,
 )
+from conftest import class_drawn
 from scene import FONT, draw_object
 
 from funcs.resnet import classify

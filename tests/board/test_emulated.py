@@ -2,7 +2,7 @@
 import signal
 
 import pytest
-from parts import CORES, MODEL, needs_tools, wrong_use
+from board_parts import CORES, MODEL, needs_tools, wrong_use
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]

@@ -7,7 +7,7 @@ import re
 import signal
 
 import pytest
-from parts import FRAMES, MODEL, ends_for_a_dead_npu, ends_in_a_sentence, needs_tools, raised, shown
+from board_parts import FRAMES, MODEL, ends_for_a_dead_npu, ends_in_a_sentence, needs_tools, raised, shown
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]

@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from parts import FRAMES, MODEL, needs_tools
+from board_parts import FRAMES, MODEL, needs_tools
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]

@@ -6,7 +6,7 @@ import signal
 from collections import namedtuple
 
 import pytest
-from parts import (
+from board_parts import (
     FRAMES,
     MODEL,
     RECORD,
