@@ -20,6 +20,7 @@ import itertools
 import logging
 import operator
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -585,6 +586,7 @@ class _Dispatcher:
             elif event is not None:
                 self._end(event)
             event = None
+            _note_handlers()
             self._look_for_hung()
         self.alive.discard(self)
         self.closed.set()
@@ -709,17 +711,27 @@ def _interrupting():
     return threading.get_ident() in _collecting or _in_signal_handler()
 
 
+_handlers: set = set()  # code of the signal handlers seen so far, one of which may have put another in its place
+
+
+def _note_handlers():
+    for handler in map(signal.getsignal, signal.valid_signals()):
+        handler = getattr(handler, "func", handler)  # of a functools.partial
+        if callable(handler):
+            _handlers.add(getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None))
+
+
 def _in_signal_handler():
-    """Whether a function on the stack got the frame that it interrupted as an argument, as only signal handlers do.
-    (signal.getsignal() would not know one that has put another in its place.)"""
+    """Whether a handler is on the stack that got the frame which it interrupted: one called by hand did not."""
     if threading.current_thread() is not threading.main_thread():
         return False
+    _note_handlers()
     frame = sys._getframe()
     while frame.f_back is not None:
-        names, rest, _, values = inspect.getargvalues(frame)
-        more = values.get(rest)
-        if any(value is frame.f_back for value in [*map(values.get, names), *(more if type(more) is tuple else ())]):
-            return True
+        if frame.f_code in _handlers:  # of other frames f_locals, once read, would keep what stands in them
+            names, rest, _, values = inspect.getargvalues(frame)
+            if any(value is frame.f_back for value in [*map(values.get, names), *(values.get(rest) or ())]):
+                return True
         frame = frame.f_back
     return False
 
@@ -845,6 +857,7 @@ class Results:
         self._pool, dispatcher = pool, pool._dispatcher  # the pool lives as long as its results are wanted
         self._order = order = _Order(pool.TPEs, live)
         dispatcher.check_process()
+        _note_handlers()
         with dispatcher.lock:
             if dispatcher.ending:
                 raise RuntimeError("the pool has been released")

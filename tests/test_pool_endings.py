@@ -299,6 +299,7 @@ def test_release_in_a_signal_handler_that_interrupts_a_lock_and_lets_the_next_si
             signal.raise_signal(signal.SIGTERM)
             return load(*arguments)
         signal.signal(signal.SIGTERM, {handler})
+        list(pool.map(range(3)))
         _NPU.load = interrupted
         future = pool.submit(1)
         pool.release()
