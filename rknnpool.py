@@ -617,6 +617,7 @@ class _Dispatcher:
     def wait_for_end(self, timeout):
         self.releasing.add(threading.get_ident())
         try:
+            self._end("end")
             late = [] if self.closed.wait(timeout) else [worker for worker in self.workers if worker.future is not None]
             for worker in late:
                 worker.given_up = True
