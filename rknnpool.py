@@ -617,7 +617,11 @@ class _Dispatcher:
     def wait_for_end(self, timeout):
         self.releasing.add(threading.get_ident())
         try:
-            self._end("end")
+            with self.lock:
+                waiting = [future for queue in self.waiting for future, _, _ in queue.entries]
+            for future in waiting:  # at once; the keeper, whom no Ctrl-C interrupts, does the same and the rest
+                _settle(future.cancel)
+            del waiting
             late = [] if self.closed.wait(timeout) else [worker for worker in self.workers if worker.future is not None]
             for worker in late:
                 worker.given_up = True
