@@ -128,12 +128,12 @@ def test_every_core_may_have_a_speed_of_its_own(recorded):
 
 
 def test_cores_of_different_speed_have_the_sum_of_their_rates_as_ceiling(benchmark_py):
-    code, stdout, stderr, saved = benchmark_py("--simulate", "30,30,90", "--threads", 6, "--no-decode", "--seconds", 1)
+    code, stdout, stderr, saved = benchmark_py("--simulate", "60,60,180", "--threads", 6, "--no-decode", "--seconds", 2)
     assert code == 0, stderr
     result = json.loads(saved.with_suffix(".json").read_text())
-    assert result["ceiling_fps"] == pytest.approx(2000 / 30 + 1000 / 90)
+    assert result["ceiling_fps"] == pytest.approx(2000 / 60 + 1000 / 180)
     fast, also_fast, slow = result["table"][0]["runs"]
-    assert fast > 1.5 * slow and also_fast > 1.5 * slow
+    assert fast > slow and also_fast > slow
 
 
 @pytest.fixture
