@@ -69,8 +69,9 @@ def ask_http(url: str, name: str, password: str) -> Tuple[int, str]:
         with urllib.request.build_opener(*handlers).open(url, timeout=SECONDS) as answer:
             return answer.status, answer.headers.get("Content-Type", "")
     except urllib.error.HTTPError as error:
-        with error:
-            return error.code, ""
+        if error.fp is not None:  # the digest handler's own refusal has no answer to close
+            error.close()
+        return error.code, ""
 
 
 def ask_rtsp(url: str, name: str, password: str) -> Tuple[int, str]:

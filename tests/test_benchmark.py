@@ -158,6 +158,7 @@ def benchmark_py(monkeypatch, clip, tmp_path, capfd):
 
 
 def test_the_table_has_a_column_per_thread_count_and_is_saved_with_a_plot(benchmark_py):
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
     code, stdout, stderr, saved = benchmark_py("--simulate", "5x3", "--threads", 1, 2, "all", "plain")
     assert code == 0, stderr
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in stdout.splitlines() if line.startswith("|")]
