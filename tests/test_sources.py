@@ -437,7 +437,8 @@ except Exception as error:
 # ---- any OpenCV ----
 
 def test_it_imports_where_opencv_has_no_logging():
-    script = "import cv2, sys; vars(cv2.utils).pop('logging', None); sys.modules.pop('cv2.utils.logging', None)\nimport streams, main"
+    script = ("import cv2, sys; vars(cv2.utils).pop('logging', None); sys.modules.pop('cv2.utils.logging', None)\n"
+              "import streams, main")
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, timeout=60).returncode == 0
 
 
