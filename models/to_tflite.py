@@ -1,9 +1,9 @@
 """What convert.py --to tflite does: an ONNX model to a .tflite for the open driver (runtimes/teflon.py), with onnx2tf
 and TensorFlow, in an environment of its own (README.md beside this file).
 
-Quantised is to int8 with one scale a tensor, weights too, for Mesa's Teflon takes nothing else. Behind the model stands
-metadata.json in a zip, as Ultralytics' own .tflite have it: names, task, mean, std, and the ONNX file's inputs and
-outputs, whose order the outputs have here, too.
+Quantised is to 8 bits with one scale a tensor, weights too, for Mesa's Teflon takes nothing else, and unsigned, for
+only so does its rocket driver compute rightly. Behind the model stands metadata.json in a zip, as Ultralytics' own
+.tflite have it: names, task, mean, std, and the ONNX file's inputs and outputs, whose order the outputs have here, too.
 """
 import contextlib
 import json
@@ -102,18 +102,80 @@ def order(wanted, given):
     return places, least
 
 
-def reordered(content, places):
-    """The .tflite, bytes, with its outputs in the order of `places`."""
+def for_the_driver(content, places):
+    """The .tflite, bytes, with its outputs in the order of `places`, and as Mesa's driver needs it: unsigned, and the
+    sums' operands in its order. Returns it and how many sums the driver still cannot do (runtimes/rocket.py)."""
+    from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
+
+    from runtimes import rocket
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
     graph.outputs = np.asarray([graph.outputs[place] for place in places], np.int32)
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    unsigned(model, schema)
+    made_by = {int(tensor): place for place, operator in enumerate(graph.operators) for tensor in operator.outputs}
+    for place, operation in enumerate(rocket.plan_of(model, schema).operations):
+        if operation.name == "ADD" and operation.taken:
+            later_first = sorted(operation.inputs, key=lambda tensor: -made_by.get(tensor, -1))
+            graph.operators[place].inputs = np.asarray(later_first, np.int32)
+    dangers = rocket.plan_of(model, schema).dangers
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), len(dangers)
+
+
+def unsigned(model, schema):
+    """Make uint8 of all int8 tensors of a ModelT, in place: stored values and zero points 128 higher, so that the same
+    numbers are meant; and leave out what only made int8 of the input."""
+    graph, kinds = model.subgraphs[0], schema.TensorType
+    shifted = {tensor.buffer for tensor in graph.tensors if tensor.type == kinds.INT8
+               and model.buffers[tensor.buffer].data is not None}
+    for place in shifted:
+        model.buffers[place].data = np.asarray(model.buffers[place].data, np.uint8) ^ 128
+    for tensor in graph.tensors:
+        if tensor.type == kinds.INT8:
+            tensor.type, quantization = kinds.UINT8, tensor.quantization
+            if quantization is not None and quantization.zeroPoint is not None:
+                quantization.zeroPoint = np.asarray(quantization.zeroPoint) + 128
+    quantize = schema.BuiltinOperator.QUANTIZE
+    for operator in list(graph.operators):
+        before, after = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+        if model.operatorCodes[operator.opcodeIndex].builtinCode != quantize or before.type != after.type or not (
+                np.array_equal(before.quantization.scale, after.quantization.scale)
+                and np.array_equal(before.quantization.zeroPoint, after.quantization.zeroPoint)):
+            continue
+        if operator.outputs[0] not in graph.outputs:
+            graph.operators.remove(operator)
+            for reader in graph.operators:
+                reader.inputs = np.where(np.asarray(reader.inputs) == operator.outputs[0], operator.inputs[0],
+                                         reader.inputs).astype(np.int32)
+
+
+def widened(model):
+    """An ONNX model whose convolutions of 1 x 1 with strides, before a sum, are of 3 x 3 with zeros around: both sides
+    of ResNet's sums are then padded, and come to the driver in one piece, without which it crashes. In place."""
+    import onnx
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    summed = {name for node in graph.node if node.op_type == "Add" for name in node.input}
+    for node in graph.node:
+        attributes = {entry.name: entry for entry in node.attribute}
+        wide = node.op_type == "Conv" and node.output[0] in summed and node.input[1] in weights
+        if not wide or list(weights[node.input[1]].dims[2:]) != [1, 1] or max(attributes["strides"].ints) == 1 or any(
+                attributes["pads"].ints if "pads" in attributes else ()) or "auto_pad" in attributes:
+            continue
+        values = np.pad(onnx.numpy_helper.to_array(weights[node.input[1]]), ((0, 0), (0, 0), (1, 1), (1, 1)))
+        graph.initializer.append(onnx.numpy_helper.from_array(values, f"{node.input[1]}_wide"))
+        node.input[1] += "_wide"
+        for name in ("kernel_shape", "pads"):
+            if name in attributes:
+                node.attribute.remove(attributes[name])
+        node.attribute.extend([onnx.helper.make_attribute("kernel_shape", [3, 3]),
+                               onnx.helper.make_attribute("pads", [1, 1, 1, 1])])
+    return model
 
 
 def build(path, source, about, frames, mean, std):
-    """The .tflite of an ONNX file, bytes without metadata, and the least correlation of its outputs with the ONNX's on
-    the first frame. Raises InputError.
+    """The .tflite of an ONNX file, bytes without metadata, the least correlation of its outputs with the ONNX's on the
+    first frame, and how many of its sums the driver cannot do. Raises InputError.
 
     source: the pathlib.Path to read; about: its rknnmodel.Model; the others as of convert().
     """
@@ -134,7 +196,8 @@ def build(path, source, about, frames, mean, std):
         places, alike = order(wanted, answers(content, frames[0], lambda given: stored(given, mean, std)))
     except ValueError as error:
         raise InputError(f"{path}: {error}.") from None
-    return reordered(content, places), alike
+    content, dangers = for_the_driver(content, places)
+    return content, alike, dangers
 
 
 def write(out, content, metadata):
@@ -161,10 +224,11 @@ def convert(path, out, model, frames, mean, std, metadata):
     import onnx
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / path.name
-        onnx.save(model, str(source))
+        onnx.save(widened(model), str(source))
         about = rknnmodel.describe(source)
-        content, alike = build(path, source, about, frames, mean, std)
+        content, alike, dangers = build(path, source, about, frames, mean, std)
     metadata = {**metadata, "mean": " ".join(map(str, mean)), "std": " ".join(map(str, std)),
                 "inputs": about.inputs, "outputs": about.outputs}
     write(out, content, metadata)
-    return f"int8, one scale a tensor; its outputs correlate with the ONNX's by {alike:.4f} or more"
+    told = f"8 bits, one scale a tensor; its outputs correlate with the ONNX's by {alike:.4f} or more"
+    return told + (f"; at {dangers} of its sums Mesa's driver would crash: it will run on the CPU" if dangers else "")

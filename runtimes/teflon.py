@@ -6,20 +6,18 @@ load_rknn("models/x.rknn") opens models/x.tflite, which models/convert.py --to t
 libteflon.so, or no device for it, LiteRT runs the model on the CPU, which is said once. Results and return codes are
 the wheel's: what fails returns -1 (or None from `inference`) and raises nothing; the reason then stands in `error`.
 The library is the one that TEFLON_LIB names, else the one that the loader finds, else Debian's.
-
-    python -m runtimes.teflon models/*.tflite     # how much of them the driver takes
 """
-import collections
 import ctypes
 import os
 import re
 import sys
 import threading
-from typing import Any, Counter, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 import rknnmodel
+from runtimes import rocket
 from runtimes.cpu import normalisation
 
 PLACES = ("libteflon.so", "/usr/lib/teflon/libteflon.so")  # the latter is Debian's and Ubuntu's
@@ -135,7 +133,11 @@ class RKNNLite:
                 RKNNLite._driver = _library()
             except OSError as error:
                 RKNNLite._driver, RKNNLite._refusal = "", str(error)
-        options = {"experimental_delegates": [litert.load_delegate(self._driver)]} if self._driver else {}
+            if self._driver and rocket.plan(self._path).dangers:
+                RKNNLite._refusal = (f"{self._path} has sums at which Mesa's driver crashes or errs: convert it again "
+                                     f"with models/convert.py --to tflite")
+        driven = self._driver and self._refusal is None
+        options = {"experimental_delegates": [litert.load_delegate(self._driver)]} if driven else {}
         # One thread a context, for the pool runs several.
         interpreter = litert.Interpreter(model_path=self._path, num_threads=1, **options)
         interpreter.allocate_tensors()
@@ -257,53 +259,3 @@ def _library() -> str:
     if not given and not any(map(os.path.exists, PLACES)):
         raise OSError("libteflon.so is not installed; for arm64 it is in Debian's package mesa-teflon-delegate")
     raise OSError(errors[-1])
-
-
-def census(path: str) -> Counter[Tuple[str, bool]]:
-    """How many operations of each kind a .tflite has, and whether Mesa's rocket driver takes them: {("CONV_2D", True):
-    60}.
-
-    It takes, by rkt_ml.c and tfl_device.c of Mesa 25.3 and later: convolutions, depthwise ones too, whose tensors have
-    one scale each, without dilation, with ReLU or nothing behind them; and the sum of two tensors that are no
-    constants.
-    """
-    from ai_edge_litert import schema_py_generated as schema
-    with open(path, "rb") as file:
-        model = schema.ModelT.InitFromPackedBuf(file.read())
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
-    graph, found = model.subgraphs[0], collections.Counter()
-
-    def one_scale(place):
-        quantization = graph.tensors[place].quantization
-        return quantization is not None and quantization.scale is not None and len(quantization.scale) == 1
-
-    for operator in graph.operators:
-        code = model.operatorCodes[operator.opcodeIndex]
-        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        options, taken = operator.builtinOptions, False
-        if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            taken = (all(map(one_scale, [*operator.inputs, *operator.outputs]))
-                     and options.dilationWFactor == options.dilationHFactor == 1
-                     and options.fusedActivationFunction in (0, 1))  # NONE, RELU
-        elif name == "ADD":
-            taken = all(model.buffers[graph.tensors[place].buffer].data is None for place in operator.inputs)
-        found[name, taken] += 1
-    return found
-
-
-def main() -> None:
-    for path in sys.argv[1:]:
-        if not os.path.isfile(path):
-            sys.exit(f"{path}: no such file.")
-    print("| model | operations | taken | by the CPU |\n|---|---|---|---|")
-    for path in sys.argv[1:]:
-        counts = census(path)
-        taken, left = ([f"{count} {name}" for (name, yes), count in counts.most_common() if yes == wanted]
-                       for wanted in (True, False))
-        number = sum(count for (_, yes), count in counts.items() if yes)
-        print(f"| `{os.path.basename(path)}` | {sum(counts.values())} | {number}: {', '.join(taken)} | "
-              f"{', '.join(left)} |")
-
-
-if __name__ == "__main__":
-    main()
