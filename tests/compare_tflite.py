@@ -10,8 +10,9 @@ import cv2
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "models/demo")]
-import func  # noqa: E402
 from evaluate import iou  # noqa: E402
+
+import func  # noqa: E402
 from funcs import yolov8  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes import cpu, teflon  # noqa: E402
