@@ -100,7 +100,8 @@ async def run(args: Any) -> int:
         client = await distributed.Client(args.scheduler, asynchronous=True, timeout=CONNECT, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError, asyncio.TimeoutError) as error:
         why = "no Dask scheduler answers there" if isinstance(error, (OSError, asyncio.TimeoutError)) else error
-        raise InputError(f"{args.scheduler}: {why}: start one with `dask scheduler`, and name it as HOST:8786.") from None
+        raise InputError(f"{args.scheduler}: {why}. Start one with `dask scheduler`, and name it as "
+                         f"HOST:8786.") from None
     signals: List[int] = []
     ended = asyncio.Event()
 
@@ -155,7 +156,8 @@ async def cameras(args: Any, boards: Any, work: str) -> int:
         for place in [*shared, *own]:
             place.close()
         for stream in streams:
-            say(stream.summary())
+            if stream.count or stream.failed:
+                say(stream.summary())
 
 
 def make_folder(path: str) -> None:

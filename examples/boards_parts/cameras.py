@@ -16,13 +16,16 @@ from types import SimpleNamespace
 from typing import Any, Dict, List, Optional
 
 import numpy as np
+
 from boards_parts.members import Boards, order
 from func import Detections
 from rknnmodel import InputError
+from sources.names import hide
 from streams import say
 
 TICK = 0.2      # seconds between two questions to a board
 SILENCE = 4.0   # seconds that a board may leave a question unanswered; longer than worker.LEASE
+OPENING = 20.0  # seconds at most that the first cameras wait for boards that open their pool
 RATE = 25.0     # frames a second of a camera that does not say
 
 
@@ -147,6 +150,7 @@ class Cameras:
         self.sites: Dict[str, Site] = {}
         self.epochs = itertools.count(int(time.time()))  # of a later run they are greater
         self.changed, self.crowded = asyncio.Event(), False
+        self.began, self.spread = time.perf_counter(), False  # spread: whether cameras have been given out
 
     async def all(self) -> int:
         """Serve until every camera has ended. Returns the exit code; raises InputError where no board can."""
@@ -168,6 +172,7 @@ class Cameras:
                 for site in self.sites.values():
                     if site.task.done():
                         site.task.result()
+                self.place()
                 self.changed.clear()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self.changed.wait(), 1)
@@ -182,13 +187,17 @@ class Cameras:
             wanted = {camera.name: (camera.epoch, camera.address) for camera in site.cameras}
             try:
                 reply = await self.ask(site, wanted)
-            except (OSError, asyncio.TimeoutError, KeyError) as error:
-                if isinstance(error, asyncio.TimeoutError) and site.state != "silent":
+            except asyncio.TimeoutError:
+                if site.state != "silent":
                     site.state = "silent"
                     self.free(site, "is silent")
+                continue
+            except (OSError, KeyError):  # it has gone, which the scheduler tells
                 self.changed.set()
                 await asyncio.sleep(TICK)
                 continue
+            except Exception as error:  # Dask's own: it could not send, or not read what came
+                reply = {"state": f"unfit: {type(error).__name__}: {hide(str(error))}"}
             self.take(site, reply)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(site.wake.wait(), TICK)
@@ -237,8 +246,12 @@ class Cameras:
 
     def place(self) -> None:
         """Give each camera that is nowhere to the board with the most frames a second to spare."""
+        if not self.spread and any(site.state == "opening" for site in self.sites.values()) and (
+                time.perf_counter() < self.began + OPENING):
+            return  # those that open first would get all, only to lose them again
         for camera in self.cameras:
             if camera.board is None and not camera.ended and self.ready():
+                self.spread = True
                 self.give(camera, max(self.ready(), key=lambda site: site.capacity - site.load))
         wanted, served = sum(site.load for site in self.ready()), sum(site.capacity for site in self.ready())
         if wanted > 1.05 * served > 0 and not self.crowded:

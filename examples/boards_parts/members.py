@@ -9,7 +9,7 @@ from rknnmodel import InputError
 from streams import say
 
 ROOT = Path(__file__).resolve().parents[2]
-CONNECT = 10  # seconds for the scheduler to answer
+CONNECT = 5   # seconds for the scheduler to answer
 TTL = 10      # seconds without a word after which the scheduler gives a board up; by itself it waits for five minutes
 
 

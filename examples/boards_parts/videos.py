@@ -10,12 +10,13 @@ import time
 from types import SimpleNamespace
 from typing import Any, Dict, Tuple
 
-from boards_parts.members import Boards, order, shorten_ttl
 from distributed.scheduler import KilledWorker
+from tqdm import tqdm
+
+from boards_parts.members import Boards, order, shorten_ttl
 from rknnmodel import InputError
 from sources.names import hide
 from streams import say
-from tqdm import tqdm
 
 TRIES = 2  # times that Dask may give a video up because each of the four boards that it gave it to died
 
@@ -25,7 +26,7 @@ class Videos:
 
     def __init__(self, args: Any, boards: Boards, run: str):
         self.args, self.boards, self.run = args, boards, run
-        self.code = self.complete = self.attempts = 0
+        self.code = self.complete = self.attempts = self.unserved = 0
         self.served: Dict[str, Any] = {}  # of each board: frames, videos, from when to when
         self.frames: Dict[str, int] = {}  # served so far of the videos that are under way
         self.bar = tqdm(total=len(args.names), unit=" videos", disable=True if args.quiet else None)
@@ -44,24 +45,21 @@ class Videos:
         if not todo:
             self.bar.close()
             return 0
-        await self.boards.wait()
         await shorten_ttl(client)
+        await self.boards.wait()
         client.subscribe_topic(f"rknnpool-{self.run}", self.progress)
         self.began = time.perf_counter()
-        tasks = [asyncio.ensure_future(self.one(*each)) for each in todo]
+        serving = asyncio.gather(*(self.one(*each) for each in todo))
         watching = asyncio.ensure_future(self.watch())
         try:
-            everything = asyncio.gather(*tasks)
-            await asyncio.wait([everything, watching], return_when=asyncio.FIRST_COMPLETED)
-            if watching.done():
-                everything.cancel()
-                watching.result()
-            everything.result()
+            await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
+            await (watching if watching.done() else serving)  # raises what it met
             return self.code
         finally:
-            for task in [*tasks, watching]:
-                task.cancel()
-            await asyncio.wait([*tasks, watching])  # they let go of what the boards still work on
+            serving.cancel()
+            watching.cancel()
+            # Those that are cut short let go of what the boards still work on.
+            await asyncio.gather(serving, watching, return_exceptions=True)
             self.bar.close()
             self.report()
 
@@ -116,7 +114,7 @@ class Videos:
                 board = reply["board"] or list((await self.boards.client.who_has([future])).values())[0][0]
                 self.boards.leave_out(board, reply["unfit"])
                 if not await self.boards.look():
-                    self.bar.update()
+                    self.unserved += 1
                     return
             elif reply.get("error"):
                 self.fail(name, reply)
@@ -151,16 +149,19 @@ class Videos:
             self.code = self.code or reply["code"]
             say(f"{name}: frames failed; their lines say why.", sys.stderr)
         now = time.perf_counter()
-        board = self.served.setdefault(reply["board"], SimpleNamespace(frames=0, videos=0, began=now, ended=now))
-        board.frames, board.videos, board.ended = board.frames + reply["frames"], board.videos + 1, now
-        board.began = min(board.began, now - reply["seconds"])
+        board = self.served.setdefault(reply["board"], SimpleNamespace(frames=0, videos=0, seconds=0.0, last=0.0))
+        board.frames, board.videos = board.frames + reply["frames"], board.videos + 1
+        board.seconds += min(reply["seconds"], now - board.last)  # it may serve two at a time
+        board.last = now
         self.complete += 1
         self.bar.update()
 
     def report(self) -> None:
+        """Say what each board has served."""
+        if self.unserved:
+            say(f"{self.unserved} videos were not served, for no board can.", sys.stderr)
         for address, board in sorted(self.served.items(), key=lambda item: self.boards.name(item[0])):
-            seconds = board.ended - board.began
             say(f"board {self.boards.name(address)}: {board.frames} frames of {board.videos} videos in "
-                f"{seconds:.1f} s, {board.frames / seconds:.1f} FPS")
+                f"{board.seconds:.1f} s, {board.frames / max(board.seconds, 0.001):.1f} FPS")
         frames, seconds = sum(each.frames for each in self.served.values()), time.perf_counter() - self.began
         say(f"in all: {frames} frames of {self.complete} videos in {seconds:.1f} s, {frames / seconds:.1f} FPS")
