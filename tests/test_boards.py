@@ -74,7 +74,7 @@ def test_a_board_that_dies_and_one_that_falls_silent_cost_no_line_and_double_non
 def test_what_a_board_cannot_open_costs_a_sentence_and_the_others_go_on(cluster, videos, tmp_path):
     good, out = videos(2), tmp_path / "out"
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    missing = f"http://user:geheim@{cluster.address}/c.mp4"
+    missing = "http://user:geheim@127.0.0.1:1/c.mp4"
     run = cluster.run(good[0], tmp_path / "bad.mp4", tmp_path / "none.mp4", missing, good[1], "--json", out,
                       "--simulate", "5x3")
     assert cluster.finish(run) == 2
@@ -132,7 +132,8 @@ def test_a_run_waits_for_boards_and_names_workers_that_are_none_and_versions_tha
         cluster.joined("old")
         run = cluster.run(video, "--json", tmp_path / "out")
         assert cluster.finish(run) == 2
-        assert re.search(r"Versions do not match: .* but board 127.0.0.1:\d+ has Python \S+ and Dask 2020.1.0", run.said)
+        assert re.search(r"Versions do not match: .* but board 127.0.0.1:\d+ has Python \S+ and Dask 2020.1.0",
+                         run.said)
     finally:
         cluster.close()
 
