@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import cv2
-from cluster import DASK, ROOT, Cluster, Process, lines_of, wait
+from cluster import ROOT, Cluster, Process, Told, lines_of, wait
 
 NAMES = ["one", "two", "three"]
 
@@ -34,38 +34,48 @@ def write_clip(path, count):
 
 def kills(cluster, folder, count):
     """Kill boards in turn, and print how long cameras were without a result."""
-    path, servers, urls = folder / "cameras.jsonl", [], []
+    told, servers, urls = Told(folder / "cameras.jsonl"), [], []
     for number in range(6):
         servers.append(subprocess.Popen([sys.executable, str(ROOT / "tests/mjpeg_server.py"), "0",
                                          str(folder / "clip.avi")], stdout=subprocess.PIPE, text=True))
         urls.append(f"cam{number}=http://127.0.0.1:{servers[-1].stdout.readline().split()[1]}/")
-    run = cluster.run(*urls, "--json", path, "--simulate", "50x3", "--fps", "10")
+    run = cluster.run(*urls, "--json", told.path, "--simulate", "50x3", "--fps", "10")
     fates = {"kill -9": [], "SIGSTOP": []}
     try:
-        def newest():
-            return {line["stream"]: line for line in lines_of(path)}
-
-        wait(lambda: len({line["board"] for line in newest().values()}) == len(NAMES) and len(newest()) == 6)
+        wait(lambda: {line["board"] for line in told.read().values()} == set(NAMES) and len(told.newest) == 6)
         for number in range(count):
-            name, fate = NAMES[number % len(NAMES)], list(fates)[number % 2]
-            before = {camera: line for camera, line in newest().items() if line["board"] == name}
-            assert before, "the board had no camera"
-            killed = time.time()
-            cluster.boards[name].send(signal.SIGKILL if fate == "kill -9" else signal.SIGSTOP)
-            wait(lambda: all(newest()[camera]["epoch"] > line["epoch"] for camera, line in before.items()))
-            gone = time.time()
-            if fate == "SIGSTOP":
-                cluster.boards[name].send(signal.SIGCONT)
-            if cluster.boards[name].process.poll() is not None:
-                cluster.join(name)
-            wait(lambda: any(line["board"] == name and line["time"] > gone for line in newest().values()))
-            fates[fate].append((killed, gone, set(before)))
+            fates[list(fates)[number % 2]].append(kill(cluster, told, NAMES[number % len(NAMES)], number % 2))
         run.send(signal.SIGTERM)
         cluster.finish(run)
+        told.read()
     finally:
         for server in servers:
             server.kill()
-    report(lines_of(path), fates, run.said)
+    report(told.lines, fates, run.said)
+
+
+def kill(cluster, told, name, silent):
+    """Have a board die or fall silent, its cameras moved, and the board back with cameras of its own. Returns when it
+    was, when all had moved, and which cameras."""
+    before = {camera: line["epoch"] for camera, line in told.read().items() if line["board"] == name}
+    assert before, f"{name} had no camera"
+    board, killed = cluster.boards[name], time.time()
+    board.send(signal.SIGSTOP if silent else signal.SIGKILL)
+    wait(lambda: all(told.read()[camera]["epoch"] > epoch for camera, epoch in before.items()))
+    gone = time.time()
+    if silent:
+        board.send(signal.SIGCONT)
+    else:
+        board.process.wait()
+        cluster.join(name)
+
+    def back():
+        if board.process.poll() is not None and cluster.boards[name] is board:  # Dask had given it up
+            cluster.join(name)
+        return any(line["board"] == name and line["time"] > gone for line in told.read().values())
+
+    wait(back)
+    return killed, gone, set(before)
 
 
 def report(lines, fates, said):
@@ -193,7 +203,7 @@ def main():
                 load(cluster, folder)
                 return
             for name in NAMES:
-                cluster.join(name, command=DASK)
+                cluster.join(name)
             cluster.joined(*NAMES)
             videos(cluster, folder) if args.videos else kills(cluster, folder, args.kills)
         finally:

@@ -106,7 +106,27 @@ def three_boards(tmp_path_factory):
     cluster.close()
 
 
+class Told:
+    """The lines of JSON of a file that grows. newest: the last one of each stream."""
+
+    def __init__(self, path):
+        self.path, self.place, self.lines, self.newest = path, 0, [], {}
+
+    def read(self):
+        """Read on, up to the last whole line. Returns newest."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                file.seek(self.place)
+                text = file.read()
+            end = text.rfind(b"\n") + 1
+            self.place += end
+            for line in map(json.loads, text[:end].splitlines()):
+                self.lines.append(line)
+                self.newest[line["stream"]] = line
+        return self.newest
+
+
 def lines_of(path):
-    """The lines of JSON that are there; one that is just being written is not."""
-    text = path.read_bytes() if path.exists() else b""
-    return [json.loads(line) for line in text[:text.rfind(b"\n") + 1].splitlines()]
+    told = Told(path)
+    told.read()
+    return told.lines
