@@ -123,6 +123,8 @@ async def run(args: Any) -> int:
         try:
             code = await working
         except asyncio.CancelledError:
+            if not signals:  # Dask gave the tasks up
+                raise InputError(f"{args.scheduler}: the scheduler went away.") from None
             code = 128 + signals[0]
         return code
     finally:

@@ -143,11 +143,11 @@ def test_only_pythons_minor_version_and_dasks_own_must_match():
         return {"packages": {"python": python, "distributed": dask, "numpy": python}}
     mine = machine("3.11.2.final.0", "2026.8.0")
     workers = {"tcp://a:1": machine("3.11.9.final.0", "2026.8.0")}
-    assert mismatch({"client": mine, "scheduler": mine, "workers": workers}) == ""
+    assert mismatch(mine, mine, workers) == ""
     workers["tcp://b:1"] = machine("3.12.1.final.0", "2026.8.0")
-    said = mismatch({"client": mine, "scheduler": mine, "workers": workers})
+    said = mismatch(mine, mine, workers)
     assert "board b:1 has Python 3.12" in said and "a:1" not in said
-    assert "the scheduler has" in mismatch({"client": mine, "scheduler": machine("3.11.2", "2025.1.0"), "workers": {}})
+    assert "the scheduler has" in mismatch(mine, machine("3.11.2", "2025.1.0"), {})
 
 
 @pytest.mark.parametrize("arguments, sentence", [

@@ -1,4 +1,5 @@
 """Cameras over several boards: moved when a board dies, falls silent or joins, and never told twice."""
+import asyncio
 import json
 import signal
 import subprocess
@@ -131,11 +132,21 @@ def test_a_place_that_fails_stops_neither_the_camera_nor_the_others(capsys):
     assert capsys.readouterr().err.count("the disk is full.") == 1
 
 
+@pytest.fixture
+def loop():
+    """Python 3.9's asyncio.Event wants one."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    loop.close()
+    asyncio.set_event_loop(None)
+
+
 def spread(capacities, rates):
     """A Cameras with these boards ready, and these cameras nowhere yet."""
     streams = [Camera(f"cam{number}", "rtsp://x", None) for number, _ in enumerate(rates)]
-    for camera, camera.rate in zip(streams, rates):  # noqa: B007
-        pass
+    for camera, rate in zip(streams, rates):
+        camera.rate = rate
     spreading = Cameras(None, SimpleNamespace(), "run", streams)
     for number, capacity in enumerate(capacities):
         join(spreading, str(number), capacity)
@@ -152,6 +163,7 @@ def served(spreading):
     return [len(site.cameras) for site in spreading.sites.values()]
 
 
+@pytest.mark.usefixtures("loop")
 def test_cameras_are_spread_by_free_capacity():
     spreading = spread([200, 100], [25] * 6)
     spreading.place()
@@ -161,6 +173,7 @@ def test_cameras_are_spread_by_free_capacity():
     assert sorted(site.load for site in spreading.sites.values()) == [60, 75]
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_board_that_joins_takes_its_share_and_nothing_moves_twice():
     spreading = spread([60], [15] * 6)
     spreading.place()
@@ -175,6 +188,7 @@ def test_a_board_that_joins_takes_its_share_and_nothing_moves_twice():
     assert served(spreading) == [3, 3, 0]
 
 
+@pytest.mark.usefixtures("loop")
 def test_a_camera_that_loses_its_board_has_a_new_epoch_at_once_and_waits_where_there_is_no_other():
     spreading = spread([60], [25])
     spreading.place()

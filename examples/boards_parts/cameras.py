@@ -130,6 +130,7 @@ class Site:
     def __init__(self, address: str, name: str):
         self.address, self.name, self.state, self.capacity = address, name, "opening", 0.0
         self.cameras: List[Camera] = []
+        self.heard = False
         self.wake = asyncio.Event()
         self.task: Any = None
 
@@ -205,7 +206,9 @@ class Cameras:
 
     async def ask(self, site: Site, wanted: Any) -> Dict[str, Any]:
         question = order("ask", self.run, self.args.settings, wanted, self.args.fps)
-        replies = await asyncio.wait_for(self.boards.client.run(question, workers=[site.address]), SILENCE)
+        patience = SILENCE if site.heard else OPENING  # the first time the board loads all that it needs
+        replies = await asyncio.wait_for(self.boards.client.run(question, workers=[site.address]), patience)
+        site.heard = True
         return replies[site.address]
 
     def take(self, site: Site, reply: Dict[str, Any]) -> None:

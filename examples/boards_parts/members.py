@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
+from distributed.versions import get_versions
+
 from boards_parts import VERSION
 from rknnmodel import InputError
 from streams import say
@@ -77,17 +79,17 @@ async def shorten_ttl(client: Any) -> None:
             f"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL={seconds}s in its environment it does so by itself.", sys.stderr)
 
 
-def mismatch(versions: Dict[str, Any]) -> str:
-    """A sentence on Python and Dask versions that do not fit together, or "". versions: Client.get_versions()."""
+def mismatch(client: Any, scheduler: Any, workers: Dict[str, Any]) -> str:
+    """A sentence on Python and Dask versions that do not fit together, or "". Each as distributed's get_versions()
+    gives it."""
     def of(machine: Any) -> Tuple[str, str]:
-        packages = (machine or {}).get("packages", {})
+        packages = machine["packages"]
         return ".".join(str(packages.get("python")).split(".")[:2]), str(packages.get("distributed"))
 
-    machines = {"the scheduler": versions.get("scheduler"),
-                **{f"board {bare(address)}": each for address, each in versions.get("workers", {}).items()}}
-    mine = of(versions["client"])
+    machines = {"the scheduler": scheduler, **{f"board {bare(address)}": each for address, each in workers.items()}}
+    mine = of(client)
     others = [f"{name} has Python {of(each)[0]} and Dask {of(each)[1]}" for name, each in machines.items()
-              if each and of(each) != mine]
+              if of(each) != mine]
     return others and (f"Versions do not match: here are Python {mine[0]} and Dask {mine[1]}, but {', '.join(others)}. "
                        f"Give all the same Python, and pip install distributed=={mine[1]}.") or ""
 
@@ -120,9 +122,7 @@ class Boards:
         workers = identity["workers"]
         new = [address for address in workers if address not in self.names and address not in self.strangers]
         if new:
-            problem = mismatch(await self.client.get_versions(check=False))
-            if problem:
-                raise InputError(problem)
+            new = await self.compare(new)
         for address in new:
             if workers[address].get("resources", {}).get("npu", 0) >= 1:
                 name = str(workers[address].get("name") or address)
@@ -132,6 +132,26 @@ class Boards:
                 say(f"Worker {bare(address)} has no NPU to give: start it with --resources npu=1.", sys.stderr)
         self.present = [address for address in workers if address in self.names]
         return [address for address in self.present if address not in self.unfit]
+
+    async def compare(self, addresses: List[str]) -> List[str]:
+        """Those of new workers whose versions are known; one that does not answer is asked again another time. Raises
+        InputError where they do not match, but leaves out one that joins later, for the others are at work."""
+        question = {"op": "versions", "packages": []}
+        try:
+            scheduler, workers = await asyncio.wait_for(asyncio.gather(
+                self.client.scheduler.versions(packages=[]),
+                self.client.scheduler.broadcast(msg=question, workers=addresses, on_error="ignore")), CONNECT)
+        except (OSError, KeyError, asyncio.TimeoutError):
+            return []
+        mine = get_versions()
+        problem = mismatch(mine, scheduler, {} if self.names else workers)
+        if problem:
+            raise InputError(problem)
+        for address in workers:
+            problem = mismatch(mine, mine, {address: workers[address]})
+            if problem:
+                self.leave_out(address, problem)
+        return [address for address in addresses if address in workers]
 
     async def wait(self) -> None:
         """Wait for a first board. Raises InputError where the only workers have no NPU."""

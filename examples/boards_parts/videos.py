@@ -106,13 +106,15 @@ class Videos:
                 failed += 1
                 reply = {"error": f"{name}: each board that served it died.", "code": 2} if failed == TRIES else {}
             except Exception as error:  # Dask's own: it could not send, or not read what came
+                failed += 1
                 reply = {"error": f"{name}: {type(error).__name__}: {hide(str(error))}", "code": 2}
+                if failed < TRIES and self.boards.unfit:  # it may have come to one with other versions
+                    reply = {}
             finally:
                 self.frames.pop(name, None)
             if "unfit" in reply:
                 self.code = 2
-                board = reply["board"] or list((await self.boards.client.who_has([future])).values())[0][0]
-                self.boards.leave_out(board, reply["unfit"])
+                self.boards.leave_out(reply["board"], reply["unfit"])
                 if not await self.boards.look():
                     self.unserved += 1
                     return

@@ -1,8 +1,6 @@
 """What boards.py has a board do, in its Dask worker's process: its pool, kept from one task to the next; videos from
-beginning to end, cameras for as long as they are asked for.
-
-Imported from the board's own clone by what boards.order() sends. Nothing here raises: Dask logs the arguments of what
-fails, and an address may hold a password.
+beginning to end, cameras for as long as they are asked for. Imported from the board's own clone by what members.order()
+sends.
 """
 import argparse
 import collections
@@ -33,7 +31,6 @@ from rknnpool import NPUError, rknnPoolExecutor, soc
 from sources.names import hide
 from streams import Served, Stream, users_traceback
 
-VERSION = 1        # of what this file and boards.py say to each other
 LEASE = 3.0        # seconds without a word from boards.py after which a board serves its cameras no longer
 MOST_LINES = 5000  # that wait to be fetched; beyond it the oldest go
 TRIAL = 0.5        # seconds of the trial that tells how many frames a second a board serves
@@ -123,7 +120,7 @@ def open_pool(args: Any) -> rknnPoolExecutor:
 
 
 def sentence(error: BaseException) -> str:
-    """What a person is told of an error: its sentence, or for one in the user's code the traceback."""
+    """What is told of an error: its sentence, or for one in the user's code the traceback."""
     return hide(str(error) if isinstance(error, (InputError, ModelError)) else users_traceback(error))
 
 
@@ -232,14 +229,13 @@ class Job:
             self.stream.stop.set()
 
     def state(self) -> Dict[str, Any]:
-        stream = self.stream
-        return {"epoch": self.epoch, "error": self.error, "code": self.code, "rate": stream.rate if stream else 0.0,
-                "dropped": stream.dropped if stream else 0}
+        return {"epoch": self.epoch, "error": self.error, "code": self.code,
+                "rate": self.stream.rate if self.stream else 0.0, "dropped": self.stream.dropped if self.stream else 0}
 
 
 class Run:
-    """What one boards.py asks of this board. It ends LEASE seconds after it asked last: it has died, or cannot be
-    reached, and may long have given the cameras to another board."""
+    """What one boards.py asks of this board. Ends LEASE seconds after it asked last, for it may have died, or given the
+    cameras to another board."""
 
     def __init__(self, settings: Dict[str, Any]):
         self.jobs: Dict[Tuple[str, int], Job] = {}
