@@ -46,7 +46,6 @@ logging.getLogger("distributed.worker").addFilter(lambda record: not str(record.
 
 class Held:
     """A pool, and how many use it."""
-
     def __init__(self, pool: rknnPoolExecutor):
         self.pool, self.users, self._capacity, self._measuring = pool, 0, 0.0, threading.Lock()
 
@@ -128,7 +127,6 @@ def sentence(error: BaseException) -> str:
 
 class Lines:
     """A place for results: lines of JSON, compressed, in memory."""
-
     def __init__(self) -> None:
         self.bytes = io.BytesIO()
         self.file = gzip.GzipFile(fileobj=self.bytes, mode="wb", compresslevel=1)
@@ -196,7 +194,6 @@ def open_video(path: str, name: str, counting: Any) -> Stream:
 
 class Job:
     """A camera that this board serves, in a thread of its own, until it is stopped."""
-
     def __init__(self, run: "Run", name: str, epoch: int, address: str, most: Optional[float]):
         self.run, self.name, self.epoch, self.stopped = run, name, epoch, threading.Event()
         self.stream, self.error, self.code = None, None, 0
@@ -236,7 +233,6 @@ class Job:
 class Run:
     """What one boards.py asks of this board. Ends LEASE seconds after it asked last, for it may have died, or given the
     cameras to another board."""
-
     def __init__(self, settings: Dict[str, Any]):
         self.jobs: Dict[Tuple[str, int], Job] = {}
         self.lines: Any = collections.deque(maxlen=MOST_LINES)
@@ -290,8 +286,8 @@ def ask(run: str, settings: Dict[str, Any], wanted: Optional[Dict[str, Tuple[int
     """Serve just these cameras from now on, {name: (epoch, address)}, and hand over the lines since the last time.
     Asked several times a second, on Dask's own thread: returns at once. wanted: None ends the run.
 
-    Returns a dict: state ("opening", "ready" or "unfit: ..."), capacity in frames a second, lines, a list of (name,
-    epoch, JSON), and jobs, {name: its state}.
+    Returns state ("opening", "ready" or "unfit: ..."), capacity in frames a second, lines, (name, epoch, JSON) each,
+    and jobs, {name: its state}.
     """
     for other in [other for other, each in _runs.items() if each.ended.is_set() and (other != run or each.lapsed())]:
         del _runs[other]
