@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from results.result import Result
 from rknnmodel import InputError, ModelError
 from rknnpool import NPUError, rknnPoolExecutor, soc
 from sources.names import hide
-from streams import Served, Stream, users_traceback
+from streams import Served, Stream, say, users_traceback
 
 LEASE = 3.0        # seconds without a word from boards.py after which a board serves its cameras no longer
 MOST_LINES = 5000  # that wait to be fetched; beyond it the oldest go
@@ -98,6 +99,7 @@ def pool_of(settings: Dict[str, Any]) -> Iterator[Held]:
 
 
 def open_pool(args: Any) -> rknnPoolExecutor:
+    say(f"Opens a pool of {args.model}{args.simulate and f' on a simulated NPU, {args.simulate}' or ''}.", sys.stderr)
     main.check(args)
     if args.bigCores == "yes":
         main.stay_on_big_cores()
@@ -284,9 +286,7 @@ _runs: Dict[str, Run] = {}
 def ask(run: str, settings: Dict[str, Any], wanted: Optional[Dict[str, Tuple[int, str]]],
         most: Optional[float] = None) -> Dict[str, Any]:
     """Serve just these cameras from now on, {name: (epoch, address)}, and hand over the lines since the last time.
-    Asked several times a second, on Dask's own thread: returns at once. wanted: None ends the run.
-
-    Returns state ("opening", "ready" or "unfit: ..."), capacity in frames a second, lines, (name, epoch, JSON) each,
+    Asked several times a second, on Dask's own thread: returns at once. wanted: None ends the run. Returns state ("opening", "ready" or "unfit: ..."), capacity in frames a second, lines, (name, epoch, JSON) each,
     and jobs, {name: its state}.
     """
     for other in [other for other, each in _runs.items() if each.ended.is_set() and (other != run or each.lapsed())]:
