@@ -90,8 +90,6 @@ def pool_of(settings: Dict[str, Any]) -> Iterator[Held]:
     except NPUError:  # it is dead, and the next one who asks may have more luck
         with _opening:
             _pools.pop(key, None)
-        with contextlib.suppress(TimeoutError):
-            held.pool.release(timeout=1)
         raise
     finally:
         with _opening:
@@ -286,7 +284,9 @@ _runs: Dict[str, Run] = {}
 def ask(run: str, settings: Dict[str, Any], wanted: Optional[Dict[str, Tuple[int, str]]],
         most: Optional[float] = None) -> Dict[str, Any]:
     """Serve just these cameras from now on, {name: (epoch, address)}, and hand over the lines since the last time.
-    Asked several times a second, on Dask's own thread: returns at once. wanted: None ends the run. Returns state ("opening", "ready" or "unfit: ..."), capacity in frames a second, lines, (name, epoch, JSON) each,
+    Asked several times a second, on Dask's own thread: returns at once. wanted: None ends the run.
+
+    Returns state ("opening", "ready" or "unfit: ..."), capacity in frames a second, lines, (name, epoch, JSON) each,
     and jobs, {name: its state}.
     """
     for other in [other for other, each in _runs.items() if each.ended.is_set() and (other != run or each.lapsed())]:
