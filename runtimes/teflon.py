@@ -83,7 +83,7 @@ class RKNNLite:
     NPU_CORE_0_1, NPU_CORE_0_1_2, NPU_CORE_ALL = 3, 7, 0xffff
 
     find_model = staticmethod(find_tflite)  # for the pool, which describes what will run
-    _starting, _said = threading.Lock(), False
+    _starting, _said = threading.Lock(), set()
     _driver = _refusal = None  # the delegate's library, "" where there is none that works, and why
 
     def __init__(self, verbose: bool = False, verbose_file: Optional[str] = None):
@@ -113,35 +113,34 @@ class RKNNLite:
                               f"Python 3.9 or later)")
         with RKNNLite._starting:
             try:
-                interpreter = self._open(litert)
+                interpreter, sentence = self._open(litert)
                 self._prepare(interpreter)
             except Exception as error:  # LiteRT raises ValueError, RuntimeError and others
                 return self._fail(f"{self._path} is not a .tflite that can be run: {' '.join(str(error).split())}")
-            if not RKNNLite._said:
-                RKNNLite._said = True
-                print(f"{self._path} runs on the NPU as far as {self._driver} takes it, and else on the CPU."
-                      if self._driver else
-                      f"No NPU by the open driver ({self._refusal}): {self._path} runs on the CPU with LiteRT.",
-                      file=sys.stderr)
+            if sentence not in RKNNLite._said:
+                RKNNLite._said.add(sentence)
+                print(sentence, file=sys.stderr)
         self._interpreter = interpreter
         return 0
 
     def _open(self, litert):
-        """An interpreter, and the delegate's library that it has, or None."""
+        """An interpreter, and the sentence that says where it runs."""
         if self._driver is None:
             try:
                 RKNNLite._driver = _library()
             except OSError as error:
                 RKNNLite._driver, RKNNLite._refusal = "", str(error)
-            if self._driver and rocket.plan(self._path).dangers:
-                RKNNLite._refusal = (f"{self._path} has sums at which Mesa's driver crashes or errs: convert it again "
-                                     f"with models/convert.py --to tflite")
-        driven = self._driver and self._refusal is None
-        options = {"experimental_delegates": [litert.load_delegate(self._driver)]} if driven else {}
+        why, delegates = self._refusal, []
+        if self._driver:
+            why = _not_for_the_driver(self._path)
+            delegates = [] if why else [litert.load_delegate(self._driver)]
         # One thread a context, for the pool runs several.
+        options = {"experimental_delegates": delegates} if delegates else {}
         interpreter = litert.Interpreter(model_path=self._path, num_threads=1, **options)
         interpreter.allocate_tensors()
-        return interpreter
+        if why:
+            return interpreter, f"No NPU by the open driver ({why}): {self._path} runs on the CPU with LiteRT."
+        return interpreter, f"{self._path} runs on the NPU as far as {self._driver} takes it, and else on the CPU."
 
     def _prepare(self, interpreter):
         model = rknnmodel.describe(self._path)
@@ -231,6 +230,15 @@ class RKNNLite:
     def _fail(self, reason):
         self.error = reason
         return -1
+
+
+def _not_for_the_driver(path: str) -> str:
+    """Why a model must not go to Mesa's driver; empty where it may. Raises for a damaged one."""
+    plan = rocket.plan(path)
+    again = "models/convert.py --to tflite makes one without"
+    if plan.dangers:
+        return f"{path} has sums at which Mesa's driver would crash; {again}"
+    return "" if plan.unsigned else f"{path} has signed tensors, which Mesa's driver takes for unsigned; {again}"
 
 
 def _library() -> str:

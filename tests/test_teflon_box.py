@@ -48,3 +48,30 @@ def test_the_real_delegate_takes_what_was_planned_and_does_not_crash(name):
     taken = len(re.findall(r"^ *\d+ \w+ +v\d+ +supported ", said, re.MULTILINE))
     assert f"planned {taken} {pieces}\n" in done.stdout and taken > 20
     assert len(re.findall(r"rocket: \d+ jobs", said)) == pieces
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    ("for o in operators: o.inputs = o.inputs[::-1] if len(o.inputs) == 2 and kind(o) == 'ADD' else o.inputs",
+     "sums at which Mesa's driver would crash"),
+    ("for t in tensors:\n"
+     "    if t.type == schema.TensorType.UINT8:\n"
+     "        t.type, t.quantization.zeroPoint = schema.TensorType.INT8, t.quantization.zeroPoint - 128",
+     "signed tensors")], ids=["sums", "signed"])
+def test_a_model_that_the_driver_would_crash_or_err_at_runs_on_the_cpu(tmp_path, spoil, reason):
+    path = tmp_path / "x.tflite"
+    program = ONCE.split("context =")[0] + f'''
+import flatbuffers
+from ai_edge_litert import schema_py_generated as schema
+model = schema.ModelT.InitFromPackedBuf(open("models/resnet18_emoji.tflite", "rb").read())
+names = {{number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}}
+kind = lambda o: names[model.operatorCodes[o.opcodeIndex].builtinCode]
+operators, tensors = model.subgraphs[0].operators, model.subgraphs[0].tensors
+{spoil}
+builder = flatbuffers.Builder(1 << 20)
+builder.Finish(model.Pack(builder), b"TFL3")
+open(sys.argv[1], "wb").write(builder.Output())
+context = teflon.RKNNLite()
+print(context.load_rknn(sys.argv[1]), context.init_runtime(), context.error)
+'''
+    done = box("--device", "python3", "-c", program, path)
+    assert f"No NPU by the open driver ({path} has {reason}" in done.stderr and "rocket: " not in done.stderr
