@@ -159,8 +159,9 @@ def widened(model):
     for node in graph.node:
         attributes = {entry.name: entry for entry in node.attribute}
         wide = node.op_type == "Conv" and node.output[0] in summed and node.input[1] in weights
-        if not wide or list(weights[node.input[1]].dims[2:]) != [1, 1] or max(attributes["strides"].ints) == 1 or any(
-                attributes["pads"].ints if "pads" in attributes else ()) or "auto_pad" in attributes:
+        strides, pads = (attributes[key].ints if key in attributes else () for key in ("strides", "pads"))
+        if not wide or list(weights[node.input[1]].dims[2:]) != [1, 1] or max(strides, default=1) == 1 or any(pads) or (
+                "auto_pad" in attributes):
             continue
         values = np.pad(onnx.numpy_helper.to_array(weights[node.input[1]]), ((0, 0), (0, 0), (1, 1), (1, 1)))
         graph.initializer.append(onnx.numpy_helper.from_array(values, f"{node.input[1]}_wide"))
@@ -174,8 +175,9 @@ def widened(model):
 
 
 def build(path, source, about, frames, mean, std):
-    """The .tflite of an ONNX file, bytes without metadata, the least correlation of its outputs with the ONNX's on the
-    first frame, and how many of its sums the driver cannot do. Raises InputError.
+    """The .tflite of an ONNX file, bytes without metadata, the shapes of its inputs and outputs in the ONNX, the least
+    correlation of its outputs with the ONNX's on the first frame, and how many sums the driver cannot do. Raises
+    InputError.
 
     source: the pathlib.Path to read; about: its rknnmodel.Model; the others as of convert().
     """
@@ -191,13 +193,14 @@ def build(path, source, about, frames, mean, std):
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: TensorFlow cannot quantise this model to int8: {reason}.") from None
     session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
-    wanted = session.run(None, {about.inputs[0][0]: fed[0].transpose(2, 0, 1)[np.newaxis]})
+    image = fed[0].transpose(2, 0, 1)[np.newaxis]
+    wanted = session.run(None, {about.inputs[0][0]: image})
     try:
         places, alike = order(wanted, answers(content, frames[0], lambda given: stored(given, mean, std)))
     except ValueError as error:
         raise InputError(f"{path}: {error}.") from None
     content, dangers = for_the_driver(content, places)
-    return content, alike, dangers
+    return content, [[image.shape], [array.shape for array in wanted]], alike, dangers
 
 
 def write(out, content, metadata):
@@ -226,9 +229,10 @@ def convert(path, out, model, frames, mean, std, metadata):
         source = Path(folder) / path.name
         onnx.save(widened(model), str(source))
         about = rknnmodel.describe(source)
-        content, alike, dangers = build(path, source, about, frames, mean, std)
+        content, shapes, alike, dangers = build(path, source, about, frames, mean, std)
     metadata = {**metadata, "mean": " ".join(map(str, mean)), "std": " ".join(map(str, std)),
-                "inputs": about.inputs, "outputs": about.outputs}
+                **{key: [(name, shape) for (name, _), shape in zip(ends, sides)] for key, ends, sides in zip(
+                    ("inputs", "outputs"), (about.inputs, about.outputs), shapes)}}
     write(out, content, metadata)
     told = f"8 bits, one scale a tensor; its outputs correlate with the ONNX's by {alike:.4f} or more"
     return told + (f"; at {dangers} of its sums Mesa's driver would crash: it will run on the CPU" if dangers else "")

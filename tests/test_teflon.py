@@ -270,6 +270,21 @@ def test_sums_in_the_other_order_and_signed_tensors_are_told():
     assert not rocket.plan_of(model, schema).unsigned
 
 
+@pytest.mark.parametrize("second, danger", [
+    (0, True),    # what the CPU made, for nothing in the piece
+    (1, False),   # a convolution's input
+    (2, False),   # made in the piece, before
+    (4, True),    # made in the piece, after the first operand
+])
+def test_a_sum_needs_its_second_operand_in_its_own_piece(second, danger):
+    take = rocket.Operation
+    operations = [take("PAD", (9,), (0,), False), take("PAD", (9,), (1,), False), take("CONV_2D", (1,), (2,), True),
+                  take("CONV_2D", (2,), (3,), True), take("CONV_2D", (2,), (4,), True),
+                  take("ADD", (3, second), (5,), True)]
+    pieces = rocket._pieces(operations)
+    assert pieces == [[2, 3, 4, 5]] and rocket._dangers(operations, pieces) == [5] * danger
+
+
 def test_convolutions_with_a_scale_for_each_channel_or_dilation_are_the_cpu_s():
     model = model_of("resnet18")
     convolutions = [operator for operator in model.subgraphs[0].operators
