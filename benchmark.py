@@ -408,8 +408,7 @@ def run(args: argparse.Namespace) -> None:
     for column in table:
         name, first = title(column["threads"], column["runtime"]), table[0]["runtime"]
         if plain and column["threads"] != "plain":
-            print(f"\n{name}: {column['fps'] / plain:.2f} times the FPS of the plain loop"
-                  f"{', ' + first if first else ''}")
+            print(f"\n{name}: {column['fps'] / plain:.2f} times the plain loop's FPS{f' ({first})' if first else ''}")
         beside = next(other for other in table if other["threads"] == column["threads"])
         if beside is not column:
             print(f"\n{name}: {column['cpu_ms'] / beside['cpu_ms']:.2f} times the CPU a frame and "

@@ -71,8 +71,6 @@ def simulated_library(kind: str, inference: float | Sequence[float], cores: int,
     outputs.
     """
     library = ctypes.CDLL(compiled())
-    os.environ["RKNNRT_LIB"] = compiled()
-    librknnrt.RKNNLite._told = True  # there is no vendor's library of which it could be told
     outputs = recorded.outputs
     if len(outputs[0]) >= MAX_TENSORS or max(stored.ndim for stored, _, _ in outputs[0]) > 4:
         raise InputError("--runtime on a simulated NPU: the model has more outputs or dimensions than it holds.")
@@ -97,6 +95,18 @@ class Library(librknnrt.RKNNLite):
 
     VENDOR_NPU = False
 
+    def init_runtime(self, target=None, device_id=None, async_mode=False, core_mask=librknnrt.RKNNLite.NPU_CORE_AUTO):
+        library, told = os.environ.get("RKNNRT_LIB"), librknnrt.RKNNLite._told
+        os.environ["RKNNRT_LIB"], librknnrt.RKNNLite._told = compiled(), True  # the vendor's is not there to be told of
+        try:
+            return super().init_runtime(target, device_id, async_mode, core_mask)
+        finally:
+            librknnrt.RKNNLite._told = told
+            if library is None:
+                del os.environ["RKNNRT_LIB"]
+            else:
+                os.environ["RKNNRT_LIB"] = library
+
 
 class Wheel:
     """What rknn-toolkit-lite2 2.5.0 does over the C library, from load_rknn to release."""
@@ -105,7 +115,7 @@ class Wheel:
     NPU_CORE_0_1, NPU_CORE_0_1_2, NPU_CORE_ALL = 3, 7, 0xffff
 
     def __init__(self, verbose: bool = False, verbose_file: str | None = None):
-        self.context = librknnrt.RKNNLite()
+        self.context = Library()
 
     @property
     def error(self) -> str | None:
