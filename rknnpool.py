@@ -458,7 +458,9 @@ class _Dispatcher:
                 self._book(worker)
                 worker.inbox.put(entry)
             else:
-                if not waiting.entries:
+                if not waiting.entries and getattr(frame, "first", False):  # its source has lost a turn
+                    self.waiting.appendleft(waiting)
+                elif not waiting.entries:
                     self.waiting.append(waiting)
                 waiting.entries.append(entry)
         return future

@@ -69,6 +69,7 @@ class Stream:
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
         self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
         self._served, self._results, self._gone = collections.deque(maxlen=100), None, 0
+        self._passed = 0  # frames in whose place a newer one was served
         self.say_note()
 
     def add(self, place: Any) -> None:
@@ -99,6 +100,10 @@ class Stream:
                 received, number, moment = time.perf_counter(), self.number, self.source.now()
                 self.number += 1
                 if self.too_soon(received if self.live else moment):
+                    continue
+                if self.live and self.source.hand_over(number, moment, received):
+                    self._passed += 1  # the frame before it
+                    self.source.hold()
                     continue
                 picture, error = None, None
                 waits = self.live and pool is not None and not pool.idle
@@ -281,7 +286,7 @@ class Stream:
     @property
     def dropped(self) -> int:
         """Frames of a live source that were read and not served, because a newer one came first."""
-        return self._results.dropped + self._gone if self._results else 0
+        return self._results.dropped + self._gone + self._passed if self._results else 0
 
     @property
     def fps(self) -> float:

@@ -32,6 +32,7 @@ class Result:
         self.overlay: List[Callable] = []
         self.draw: Optional[Callable] = None
         self.shown: Any = NOT_YET  # what `picture` begins with, if not the frame
+        self.first, stream.owed = getattr(stream, "owed", False), False  # before the other streams' frames in the pool
         self._making, self._drawn = threading.RLock(), False
 
     def take(self) -> bool:
@@ -39,7 +40,7 @@ class Result:
         with self._making:
             if self._later is not None:
                 later, self._later = self._later, None
-                self._frame = later()
+                self._frame = later(self)
         return self._frame is not None
 
     @property
@@ -85,6 +86,7 @@ class Served:
     def __call__(self, context: Any, result: Result) -> Result:
         if result.error is None:
             if not result.take():
+                result.stream.owed = True
                 raise Gone
             result.stream.in_work[result.number] = result
             if self.detections:

@@ -1,5 +1,4 @@
 """Files, cameras, URLs and GStreamer pipelines, opened and read by OpenCV."""
-import collections
 import os
 import re
 import shutil
@@ -15,8 +14,9 @@ from rknnmodel import InputError
 from sources.names import NotYet, hide
 
 TIMEOUT = 5        # seconds after which a URL that sends nothing counts as gone
-LAP = 32           # frames over which a live source's rate is measured
-PACE = 0.02        # seconds between its frames, until that is known
+LAP = 32           # frames after which it is seen whether a live source is read as fast as it sends
+IMMINENT = 0.015   # seconds that a context waits for a frame that is being grabbed
+MOST = 0.9         # of the time between two frames that one may wait
 YUV = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21, "I420": cv2.COLOR_YUV2BGR_I420,
        "YU12": cv2.COLOR_YUV2BGR_I420, "YV12": cv2.COLOR_YUV2BGR_YV12}
 
@@ -144,29 +144,36 @@ def is_live(source: str, total: int) -> bool:
 
 
 class Pace:
-    """How long a live source's frame may wait to be taken before the next is read: a share of the time between two,
-    which shrinks where reading falls behind for it."""
+    """How long a live source's frame may wait to be taken before the next is read: most of the time between two.
+
+    A source must be read as fast as it sends, or it falls behind for ever, and what it says of its rate need not be so.
+    Of every LAP frames two are read without waiting, therefore: where they were there already it is behind, is read
+    without waiting until it no longer is, and then frames wait for less.
+    """
 
     def __init__(self):
-        self.count, self.share, self.began = 0, 0.5, 0.0
-        self.laps = collections.deque(maxlen=16)  # seconds a frame
-        self.came = 0.0
+        self.came = self.began = self.probed = time.perf_counter()
+        self.period, self.share = 0.0, MOST  # seconds between two frames; of which one may wait so much
+        self.count = self.waits = self.probes = 0  # frames of this lap, of them still to wait, read without waiting
 
     def frame(self) -> None:
         """Another frame has come."""
-        self.came = time.perf_counter()
-        if self.count % LAP == 0:
-            if self.count:
-                lap = (self.came - self.began) / LAP
-                behind = self.laps and lap > 1.05 * min(self.laps)
-                self.share = max(0.0, self.share - 0.2) if behind else min(0.8, self.share + 0.1)
-                self.laps.append(lap)
-            self.began = self.came
-        self.count += 1
+        self.came, self.count = time.perf_counter(), self.count + 1
+        if self.waits:
+            self.waits, self.probed, self.probes = self.waits - 1, self.came, 0
+            return
+        self.probes += 1
+        if self.probes < 2 or not self.period and self.count < 8:
+            return
+        if self.came - self.probed < 1.5 * self.period:
+            self.share, self.probed, self.probes = 0.8 * self.share, self.came, 0
+            return
+        self.period, self.began = (self.came - self.began) / self.count, self.came
+        self.share, self.count, self.waits = min(MOST, self.share + 0.05), 0, LAP - 2
 
     def left(self) -> float:
         """Seconds that it may still wait."""
-        return max(0.0, self.came + self.share * min(self.laps, default=PACE) - time.perf_counter())
+        return max(0.0, self.came + self.share * self.period - time.perf_counter()) if self.waits else 0.0
 
 
 class Video:
@@ -185,15 +192,17 @@ class Video:
         self.fps = capture.get(cv2.CAP_PROP_FPS)
         self.size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         self.live, self.time, self.pace = is_live(source, self.total), 0.0, Pace()
-        # OpenCV has one frame, until it grabs the next: `promised` is the function that may make its picture, and
-        # `converting` whether it does.
+        # OpenCV has one frame, until it grabs the next: `promised` is the function that may make its picture,
+        # `converting` whether it does, `waiter` a streams.Result that has come while the next one is grabbed.
         self.promised: Optional[Callable] = None
-        self.converting, self.changed = False, threading.Condition()
+        self.waiter, self.grabbing, self.converting, self.changed = None, False, False, threading.Condition()
 
     def grab(self) -> bool:
         """Go on by a frame, without making it a picture. False at the end."""
         self.withdraw()
+        self.grabbing = True
         more = self.capture.grab()
+        self.grabbing = False
         self.pace.frame()
         return more
 
@@ -202,14 +211,21 @@ class Video:
         ok, picture = self.capture.retrieve()
         return self.as_picture(picture) if ok else None
 
-    def later(self) -> Callable[[], Optional[np.ndarray]]:
-        """A function that makes the picture of the frame just grabbed, in whichever thread wants it: None where the
-        next frame is being grabbed, or has been."""
-        def picture() -> Optional[np.ndarray]:
+    def later(self) -> Callable[[Any], Optional[np.ndarray]]:
+        """A function that makes the picture of the frame just grabbed, in whichever thread wants it, for a
+        streams.Result. While the next one is being grabbed it waits a moment for that: None where it does not come."""
+        def picture(result: Any) -> Optional[np.ndarray]:
             with self.changed:
-                if self.promised is not picture:
+                if self.promised is picture:
+                    self.promised, self.converting = None, True
+                elif self.grabbing and self.waiter is None and self.pace.waits:  # it may come any moment
+                    self.waiter = result
+                    self.changed.wait_for(lambda: self.waiter is not result, IMMINENT)
+                    if self.waiter is result:
+                        self.waiter = None
+                        return None
+                else:
                     return None
-                self.promised, self.converting = None, True
             try:
                 return self.retrieve()
             finally:
@@ -218,6 +234,17 @@ class Video:
                     self.changed.notify_all()
         self.promised = picture
         return picture
+
+    def hand_over(self, number: int, moment: float, received: float) -> bool:
+        """Give the frame just grabbed to a Result that waits for it. False where none does."""
+        with self.changed:
+            result, self.waiter = self.waiter, None
+            if result is None:
+                return False
+            result.number, result.time, result.received = number, moment, received
+            self.converting = True
+            self.changed.notify_all()
+            return True
 
     def hold(self) -> None:
         """Let the frame that later() promised wait to be taken, until the next one may have come."""

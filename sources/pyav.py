@@ -123,9 +123,12 @@ class AVVideo(Video):
     def retrieve(self) -> Optional[np.ndarray]:
         return as_picture(self.frame, self.turn)
 
-    def later(self) -> Callable[[], Optional[np.ndarray]]:
+    def later(self) -> Callable[[Any], Optional[np.ndarray]]:
         frame, turn = self.frame, self.turn
-        return lambda: as_picture(frame, turn)
+        return lambda _: as_picture(frame, turn)
+
+    def hand_over(self, number: int, moment: float, received: float) -> bool:
+        return False
 
     def hold(self) -> None:
         """Nothing need be waited for: the frame is its own."""
