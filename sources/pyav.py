@@ -4,6 +4,7 @@ The frames are OpenCV's, and everything else that is said of them, too. PyAV's f
 memory and not one buffer: any of them may be made a picture at any time.
 """
 import collections
+import os
 import threading
 import time
 from typing import Any, Callable, Optional
@@ -16,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from sources.opencv import TIMEOUT, Video, is_live
 
 CODECS = "h264", "hevc", "av1"  # that the board's decoder is asked for
+DEVICE = "/dev/mpp_service"     # which it is
 BROKEN = 64                     # packets in a row that cannot be decoded, after which no more is tried, as in OpenCV
 TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 FAILURES = av.error.FFmpegError, ValueError, RuntimeError, TypeError  # TypeError: a PyAV without a way to choose
@@ -38,7 +40,7 @@ def open_av(source: str, path: str, url: bool, hardware_only: bool) -> "AVVideo"
     says why. Raises NotRead where FFmpeg reads no video.
     """
     plain = open_container(path, url)
-    codec = plain.streams.video[0].codec_context.codec
+    codec = video_of(plain).codec_context.codec
     kind = getattr(codec, "canonical_name", codec.name)
     why = None
     if kind not in CODECS:
@@ -52,7 +54,7 @@ def open_av(source: str, path: str, url: bool, hardware_only: bool) -> "AVVideo"
             hardware = open_container(path, url, video_decoder=f"{kind}_rkmpp", hwaccel=HWAccel("rkmpp"))
             return AVVideo(hardware, source)
         except (ImportError, NotRead) as error:
-            why = f"{kind}_rkmpp does not open ({error})"
+            why = f"{kind}_rkmpp does not open ({error if os.path.exists(DEVICE) else f'there is no {DEVICE}'})"
             plain = None if hardware_only else open_container(path, url)
     if hardware_only:
         if plain is not None:
@@ -77,12 +79,18 @@ def open_container(path: str, url: bool, **options: Any) -> Any:
     return container
 
 
+def video_of(container: Any) -> Any:
+    """Its video, and not the picture of a cover."""
+    best = getattr(container.streams, "best", None)  # PyAV of today
+    return best("video") if best else container.streams.video[0]
+
+
 class AVVideo(Video):
     """What open_av() opens: the methods and attributes of sources.Video. Raises NotRead where there is no frame."""
 
     def __init__(self, container: Any, source: str):
         self.container, self.source, self.file, self.time = container, source, None, 0.0
-        self.stream = stream = container.streams.video[0]
+        self.stream = stream = video_of(container)
         self.fps = float(stream.guessed_rate or stream.average_rate or 0)
         seconds = (container.duration or 0) / av.time_base
         if seconds <= 0 and stream.duration:
@@ -91,10 +99,10 @@ class AVVideo(Video):
         self.live = is_live(source, self.total)
         # Threads that decode several frames at once hand each out as many frames later.
         stream.thread_type = "SLICE" if self.live else "AUTO"
-        self.packets, self.frames, self.frame = container.demux(stream), collections.deque(), None
+        self.packets, self.frames, self.frame, self.failure = container.demux(stream), collections.deque(), None, None
         if not self.advance():  # here it is seen whether it can be decoded
             container.close()
-            raise NotRead("no frame can be decoded")
+            raise NotRead(self.failure or "it has no frame")
         self.frames.appendleft(self.frame)
         self.turn = turn_of(self.frame, stream)
         self.size = (self.frame.width, self.frame.height)[::-1 if self.turn in (90, 270) else 1]
@@ -113,8 +121,8 @@ class AVVideo(Video):
             try:
                 self.frames.extend(packet.decode())
                 broken = 0
-            except FAILURES:
-                broken += 1
+            except FAILURES as error:
+                broken, self.failure = broken + 1, getattr(error, "strerror", None) or error
                 if broken > BROKEN:
                     return False
         self.frame = self.frames.popleft()
