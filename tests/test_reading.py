@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, frames_of
+from many_cameras import Paced
 from test_live import CAMERAS, Camera, needs_gst
 from test_sources import GSTREAMER, SYSTEM_PYTHON, Host, needs_gstreamer
 from tqdm import tqdm
@@ -29,32 +30,6 @@ needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="th
 
 # ---- what is made a picture ----
 
-class Paced(sources.Video):
-    """A clip read at its pace, without end, as a camera gives it; it counts the pictures made."""
-
-    made = 0
-    fps_of_it = 30
-
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.live, self.next = True, time.perf_counter()
-        real = self.capture.grab
-        self.capture = SimpleNamespace(grab=lambda: self.pace_it(real), retrieve=self.capture.retrieve,
-                                       get=self.capture.get, set=self.capture.set, release=self.capture.release)
-
-    def pace_it(self, grab):
-        self.next += 1 / self.fps_of_it
-        time.sleep(max(0, self.next - time.perf_counter()))  # the camera's pace
-        if not grab():
-            self.rewind()
-            return grab()
-        return True
-
-    def retrieve(self):
-        self.made += 1
-        return super().retrieve()
-
-
 def myfunc_of(context, frame):
     context.inference([frame])
     return frame
@@ -63,6 +38,7 @@ def myfunc_of(context, frame):
 def served_live(clip, runtime, monkeypatch, count, sources_=1, contexts=1):
     """Streams of Paced clips, served until the first has had `count` frames."""
     monkeypatch.setattr(sources, "Video", Paced)
+    monkeypatch.setattr(Paced, "rate", 30)
     func = SimpleNamespace(myFunc=myfunc_of)
     made = [streams.Stream(clip, f"camera{number}") for number in range(sources_)]
 

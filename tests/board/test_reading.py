@@ -1,4 +1,4 @@
-"""What holds of the unmodified pyav-rkmpp in the board's userland, which has no decoder: all but the hardware's own part."""
+"""What holds of the real pyav-rkmpp in the board's userland, which has no decoder: all but the decoder's own part."""
 import importlib.util
 import subprocess
 import sys
