@@ -22,7 +22,7 @@ import results
 import runtimes
 from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor, soc
-from sources import READERS, parse_camera
+from sources import check_reader, parse_camera
 from sources.names import hide, name_streams, split_name
 from streams import Served, Stream, say, users_traceback
 
@@ -96,9 +96,7 @@ def check(args):
     if args.fps is not None and not 0 < args.fps < float("inf"):
         raise InputError(f"--fps {args.fps}: more than 0 frames a second are needed.")
     args.camera = parse_camera(args.camera_size, args.camera_fps, args.camera_format)
-    if args.reader not in (None, *READERS):
-        raise InputError(f"--reader {args.reader}: is one of {', '.join(READERS)}.")
-    if args.reader == "av":
+    if check_reader(args.reader) == "av":
         results.part("sources.pyav", "--reader av")
 
 

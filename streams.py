@@ -23,6 +23,7 @@ from rknnmodel import InputError, ModelError
 from rknnpool import NPUError
 from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
 from sources.names import short_names
+from sources.pace import Wanted
 
 # seconds between two attempts to open a live source that is not there; the last one for ever
 RETRIES = 1, 2, 4, 8, 15, 30
@@ -67,8 +68,9 @@ class Stream:
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
         self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
-        self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
+        self.began, self.ended, self.wanted = time.perf_counter(), None, Wanted(most)
         self._served, self._results, self._gone = collections.deque(maxlen=100), None, 0
+        self.owed = False  # its turn came between two frames
         self._passed = 0  # frames in whose place a newer one was served
         self.say_note()
 
@@ -99,7 +101,7 @@ class Stream:
                     return
                 received, number, moment = time.perf_counter(), self.number, self.source.now()
                 self.number += 1
-                if self.too_soon(received if self.live else moment):
+                if self.wanted.too_soon(received if self.live else moment, self.rate):
                     continue
                 if self.live and self.source.hand_over(number, moment, received):
                     self._passed += 1  # the frame before it
@@ -112,9 +114,14 @@ class Stream:
                 except InputError as unreadable:
                     error = str(unreadable)
                 if picture is not None or error:
-                    yield Result(self, number, moment, picture, received, self.source.file, error)
+                    result = Result(self, number, moment, picture, received, self.source.file, error)
+                    result.first, self.owed = self.owed, False
+                    yield result
                     if waits:
                         self.source.hold()
+                        if self.most:  # it goes on waiting while the next ones come too soon
+                            result.take()
+                    result = None
                 elif not self.live:
                     self.number = number
                     return
@@ -122,16 +129,6 @@ class Stream:
             if self.source is not None:
                 self.source.release()
             self.released.set()
-
-    def too_soon(self, moment: float) -> bool:
-        """Whether a frame comes before the next one is due, where not all are wanted."""
-        if not self.most:
-            return False
-        step, slack = 1 / self.most, 0.5 / self.rate if 1 <= self.rate <= 1000 else 0.001
-        if moment < self._due - slack:
-            return True
-        self._due = self._due + step if moment < self._due + step else moment + step
-        return False
 
     def come_back(self) -> bool:
         """Open a live source again and again, until it gives a frame (True) or the stream is stopped (False)."""

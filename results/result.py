@@ -32,7 +32,7 @@ class Result:
         self.overlay: List[Callable] = []
         self.draw: Optional[Callable] = None
         self.shown: Any = NOT_YET  # what `picture` begins with, if not the frame
-        self.first, stream.owed = getattr(stream, "owed", False), False  # before the other streams' frames in the pool
+        self.first = False  # in the pool before the other streams' frames
         self._making, self._drawn = threading.RLock(), False
 
     def take(self) -> bool:

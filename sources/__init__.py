@@ -95,6 +95,13 @@ def open_source(source: Any, reader: Optional[str] = None, camera: Optional[Came
     return open_video(source, url, reader)
 
 
+def check_reader(reader: Optional[str]) -> Optional[str]:
+    """The reader. Raises InputError for what is none."""
+    if reader not in (None, *READERS):
+        raise InputError(f"--reader {reader}: is one of {', '.join(READERS)}.")
+    return reader
+
+
 def open_video(source: str, url: bool, reader: Optional[str]) -> Video:
     """The opened Video of a file or a URL."""
     path, note = source if url else local(source), None

@@ -12,11 +12,10 @@ import numpy as np
 
 from rknnmodel import InputError
 from sources.names import NotYet, hide
+from sources.pace import Pace
 
 TIMEOUT = 5        # seconds after which a URL that sends nothing counts as gone
-LAP = 32           # frames after which it is seen whether a live source is read as fast as it sends
 IMMINENT = 0.015   # seconds that a context waits for a frame that is being grabbed
-MOST = 0.9         # of the time between two frames that one may wait
 YUV = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21, "I420": cv2.COLOR_YUV2BGR_I420,
        "YU12": cv2.COLOR_YUV2BGR_I420, "YV12": cv2.COLOR_YUV2BGR_YV12}
 
@@ -141,39 +140,6 @@ def is_live(source: str, total: int) -> bool:
     return source.isdigit() or source.startswith("/dev/") or not total and (
         "://" in source and " ! " not in source and not source.startswith("file://")
         or " ! " in source and not re.search(r"\b(filesrc|multifilesrc|num-buffers)\b", source))
-
-
-class Pace:
-    """How long a live source's frame may wait to be taken before the next is read: most of the time between two.
-
-    A source must be read as fast as it sends, or it falls behind for ever, and what it says of its rate need not be so.
-    Of every LAP frames two are read without waiting, therefore: where they were there already it is behind, is read
-    without waiting until it no longer is, and then frames wait for less.
-    """
-
-    def __init__(self):
-        self.came = self.began = self.probed = time.perf_counter()
-        self.period, self.share = 0.0, MOST  # seconds between two frames; of which one may wait so much
-        self.count = self.waits = self.probes = 0  # frames of this lap, of them still to wait, read without waiting
-
-    def frame(self) -> None:
-        """Another frame has come."""
-        self.came, self.count = time.perf_counter(), self.count + 1
-        if self.waits:
-            self.waits, self.probed, self.probes = self.waits - 1, self.came, 0
-            return
-        self.probes += 1
-        if self.probes < 2 or not self.period and self.count < 8:
-            return
-        if self.came - self.probed < 1.5 * self.period:
-            self.share, self.probed, self.probes = 0.8 * self.share, self.came, 0
-            return
-        self.period, self.began = (self.came - self.began) / self.count, self.came
-        self.share, self.count, self.waits = min(MOST, self.share + 0.05), 0, LAP - 2
-
-    def left(self) -> float:
-        """Seconds that it may still wait."""
-        return max(0.0, self.came + self.share * self.period - time.perf_counter()) if self.waits else 0.0
 
 
 class Video:

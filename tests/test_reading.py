@@ -23,7 +23,7 @@ import streams
 from results.result import Served
 from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor
-from sources.opencv import Pace
+from sources.pace import Pace
 
 needs_av = pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="this reader is PyAV: pip install av")
 
@@ -35,12 +35,12 @@ def myfunc_of(context, frame):
     return frame
 
 
-def served_live(clip, runtime, monkeypatch, count, sources_=1, contexts=1):
+def served_live(clip, runtime, monkeypatch, count, sources_=1, contexts=1, most=None):
     """Streams of Paced clips, served until the first has had `count` frames."""
     monkeypatch.setattr(sources, "Video", Paced)
     monkeypatch.setattr(Paced, "rate", 30)
     func = SimpleNamespace(myFunc=myfunc_of)
-    made = [streams.Stream(clip, f"camera{number}") for number in range(sources_)]
+    made = [streams.Stream(clip, f"camera{number}", most) for number in range(sources_)]
 
     class Enough:
         def write(self, result):
@@ -73,6 +73,14 @@ def test_cameras_that_share_a_busy_pool_take_turns(clip, runtime, monkeypatch):
     runtime.NPU_CORES, runtime.seconds = 1, 0.02  # 50 FPS of 120
     counts = [stream.count for stream in served_live(clip, runtime, monkeypatch, 30, 4, 2)]
     assert min(counts) >= 20, counts
+
+
+def test_a_frame_that_is_wanted_goes_on_waiting_while_those_come_that_are_not(clip, runtime, monkeypatch):
+    runtime.NPU_CORES, runtime.seconds = 1, 0.06  # 16 FPS of 20 that are wanted, of 60
+    both_ = served_live(clip, runtime, monkeypatch, 15, 2, 1, most=10)
+    assert min(stream.count for stream in both_) >= 10
+    assert all(stream._gone + stream._passed <= 2 for stream in both_)
+    assert all(stream.source.made <= 0.5 * stream.number for stream in both_)
 
 
 def test_a_frame_waits_for_its_context_until_the_next_is_grabbed(clip):
@@ -183,7 +191,7 @@ def test_a_live_frame_whose_turn_comes_too_late_is_refused():
     result = streams.Result(SimpleNamespace(in_work={}), 0, 0, lambda _: None, 0)
     with pytest.raises(results.result.Gone):
         Served(SimpleNamespace(myFunc=None))(None, result)
-    assert result.stream.owed and streams.Result(result.stream, 1, 0, None, 0).first
+    assert result.stream.owed
 
 
 # ---- PyAV ----
