@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from rknnmodel import InputError
-from sources.names import PICTURES, NotYet, check_utf8, is_picture, local, malformed, shown  # noqa: F401
+from sources.names import PICTURES, NoHardware, NotRead, NotYet, check_utf8, is_picture, local, malformed, shown  # noqa: F401
 from sources.opencv import (  # noqa: F401
     TIMEOUT,
     Camera,
@@ -106,15 +106,19 @@ def open_video(source: str, url: bool, reader: Optional[str]) -> Video:
     """The opened Video of a file or a URL."""
     path, note = source if url else local(source), None
     if reader == "av" or reader is None and has_hardware():
-        from sources.pyav import Hardware, NotRead, open_av  # only here, for PyAV may not be installed
         try:
+            from sources.pyav import open_av  # only here, for PyAV may not be installed
             return open_av(source, path, url, hardware_only=reader is None)
         except NotRead as error:
             if reader == "av":
                 raise unreachable(source) if url else InputError(
                     f"{path}: not a video that PyAV can read ({error}).") from None
-        except Hardware as error:
+        except NoHardware as error:
             note = f"OpenCV decodes it on the CPU, for {error}"
+        except ImportError as error:
+            if reader == "av":
+                raise
+            note = f"OpenCV decodes it on the CPU, for pyav-rkmpp cannot be imported ({error})"
     if url:
         video = Video(open_url(source), source)
     else:

@@ -18,6 +18,14 @@ class NotYet(InputError):
     """A live source does not answer, but may later."""
 
 
+class NotRead(Exception):
+    """A reader reads no video there."""
+
+
+class NoHardware(Exception):
+    """The board's decoder does not decode it: why, the end of a sentence."""
+
+
 def hide(text: str) -> str:
     """The text with "***" for each password in it: in a URL's login, in its query, in a pipeline's properties."""
     # Up to the last @ before another URL or element, for a password may hold one, or a slash, or a space.

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from sources.names import NoHardware, NotRead
 from sources.opencv import TIMEOUT, Video, is_live
 
 CODECS = "h264", "hevc", "av1"  # that the board's decoder is asked for
@@ -25,18 +26,10 @@ FAILURES = av.error.FFmpegError, ValueError, RuntimeError, TypeError  # TypeErro
 _own = threading.local()  # a converter for each thread: to make one costs as much as to convert
 
 
-class NotRead(Exception):
-    """FFmpeg reads no video there."""
-
-
-class Hardware(Exception):
-    """The board's decoder does not decode it: why."""
-
-
 def open_av(source: str, path: str, url: bool, hardware_only: bool) -> "AVVideo":
     """The AVVideo of a file's path or a URL, decoded by the board's decoder where there is one.
 
-    hardware_only: raise Hardware where there is none; else the CPU decodes, and where FFmpeg has such decoders `note`
+    hardware_only: raise NoHardware where there is none; else the CPU decodes, and where FFmpeg has such decoders `note`
     says why. Raises NotRead where FFmpeg reads no video.
     """
     plain = open_container(path, url)
@@ -52,14 +45,14 @@ def open_av(source: str, path: str, url: bool, hardware_only: bool) -> "AVVideo"
         try:
             from av.codec.hwaccel import HWAccel
             hardware = open_container(path, url, video_decoder=f"{kind}_rkmpp", hwaccel=HWAccel("rkmpp"))
-            return AVVideo(hardware, source)
+            return AVVideo(hardware, source, hardware=True)
         except (ImportError, NotRead) as error:
             why = f"{kind}_rkmpp does not open ({error if os.path.exists(DEVICE) else f'there is no {DEVICE}'})"
             plain = None if hardware_only else open_container(path, url)
     if hardware_only:
         if plain is not None:
             plain.close()
-        raise Hardware(why)
+        raise NoHardware(why)
     video = AVVideo(plain, source)
     video.note = f"PyAV decodes it on the CPU, for {why}" if "h264_rkmpp" in av.codecs_available else None
     return video
@@ -88,7 +81,7 @@ def video_of(container: Any) -> Any:
 class AVVideo(Video):
     """What open_av() opens: the methods and attributes of sources.Video. Raises NotRead where there is no frame."""
 
-    def __init__(self, container: Any, source: str):
+    def __init__(self, container: Any, source: str, hardware: bool = False):
         self.container, self.source, self.file, self.time = container, source, None, 0.0
         self.stream = stream = video_of(container)
         self.fps = float(stream.guessed_rate or stream.average_rate or 0)
@@ -97,8 +90,8 @@ class AVVideo(Video):
             seconds = float(stream.duration * stream.time_base)
         self.total = stream.frames or max(0, int(seconds * self.fps + 0.5))
         self.live = is_live(source, self.total)
-        # Threads that decode several frames at once hand each out as many frames later.
-        stream.thread_type = "SLICE" if self.live else "AUTO"
+        if not hardware:  # threads that decode several frames at once hand each out as many frames later
+            stream.thread_type = "SLICE" if self.live else "AUTO"
         self.packets, self.frames, self.frame, self.failure = container.demux(stream), collections.deque(), None, None
         if not self.advance():  # here it is seen whether it can be decoded
             container.close()

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -328,6 +329,16 @@ def test_opencv_takes_over_where_the_boards_decoder_is_not_to_be_had(main_py, cl
         "demo.mp4: OpenCV decodes it on the CPU, for this FFmpeg has no h264_rkmpp."]
 
 
+def test_opencv_takes_over_where_the_boards_decoder_cannot_be_imported(main_py, clip, tmp_path, plain_func):
+    info = tmp_path / "pyav_rkmpp-18.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pyav-rkmpp\nVersion: 18.1\n")
+    (tmp_path / "av.py").write_text("raise ImportError('libdrm.so.2: no such file')")
+    done = main_py(clip, "--headless", "--func", plain_func, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0 and "45 frames" in done.stdout
+    assert "pyav-rkmpp cannot be imported (libdrm.so.2: no such file)." in done.stderr
+
+
 @needs_av
 @needs_gst
 @pytest.mark.slow
@@ -411,6 +422,34 @@ def test_what_a_camera_gives_instead_is_said_once(asked, said):
                     "MJPG, not YUYV."]
     stream.say_note()
     assert len(said) == 1
+
+
+def test_main_asks_a_camera_for_what_the_flags_or_the_settings_say(clip, plain_func):
+    script = """
+import cv2, main
+real = cv2.VideoCapture
+class Noted:
+    def __init__(self, *_):
+        self.real, self.asked = real(CLIP), {}
+    def set(self, what, value):
+        self.asked[what] = value
+        print("asked", what, value)
+        return True
+    def get(self, what):
+        return self.asked.get(what) or self.real.get(what)
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+cv2.VideoCapture = Noted
+main.camera_fps = 15
+main.main()""".replace("CLIP", repr(str(clip)))
+    run = subprocess.Popen([sys.executable, "-uc", script, "0", "--headless", "--func", str(plain_func),
+                            "--camera-size", "800x600", "--camera-format", "MJPG"], cwd=ROOT, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    asked_ = [run.stdout.readline().split()[1:] for _ in range(4)]
+    run.terminate()
+    run.communicate(timeout=60)
+    assert asked_ == [[str(cv2.CAP_PROP_FOURCC), str(cv2.VideoWriter_fourcc(*"MJPG"))], ["3", "800"], ["4", "600"],
+                      ["5", "15"]]
 
 
 @pytest.mark.parametrize("flags, said", [
