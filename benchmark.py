@@ -71,13 +71,13 @@ def opened_video(path: str) -> Video:
 
 def looped(path: str) -> Iterator[np.ndarray]:
     """The video's frames, again and again."""
-    capture = opened_video(path).capture
+    video = opened_video(path)
     while True:
-        ok, frame = capture.read()
-        if not ok:
-            capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-            ok, frame = capture.read()
-            if not ok:
+        frame = video.read()
+        if frame is None:
+            video.rewind()
+            frame = video.read()
+            if frame is None:
                 raise InputError(f"{path}: cannot be read again from its beginning.")
         yield frame
 
