@@ -370,18 +370,23 @@ class _Dispatcher:
         self.releasing = set()              # threads that wait for the end
         self.error = None                   # of a context's release()
         self.failures, self.failing_since, self.failing_cores = 0, 0.0, set()
+        self.keeper = _Worker(0, 0, "")
         try:
             for number in range(1, count + 1):
                 self._open(runtime, path, number, count)
-        except BaseException:
             for worker in self.workers:
-                self._close(worker)
+                self.idle[worker.core].append(worker)
+                self._start(worker, "rknnpool", self._work)
+            self._start(self.keeper, "rknnpool-keeper", self._keep)
+        except BaseException:
+            self.ending = True
+            for worker in self.workers:
+                if worker.thread is None:
+                    self._close(worker)
+                else:  # which closes its context itself
+                    worker.inbox.put(None)
+                    worker.thread.join(GRACE)
             raise
-        for worker in self.workers:
-            self.idle[worker.core].append(worker)
-            self._start(worker, "rknnpool", self._work)
-        self.keeper = _Worker(0, 0, "")
-        self._start(self.keeper, "rknnpool-keeper", self._keep)
         self.alive.add(self)
 
     @staticmethod
@@ -401,8 +406,9 @@ class _Dispatcher:
 
     @staticmethod
     def _start(worker, name, target):
-        worker.thread = threading.Thread(target=target, args=(worker,), name=name, daemon=True)
-        worker.thread.start()
+        thread = threading.Thread(target=target, args=(worker,), name=name, daemon=True)
+        thread.start()
+        worker.thread = thread
 
     def _open(self, runtime, path, number, count):
         core = self.npu.open_on(list(self.runs))

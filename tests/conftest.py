@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import func
+import rknnmodel
 import rknnpool
 import streams
+from runtimes.cpu import RKNNLite
 
 ROOT = Path(__file__).resolve().parents[1]
 collect_ignore = ["board/box"]  # the board's own userland
@@ -121,6 +123,14 @@ def clip(tmp_path_factory, demo_frames):
     return path
 
 
+def opened_demo(name):
+    """An opened context on the CPU with a demo model, "yolov5n" or "yolov8n"."""
+    context, path = RKNNLite(), ROOT / f"models/{name}_emoji.onnx"
+    assert context.load_rknn(str(path)) == 0 and context.init_runtime() == 0, context.error
+    context.model = rknnmodel.describe(path)
+    return context
+
+
 def number_in(frame):
     """The number that clip() drew in a frame."""
     return round(float(np.count_nonzero(frame[20, :, 1] > 127)) / 4) - 1
@@ -129,6 +139,14 @@ def number_in(frame):
 def frames_of(path):
     """All frames of a video file: a list."""
     return list(streams.frames_of(cv2.VideoCapture(str(path))))
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The lines that streams.say() printed: a list."""
+    lines = []
+    monkeypatch.setattr(streams, "say", lambda text, file=None: lines.append(text))
+    return lines
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """What --web and --mqtt cost the pool: frames a second and CPU a frame with none, one, three, a slow and a hundred
-viewers. By hand; README.md has the figures.
+viewers. By hand; BENCHMARKS.md has the figures.
 
     python tests/page_cost.py --seconds 10 --rounds 3
 

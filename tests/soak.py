@@ -1,5 +1,5 @@
 """A day's run in ten minutes: two cameras that drop out, a broker that is killed, a viewer, an NPU that fails on one
-frame in a thousand; everything counted in and out. By hand; README.md has the figures.
+frame in a thousand; everything counted in and out. By hand; tests/README.md has the figures.
 
     python tests/soak.py                            # ten minutes: sixty "minutes" of ten seconds
     python tests/soak.py --minutes 60 --minute 60   # an hour

@@ -15,7 +15,6 @@ from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-import streams
 from results import mqtt
 from results.mqtt import MQTT, level, parse, slug
 from rknnmodel import InputError
@@ -48,13 +47,6 @@ def listener(broker):
     listener = Listener(broker)
     yield listener
     listener.close()
-
-
-@pytest.fixture
-def said(monkeypatch):
-    lines = []
-    monkeypatch.setattr(streams, "say", lambda text, file=None: lines.append(text))
-    return lines
 
 
 @pytest.fixture

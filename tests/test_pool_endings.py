@@ -322,6 +322,23 @@ def test_a_signal_handler_that_is_called_by_hand_waits_for_the_end():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("started", [0, 2, 4], ids=["the first", "one in the middle", "the keeper"])
+def test_a_pool_whose_thread_cannot_start_leaves_no_context_open_and_no_thread(runtime, monkeypatch, started):
+    start, threads = threading.Thread.start, []
+
+    def limited(thread):
+        if len(threads) == started:
+            raise RuntimeError("can't start new thread")  # as Python says it where the system's limit is reached
+        threads.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        rknnPoolExecutor("model.rknn", 4, infer, runtime=runtime)
+    assert closed_once(runtime) and len(runtime.contexts) == 4
+    assert len(threads) == started and not any(thread.is_alive() for thread in threads)
+
+
 def test_ctrl_c_in_release_and_release_again(runtime):
     done = run_script("""
         go_on = threading.Event()

@@ -3,13 +3,12 @@ encoded as those models have them."""
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import opened_demo
 from layouts import ANGLE, POINTS
 
 import func
 import rknnmodel
 from funcs import geometry, resnet, rockchip, rockchip_more, ultralytics, yolov8
-from runtimes.cpu import RKNNLite
 
 SIZE = 640
 STRIDES = (8, 16, 32)
@@ -50,10 +49,7 @@ def heads(frame):
     """The demo models' own heads for the frame, and what is found in them: {name: (outputs, Detections)}."""
     found = {}
     for name, reader in (("yolov8n", yolov8), ("yolov5n", func)):
-        context = RKNNLite()
-        path = ROOT / f"models/{name}_emoji.onnx"
-        assert context.load_rknn(str(path)) == 0 and context.init_runtime() == 0, context.error
-        context.model = rknnmodel.describe(path)
+        context = opened_demo(name)
         outputs = context.inference([func.letterbox(frame, SIZE)[0][None]])
         found[name] = [output.copy() for output in outputs], reader.detect(context, frame)
     return found

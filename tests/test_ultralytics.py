@@ -7,7 +7,7 @@ import cv2
 import layouts
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import opened_demo
 
 import func
 import rknnmodel
@@ -59,10 +59,7 @@ def plain(frame):
     """The same objects as Rockchip's heads give them, which func.py and funcs/yolov8.py read, Ultralytics' overlap."""
     found = {}
     for name, reader in (("yolov8n", yolov8), ("yolov5n", func)):
-        context = RKNNLite()
-        path = ROOT / f"models/{name}_emoji.onnx"
-        assert context.load_rknn(str(path)) == 0 and context.init_runtime() == 0, context.error
-        context.model = rknnmodel.describe(path)
+        context = opened_demo(name)
         context.model.iou = 0.7 if name == "yolov8n" else None
         found[name] = reader.detect(context, frame)
     return found

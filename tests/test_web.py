@@ -19,7 +19,6 @@ from browser import MISSING, Browser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import streams
 from rknnmodel import InputError
 
 aiohttp = pytest.importorskip("aiohttp", reason="pip install aiohttp")
@@ -37,13 +36,6 @@ def wait(condition, *arguments):
     while not condition(*arguments):
         assert time.monotonic() < until, "did not happen"
         time.sleep(0.02)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    lines = []
-    monkeypatch.setattr(streams, "say", lambda text, file=None: lines.append(text))
-    return lines
 
 
 @pytest.fixture
