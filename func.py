@@ -603,7 +603,8 @@ def draw(IMG: np.ndarray, detections: Any, classes: Optional[np.ndarray] = None,
     captions = [f"{detections.name(number)} {score:.2f}"
                 for number, score in zip(detections.classes.tolist(), detections.scores.tolist())]
     if detections.ids is not None:
-        captions = [f"#{number} {caption}" for number, caption in zip(detections.ids.tolist(), captions)]
+        captions = [f"#{number} {caption}" if number >= 0 else caption  # not sure yet
+                    for number, caption in zip(detections.ids.tolist(), captions)]
     if detections.boxes is None:  # a classifier's
         row = 0
         for caption, number in zip(captions, detections.classes.tolist()):

@@ -14,8 +14,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-from tqdm import tqdm
+try:
+    import cv2
+    from tqdm import tqdm
+except ImportError as error:
+    print(f"{error}: main.py runs in the environment that README.md's first two commands make, as "
+          f"{os.path.join('.venv', 'bin', 'python')} main.py.", file=sys.stderr)
+    sys.exit(2)
 
 import funcs
 import results

@@ -106,7 +106,20 @@ def _default_runtime():
         why = f"RKNN_SOC={given} is no SoC with an NPU that is known ({', '.join(SOCS)})"
     elif not os.path.exists(COMPATIBLE) and any(map(os.path.exists, (LIBRARY, *DEVICES))):
         why = f"No {COMPATIBLE} ({UNMASK}); RKNN_SOC=rk3588 names the SoC without it"
-    from runtimes import cpu
+    try:
+        from runtimes import cpu
+    except ImportError:  # this file was copied alone
+
+        class Missing:
+            error = (f"{why or 'no Rockchip NPU found'}, and not runtimes/cpu.py, which takes its place: "
+                     "copy the folder runtimes, too")
+
+            def load_rknn(self, path):
+                return -1
+
+            def release(self):
+                pass
+        return Missing
     cpu.why = why or cpu.why
     return cpu.RKNNLite
 

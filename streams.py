@@ -232,6 +232,8 @@ class Stream:
             if self.code != 3:
                 self.code = 2
                 say(result.error, sys.stderr)
+        elif result.shown is None:
+            self.complain("myFunc returned None instead of a picture: is its return missing?")
         elif result.detections is not None:
             for first in (self.tracker, self.lines):
                 if first is not None:
@@ -297,4 +299,5 @@ class Stream:
         more = f", {self.dropped} dropped" if self.live else ""
         for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"), (self.unshown, "not shown")):
             more += f", {count} {what}" if count else ""
-        return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"
+        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+        return f"{self.name}: {frames} in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"
