@@ -3,6 +3,7 @@ cameras are asked for what the flags say."""
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -113,7 +114,7 @@ def test_a_context_that_comes_as_the_next_frame_is_grabbed_gets_that_one(clip):
 
         def wait_for(self, condition, seconds=None):
             asked.set()
-            return monkey.wait_for(condition, None)
+            return monkey.wait_for(condition, 20)
 
         def notify_all(self):
             video_changed.notify_all()
@@ -179,6 +180,13 @@ def test_a_frame_whose_source_lost_a_turn_comes_first(runtime):
         for run in runs:
             list(run)
     assert order == ["busy", "first", "second"]
+
+
+def test_a_stream_says_that_it_is_away():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    stream = streams.Stream(f"http://127.0.0.1:{port}/x")  # nobody is there any more
+    assert stream.away and stream.live
 
 
 def test_a_picture_that_nobody_asks_for_is_not_made(clip):
@@ -366,8 +374,6 @@ def test_pyav_reads_a_camera_and_finds_it_again(monkeypatch):
 @needs_av
 @pytest.mark.slow
 def test_a_host_that_says_nothing_is_given_up(monkeypatch):
-    import socket
-
     import sources.pyav
     monkeypatch.setattr(sources.pyav, "TIMEOUT", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -493,16 +499,33 @@ print(len(shapes), *sorted(set(shapes)), source.live)"""
     return subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, timeout=60)
 
 
-@needs_gstreamer
-def test_the_readmes_pipelines_for_the_boards_decoder_run_with_one_of_the_cpu_in_its_place():
+def by_the_cpu(pipeline):
+    """The pipeline with a decoder of the CPU in mppvideodec's place."""
     decoder = next((name for name in ("avdec_h264", "openh264dec")
                     if not subprocess.run(["gst-inspect-1.0", "--exists", name]).returncode), None)
     if decoder is None or subprocess.run(["gst-inspect-1.0", "--exists", "h264parse"]).returncode:
         pytest.skip("an H.264 decoder of GStreamer's: apt-get install gstreamer1.0-plugins-bad")
-    file, = (line for line in pipelines("mppvideodec") if "filesrc" in line)
-    software = file.replace("mppvideodec", f"{decoder} ! videoconvert").replace("street.mp4", "models/demo.mp4")
-    done = read_by_gstreamer(software.replace("location=", f"location={ROOT}/"), 20)
-    assert done.stdout.split() == "20 (720, 1280, 3) False".split(), done.stdout + done.stderr
+    return pipeline.replace("mppvideodec", f"{decoder} ! videoconvert")
+
+
+@needs_gstreamer
+def test_the_readmes_pipeline_for_the_boards_decoder_runs_with_one_of_the_cpu_in_its_place():
+    file, _ = pipelines("mppvideodec")
+    done = read_by_gstreamer(by_the_cpu(file).replace("street.mp4", f"{ROOT}/models/demo.mp4"), 20)
+    assert done.stdout.split(" ", 1) == ["20", "(720, 1280, 3) False\n"], done.stdout + done.stderr
+
+
+@needs_gstreamer
+@needs_gst
+@pytest.mark.slow
+def test_the_readmes_pipeline_for_a_network_camera_runs_with_a_decoder_of_the_cpu():
+    _, camera = pipelines("mppvideodec")
+    server = Camera(CAMERAS["rtsp"], "rtsp", ROOT / "models/demo.mp4")
+    try:
+        done = read_by_gstreamer(re.sub(r"rtsp://\S+", server.url, by_the_cpu(camera)), 20)
+    finally:
+        server.kill()
+    assert done.stdout.split(" ", 1) == ["20", "(720, 1280, 3) True\n"], done.stdout + done.stderr
 
 
 @needs_gstreamer
