@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import cv2
@@ -137,24 +136,31 @@ def test_a_context_that_comes_as_the_next_frame_is_grabbed_gets_that_one(clip):
     assert np.array_equal(result.frame, frames_of(clip)[1])
 
 
-def test_a_source_that_falls_behind_is_read_without_waiting(monkeypatch):
+def test_a_live_source_is_read_as_fast_as_it_sends_though_frames_wait(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    def read(pace, sent, count, decoding):
-        """Read `count` frames of a camera that has one ready every 1/25 s: how late the last was read."""
-        for _ in range(count):
-            now[0] = max(now[0] + pace.left(), sent[0]) + decoding
-            sent[0] += 0.04
-            pace.frame()
-        return now[0] - sent[0] + 0.04
-
+    monkeypatch.setattr("sources.pace.time", SimpleNamespace(perf_counter=lambda: now[0]))
     pace, sent = Pace(), [0.0]
-    assert read(pace, sent, 200, 0.004) < 0.02 and pace.left() > 0.03  # nearly all of the time between two
-    assert read(pace, sent, 2000, 0.03) < 0.1 and pace.left() < 0.02   # a machine that hardly keeps up
+
+    def read(count, every, decoding):
+        """Read `count` frames of a camera that has one ready every so many seconds, no context taking any: how late the
+        latest of the last third was."""
+        late = []
+        for _ in range(count):
+            left = pace.left()
+            pace.waited = left > 0
+            began = now[0] = now[0] + left
+            now[0] = max(began, sent[0]) + decoding
+            late.append(now[0] - sent[0])
+            sent[0] += every
+            pace.frame(now[0] - began)
+        return max(late[-count // 3:])
+
+    assert read(400, 0.04, 0.004) < 0.01 and 0.03 < pace.share * pace.period < 0.04
     now[0] += 3
-    assert read(pace, sent, 300, 0.004) < 0.02  # what came meanwhile has been read
-    monkeypatch.undo()
+    assert read(400, 0.04, 0.004) < 0.01  # what came meanwhile has been read
+    assert read(1500, 0.02, 0.004) < 0.1 and pace.share * pace.period < 0.02  # it sends faster than before
+    assert read(400, 0.08, 0.004) < 0.01 and pace.share * pace.period > 0.06  # and slower
+    assert read(3000, 0.08, 0.064) < 0.5  # a machine that hardly keeps up
 
 
 def test_a_frame_whose_source_lost_a_turn_comes_first(runtime):
