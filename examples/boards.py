@@ -173,7 +173,8 @@ def main() -> None:
     try:
         if distributed is None:
             raise InputError("boards.py needs the package distributed, here and on each board: pip install distributed")
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here, in a sentence
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+            logging.getLogger(name).setLevel(100)  # what matters is said here, in a sentence
         warnings.simplefilter("ignore")
         code = asyncio.run(run(parse_arguments()))
     except InputError as error:

@@ -28,6 +28,7 @@ class Videos:
         self.args, self.boards, self.run = args, boards, run
         self.code = self.complete = self.attempts = self.unserved = 0
         self.served: Dict[str, Any] = {}  # of each board: frames, videos, from when to when
+        self.said: set = set()            # errors
         self.frames: Dict[str, int] = {}  # served so far of the videos that are under way
         self.bar = tqdm(total=len(args.names), unit=" videos", disable=True if args.quiet else None)
 
@@ -106,6 +107,8 @@ class Videos:
                 failed += 1
                 reply = {"error": f"{name}: each board that served it died.", "code": 2} if failed == TRIES else {}
             except Exception as error:  # Dask's own: it could not send, or not read what came
+                if self.boards.client.status != "running":
+                    raise InputError(f"{self.boards.address}: the scheduler went away.") from None
                 failed += 1
                 reply = {"error": f"{name}: {type(error).__name__}: {hide(str(error))}", "code": 2}
                 if failed < TRIES and self.boards.unfit:  # it may have come to one with other versions
@@ -127,6 +130,9 @@ class Videos:
         self.code = 1 if 1 in (self.code, reply["code"]) else reply["code"] or 2
         where = f" (board {self.boards.name(reply['board'])})" if "board" in reply else ""
         error = reply["error"] if reply["error"].startswith(f"{name}:") else f"{name}: {reply['error']}"
+        if reply["code"] == 1 and reply["error"] in self.said:  # a traceback, which is long
+            error = f"{name}: the same"
+        self.said.add(reply["error"])
         say(f"{error}{where}", sys.stderr)
         self.bar.update()
 
@@ -165,5 +171,7 @@ class Videos:
         for address, board in sorted(self.served.items(), key=lambda item: self.boards.name(item[0])):
             say(f"board {self.boards.name(address)}: {board.frames} frames of {board.videos} videos in "
                 f"{board.seconds:.1f} s, {board.frames / max(board.seconds, 0.001):.1f} FPS")
+        if not self.complete:
+            return
         frames, seconds = sum(each.frames for each in self.served.values()), time.perf_counter() - self.began
         say(f"in all: {frames} frames of {self.complete} videos in {seconds:.1f} s, {frames / seconds:.1f} FPS")
