@@ -166,10 +166,10 @@ class Video:
     def grab(self) -> bool:
         """Go on by a frame, without making it a picture. False at the end."""
         self.withdraw()
-        self.grabbing = True
+        self.grabbing, began = True, time.perf_counter()
         more = self.capture.grab()
         self.grabbing = False
-        self.pace.frame()
+        self.pace.frame(time.perf_counter() - began)
         return more
 
     def retrieve(self) -> Optional[np.ndarray]:
@@ -215,7 +215,9 @@ class Video:
     def hold(self) -> None:
         """Let the frame that later() promised wait to be taken, until the next one may have come."""
         with self.changed:
-            self.changed.wait_for(lambda: self.promised is None and not self.converting, self.pace.left())
+            left = self.pace.left()
+            taken = self.changed.wait_for(lambda: self.promised is None and not self.converting, left)
+            self.pace.waited = left > 0 and not taken
 
     def withdraw(self) -> None:
         with self.changed:

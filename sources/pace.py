@@ -9,29 +9,34 @@ class Pace:
     """How long a live source's frame may wait to be taken before the next is read: most of the time between two.
 
     A source must be read as fast as it sends, or it falls behind for ever, and what it says of its rate need not be so.
-    Of every LAP frames two are read without waiting, therefore: where they were there already it is behind, is read
-    without waiting until it no longer is, and then frames wait for less.
+    Of every LAP frames two are read without waiting, therefore, which must take longer than with: else they were there
+    already. Then it is read without waiting until it has caught up, and from then on frames wait for less.
     """
 
     def __init__(self):
-        self.came = self.began = self.probed = time.perf_counter()
+        self.came = self.began = time.perf_counter()
         self.period, self.share = 0.0, MOST  # seconds between two frames; of which one may wait so much
         self.count = self.waits = self.probes = 0  # frames of this lap, of them still to wait, read without waiting
+        self.least, self.waited, self.behind = float("inf"), False, False  # seconds for a frame after one that waited
 
-    def frame(self) -> None:
-        """Another frame has come."""
+    def frame(self, seconds: float) -> None:
+        """Another frame has come, after so many seconds."""
         self.came, self.count = time.perf_counter(), self.count + 1
+        if self.waited:
+            self.least, self.waited = min(self.least, seconds), False
         if self.waits:
-            self.waits, self.probed, self.probes = self.waits - 1, self.came, 0
+            self.waits, self.probes = self.waits - 1, 0
             return
         self.probes += 1
         if self.probes < 2 or not self.period and self.count < 8:
             return
-        if self.came - self.probed < 1.5 * self.period:
-            self.share, self.probed, self.probes = 0.8 * self.share, self.came, 0
+        there = self.least < float("inf") and seconds < self.least + 0.5 * self.share * self.period
+        if there and self.count < 3 * LAP:
+            self.share, self.behind = self.share if self.behind else 0.5 * self.share, True
             return
+        self.share = self.share if self.behind else min(MOST, self.share + 0.05)
         self.period, self.began = (self.came - self.began) / self.count, self.came
-        self.share, self.count, self.waits = min(MOST, self.share + 0.05), 0, LAP - 2
+        self.count, self.waits, self.least, self.behind = 0, LAP - 2, float("inf"), False
 
     def left(self) -> float:
         """Seconds that it may still wait."""

@@ -3,10 +3,10 @@ cameras are asked for what the flags say."""
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
-import time
 from types import SimpleNamespace
 
 import cv2
@@ -113,7 +113,7 @@ def test_a_context_that_comes_as_the_next_frame_is_grabbed_gets_that_one(clip):
 
         def wait_for(self, condition, seconds=None):
             asked.set()
-            return monkey.wait_for(condition, None)
+            return monkey.wait_for(condition, 20)
 
         def notify_all(self):
             video_changed.notify_all()
@@ -136,24 +136,31 @@ def test_a_context_that_comes_as_the_next_frame_is_grabbed_gets_that_one(clip):
     assert np.array_equal(result.frame, frames_of(clip)[1])
 
 
-def test_a_source_that_falls_behind_is_read_without_waiting(monkeypatch):
+def test_a_live_source_is_read_as_fast_as_it_sends_though_frames_wait(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-
-    def read(pace, sent, count, decoding):
-        """Read `count` frames of a camera that has one ready every 1/25 s: how late the last was read."""
-        for _ in range(count):
-            now[0] = max(now[0] + pace.left(), sent[0]) + decoding
-            sent[0] += 0.04
-            pace.frame()
-        return now[0] - sent[0] + 0.04
-
+    monkeypatch.setattr("sources.pace.time", SimpleNamespace(perf_counter=lambda: now[0]))
     pace, sent = Pace(), [0.0]
-    assert read(pace, sent, 200, 0.004) < 0.02 and pace.left() > 0.03  # nearly all of the time between two
-    assert read(pace, sent, 2000, 0.03) < 0.1 and pace.left() < 0.02   # a machine that hardly keeps up
+
+    def read(count, every, decoding):
+        """Read `count` frames of a camera that has one ready every so many seconds, no context taking any: how late the
+        latest of the last third was."""
+        late = []
+        for _ in range(count):
+            left = pace.left()
+            pace.waited = left > 0
+            began = now[0] = now[0] + left
+            now[0] = max(began, sent[0]) + decoding
+            late.append(now[0] - sent[0])
+            sent[0] += every
+            pace.frame(now[0] - began)
+        return max(late[-count // 3:])
+
+    assert read(400, 0.04, 0.004) < 0.01 and 0.03 < pace.share * pace.period < 0.04
     now[0] += 3
-    assert read(pace, sent, 300, 0.004) < 0.02  # what came meanwhile has been read
-    monkeypatch.undo()
+    assert read(400, 0.04, 0.004) < 0.01  # what came meanwhile has been read
+    assert read(1500, 0.02, 0.004) < 0.1 and pace.share * pace.period < 0.02  # it sends faster than before
+    assert read(400, 0.08, 0.004) < 0.01 and pace.share * pace.period > 0.06  # and slower
+    assert read(3000, 0.08, 0.064) < 0.5  # a machine that hardly keeps up
 
 
 def test_a_frame_whose_source_lost_a_turn_comes_first(runtime):
@@ -179,6 +186,13 @@ def test_a_frame_whose_source_lost_a_turn_comes_first(runtime):
         for run in runs:
             list(run)
     assert order == ["busy", "first", "second"]
+
+
+def test_a_stream_says_that_it_is_away():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    stream = streams.Stream(f"http://127.0.0.1:{port}/x")  # nobody is there any more
+    assert stream.away and stream.live
 
 
 def test_a_picture_that_nobody_asks_for_is_not_made(clip):
@@ -366,8 +380,6 @@ def test_pyav_reads_a_camera_and_finds_it_again(monkeypatch):
 @needs_av
 @pytest.mark.slow
 def test_a_host_that_says_nothing_is_given_up(monkeypatch):
-    import socket
-
     import sources.pyav
     monkeypatch.setattr(sources.pyav, "TIMEOUT", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -493,16 +505,33 @@ print(len(shapes), *sorted(set(shapes)), source.live)"""
     return subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, timeout=60)
 
 
-@needs_gstreamer
-def test_the_readmes_pipelines_for_the_boards_decoder_run_with_one_of_the_cpu_in_its_place():
+def by_the_cpu(pipeline):
+    """The pipeline with a decoder of the CPU in mppvideodec's place."""
     decoder = next((name for name in ("avdec_h264", "openh264dec")
                     if not subprocess.run(["gst-inspect-1.0", "--exists", name]).returncode), None)
     if decoder is None or subprocess.run(["gst-inspect-1.0", "--exists", "h264parse"]).returncode:
         pytest.skip("an H.264 decoder of GStreamer's: apt-get install gstreamer1.0-plugins-bad")
-    file, = (line for line in pipelines("mppvideodec") if "filesrc" in line)
-    software = file.replace("mppvideodec", f"{decoder} ! videoconvert").replace("street.mp4", "models/demo.mp4")
-    done = read_by_gstreamer(software.replace("location=", f"location={ROOT}/"), 20)
-    assert done.stdout.split() == "20 (720, 1280, 3) False".split(), done.stdout + done.stderr
+    return pipeline.replace("mppvideodec", f"{decoder} ! videoconvert")
+
+
+@needs_gstreamer
+def test_the_readmes_pipeline_for_the_boards_decoder_runs_with_one_of_the_cpu_in_its_place():
+    file, _ = pipelines("mppvideodec")
+    done = read_by_gstreamer(by_the_cpu(file).replace("street.mp4", f"{ROOT}/models/demo.mp4"), 20)
+    assert done.stdout.split(" ", 1) == ["20", "(720, 1280, 3) False\n"], done.stdout + done.stderr
+
+
+@needs_gstreamer
+@needs_gst
+@pytest.mark.slow
+def test_the_readmes_pipeline_for_a_network_camera_runs_with_a_decoder_of_the_cpu():
+    _, camera = pipelines("mppvideodec")
+    server = Camera(CAMERAS["rtsp"], "rtsp", ROOT / "models/demo.mp4")
+    try:
+        done = read_by_gstreamer(re.sub(r"rtsp://\S+", server.url, by_the_cpu(camera)), 20)
+    finally:
+        server.kill()
+    assert done.stdout.split(" ", 1) == ["20", "(720, 1280, 3) True\n"], done.stdout + done.stderr
 
 
 @needs_gstreamer
