@@ -86,13 +86,23 @@ def test_what_a_board_cannot_open_costs_a_sentence_and_the_others_go_on(cluster,
 
 
 @pytest.mark.slow
-def test_a_board_without_the_model_is_named_and_the_others_serve_its_videos(cluster, videos, tmp_path):
-    model, paths = tmp_path / "own.onnx", videos(4)
-    run = cluster.run(*paths, "--json", tmp_path / "out", "--model", model, "--simulate", "5x3")
+def test_boards_without_the_model_are_named_and_another_serves_their_videos(cluster, videos, tmp_path):
+    paths, folder = videos(4), tmp_path / "elsewhere"
+    arguments = [*paths, "--json", tmp_path / "out", "--model", "own.onnx", "--simulate", "5x3"]
+    run = cluster.run(*arguments)
     assert cluster.finish(run) == 2
-    assert len(re.findall(r"^Board (?:one|two|three): .*own.onnx: no such file\.$", run.said, re.MULTILINE)) == 3
-    assert "4 videos were not served, for no board can." in run.said
-    assert list((tmp_path / "out").iterdir()) == []
+    assert len(re.findall(r"^Board (?:one|two|three): own.onnx: no such file\.$", run.said, re.MULTILINE)) == 3
+    assert "4 videos were not served, for no board can." in run.said and not any((tmp_path / "out").iterdir())
+
+    folder.mkdir()
+    shutil.copy(ROOT / "models/yolov5n_emoji.onnx", folder / "own.onnx")
+    other = cluster.join("other", folder=folder)
+    cluster.joined("other")
+    run = cluster.run(*arguments)
+    assert cluster.finish(run) == 2 and f"board other: {4 * FRAMES} frames of 4 videos" in run.said, run.said
+    assert_complete(tmp_path / "out", [path.name for path in paths])
+    other.end()
+    del cluster.boards["other"]
 
 
 @pytest.mark.slow

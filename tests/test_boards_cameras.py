@@ -59,7 +59,7 @@ def test_cameras_move_when_a_board_dies_falls_silent_or_joins_and_are_never_told
     listener = Listener(broker)
     try:
         urls = cameras(3)
-        run = cluster.run(*urls, "--json", told.path, "--mqtt", broker.url, "--simulate", "100x3", "--fps", "5",
+        run = cluster.run(*urls, "--json", told.path, "--mqtt", broker.url, "--simulate", "200x3", "--fps", "3",
                           "--track")
         newest = told.read
 
@@ -82,7 +82,7 @@ def test_cameras_move_when_a_board_dies_falls_silent_or_joins_and_are_never_told
         wait(lambda: moved(before, second))
         cluster.boards[second].send(signal.SIGCONT)  # what it has in hand must not be told
         count = len(told.lines)
-        wait(lambda: newest() and len(told.lines) > count + 20)
+        wait(lambda: newest() and len(told.lines) > count + 9)
         run.send(signal.SIGTERM)
         assert cluster.finish(run) == 128 + signal.SIGTERM, run.said
         newest()
