@@ -392,8 +392,9 @@ class _Dispatcher:
     @staticmethod
     def _describe(runtime, path):
         """The rknnmodel.Model at `path`. Raises InputError for one that the vendor's runtime or ours cannot run."""
-        ours = _is_vendors(runtime) or getattr(runtime, "__module__", "") == "runtimes.cpu"
-        chip = soc() if _is_vendors(runtime) else None
+        vendors = _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False)
+        ours = vendors or getattr(runtime, "__module__", "") == "runtimes.cpu"
+        chip = soc() if vendors else None
         try:
             model = path if isinstance(path, rknnmodel.Model) else rknnmodel.describe(path, chip)
         except rknnmodel.InputError:

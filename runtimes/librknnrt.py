@@ -10,6 +10,7 @@ rknn_api.h.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 import threading
@@ -78,9 +79,9 @@ ARGUMENTS = {"rknn_init": [POINTER(c_uint64), c_void_p, c_uint32, c_uint32, c_vo
              "rknn_create_mem": [c_uint64, c_uint32], "rknn_destroy_mem": [c_uint64, c_void_p]}
 
 
-def _load():
-    """The library. Raises OSError where there is none."""
-    given = os.environ.get("RKNNRT_LIB")
+@functools.lru_cache(maxsize=None)
+def _load(given):
+    """The library, at the path that RKNNRT_LIB gives or None. Raises OSError where there is none."""
     errors = []
     for name in [given] if given else ["librknnrt.so", "/usr/lib/librknnrt.so"]:
         try:
@@ -134,7 +135,7 @@ class RKNNLite:
         if self._path is None:
             return self._fail("load_rknn comes before init_runtime")
         try:
-            self._library = _load()
+            self._library = _load(os.environ.get("RKNNRT_LIB"))
         except OSError as error:
             return self._fail(f"librknnrt.so cannot be loaded ({error}): it comes with the board vendor's image; "
                               "RKNNRT_LIB names another place")
@@ -171,9 +172,10 @@ class RKNNLite:
             if code == -6 and any(other._key == self._key for other in self._open):
                 code = -4  # which the library says, too, where another of its allocations fails
             self._check("rknn_init", code, NO_DEVICE if code == -1 else None)
-        self._handle = handle.value
-        if core_mask != self.NPU_CORE_AUTO:
-            self._check(f"rknn_set_core_mask({core_mask})", self._library.rknn_set_core_mask(self._handle, core_mask))
+        self._handle, code = handle.value, core_mask  # 0 stands already
+        for mask in (core_mask, 7, 3) if core_mask == self.NPU_CORE_ALL else (core_mask,):  # 1.5.2 does not know ALL
+            code = code and self._library.rknn_set_core_mask(self._handle, mask)
+        self._check(f"rknn_set_core_mask({core_mask})", code, "this SoC has no such cores, or does not join them")
         count = self._answer(IN_OUT_NUM, InOutNum())
         self._inputs = [self._answer(INPUT_ATTR, TensorAttr(index=index)) for index in range(count.n_input)]
         self._outputs = [self._answer(OUTPUT_ATTR, TensorAttr(index=index)) for index in range(count.n_output)]
@@ -187,7 +189,7 @@ class RKNNLite:
     def _reserve(self):
         """Have the library take the inputs' and outputs' memory now: 1.5.2 does so at the first frame, and where there
         is none says nothing and gives wrong outputs."""
-        wanted = sum(max(attr.size, attr.size_with_stride) for attr in self._inputs + self._outputs)
+        wanted = sum(attr.size for attr in self._inputs + self._outputs)
         memory = self._library.rknn_create_mem(self._handle, wanted)
         if not memory:
             raise _Failed(f"the NPU has no memory left for this context's inputs and outputs ({wanted} bytes): {FEWER}")

@@ -34,6 +34,9 @@ void complain(const char *call, const char *what);
 /* Whether a variable's list of numbers and ranges ("3", "3,7-9", "20-") holds this number. */
 bool asked(const char *name, long number);
 
+/* A variable's number. */
+long setting(const char *name, long otherwise);
+
 /* Opens the driver's device, once for the process; false where there is none. */
 bool open_device(void);
 

@@ -107,8 +107,8 @@ int rknn_init(rknn_context *handle, void *model, uint32_t size, uint32_t flag, v
     pthread_mutex_lock(&lock);
     struct context *c = books.n_contexts < MAX_CONTEXTS ? &contexts[books.n_contexts] : NULL;
     if (asked("BOARD_FAIL_INIT", ++books.inits)) {
-        complain("rknn_init", "failed to allocate memory, as BOARD_FAIL_INIT asks");
-        code = RKNN_ERR_MALLOC_FAIL;
+        complain("rknn_init", "fails, as BOARD_FAIL_INIT asks");
+        code = (int)setting("BOARD_FAIL_CODE", RKNN_ERR_MALLOC_FAIL);
     } else if (!c) {
         code = RKNN_ERR_FAIL;
     } else if (!open_device()) {

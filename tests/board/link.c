@@ -3,6 +3,8 @@
 #include "link.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -47,8 +49,10 @@ static bool send_message(int link, const void *data, uint32_t size) {
 
 /* npu.py's answer: how many inputs and outputs, then their descriptions; or 0, 0 and a sentence. */
 static bool introduce(int link, const void *model, uint32_t size, struct description *found, char sentence[512]) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/npu.sock"};
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
     uint32_t counts[2], length;
+    const char *elsewhere = getenv("BOARD_SOCKET");
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", elsewhere ? elsewhere : "/run/npu.sock");
     strcpy(sentence, "npu.py does not answer");
     if (connect(link, (struct sockaddr *)&address, sizeof address) || !send_message(link, model, size) ||
         !receive_all(link, counts, sizeof counts))
