@@ -216,6 +216,11 @@ class rknnPoolExecutor:
             self._dispatcher.wait_for_end(timeout)
 
     @property
+    def idle(self) -> bool:
+        """Whether a context has nothing to do, and would begin a frame at once."""
+        return any(self._dispatcher.idle.values())
+
+    @property
     def runs(self) -> list[int]:
         """Frames given to each core so far: a list of ints. One entry where every context is bound to all cores."""
         return list(self._dispatcher.runs.values())
@@ -454,7 +459,9 @@ class _Dispatcher:
                 self._book(worker)
                 worker.inbox.put(entry)
             else:
-                if not waiting.entries:
+                if not waiting.entries and getattr(frame, "first", False):  # its source has lost a turn
+                    self.waiting.appendleft(waiting)
+                elif not waiting.entries:
                     self.waiting.append(waiting)
                 waiting.entries.append(entry)
         return future

@@ -21,6 +21,8 @@ def as_dict(result: Any) -> Dict[str, Any]:
     """What --json says of a streams.Result, ready for json.dumps(): pixels of the frame with one decimal."""
     said = {"stream": result.stream.name, "frame": int(result.number), "time": round(float(result.time), 3),
             "size": [int(side) for side in result.size]}
+    if getattr(result, "epoch", None) is not None:  # it came from another board (examples/boards.py)
+        said.update(board=result.board, epoch=result.epoch)
     if result.file is not None:
         said["file"] = result.file
     if result.error is not None:
@@ -37,8 +39,8 @@ def as_dict(result: Any) -> Dict[str, Any]:
 def objects(detections: Any) -> List[Dict[str, Any]]:
     """The detections one by one; fields that they lack are left out."""
     found = []
-    boxes, ids, masks, keypoints, corners = (getattr(detections, name, None) for name in
-                                             ("boxes", "ids", "masks", "keypoints", "corners"))
+    boxes, ids, masks, keypoints, corners, polygons = (getattr(detections, name, None) for name in (
+        "boxes", "ids", "masks", "keypoints", "corners", "polygons"))  # the last from another board, instead of masks
     for place, (number, score) in enumerate(zip(detections.classes, detections.scores)):
         one = {"class": detections.name(int(number)), "number": int(number), "score": rounded(score, 4)}
         if boxes is not None:
@@ -51,6 +53,8 @@ def objects(detections: Any) -> List[Dict[str, Any]]:
             one["corners"] = rounded(corners[place])
         if masks is not None:
             one["polygon"] = outline(*masks[place])
+        elif polygons is not None:
+            one["polygon"] = polygons[place]
         found.append(one)
     return found
 

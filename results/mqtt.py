@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import streams as running
 from results.objects import Objects
-from results.status import Status
+from results.status import Status, origin
 from rknnmodel import InputError
 
 MOST_EVENTS = 10000  # that wait for a broker; beyond it the oldest go (about 1 KB each)
@@ -123,6 +123,10 @@ class MQTT:
         if self.broken:
             raise InputError(self.broken)
         stream = self.streams[result.stream.name]
+        epoch = getattr(result, "epoch", None) or 0
+        if epoch < stream.epoch:  # of a board that has lost the stream, and does not know it yet
+            return
+        stream.epoch = epoch
         if len(self.frames) == MOST_FRAMES:
             self.missed += 1
         self.frames.append((stream, stream.status.update(result)))
@@ -158,7 +162,7 @@ class MQTT:
                 self.send()
             self.look()
             for stream in self.streams.values():
-                self.queue(stream.objects.end())
+                self.queue(stream.objects.end(), stream.status.newest)
             self.tell(ended=True)
             until = time.perf_counter() + CLOSING
             while time.perf_counter() < until and (self.events or self.handed > self.sent or self.untold()):
@@ -172,16 +176,17 @@ class MQTT:
         """Follow the frames that have come."""
         while self.frames:
             stream, frame = self.frames.popleft()
-            self.queue(stream.objects.follow(frame))
+            self.queue(stream.objects.follow(frame), frame)
 
-    def queue(self, events):
+    def queue(self, events, frame):
         """Number the events; an id never comes twice, so that one delivered again is known by it."""
         for event in events:
             self.number += 1
             if len(self.events) == MOST_EVENTS:
                 self.events.popleft()
                 self.lost += 1
-            self.events.append(json.dumps({"id": f"{self.run}-{self.number:09d}", **event}, ensure_ascii=False))
+            event = {"id": f"{self.run}-{self.number:09d}", **origin(frame), **event}
+            self.events.append(json.dumps(event, ensure_ascii=False))
 
     def tell(self, ended=False):
         self.wanted[f"{self.prefix}/available"] = "offline" if ended else "online"
@@ -259,7 +264,7 @@ class _Stream:
         while self.topic in taken:
             self.topic, number = f"{topic}_{number}", number + 1
         self.node = slug(self.topic)
-        self.objects = Objects(f"{broker.run}-{self.node}")
+        self.objects, self.epoch = Objects(f"{broker.run}-{self.node}"), 0
         self.entities = set()  # topics below the stream's that ever had a value
         self.discover("available", "binary_sensor", name="delivers", state_topic=f"{self.topic}/available",
                       payload_on="online", payload_off="offline", device_class="connectivity",

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 
 AWAY = 5  # seconds without a frame after which a live stream counts as away, where it does not say so itself
 SYSROOT = os.environ.get("SYSROOT", "")  # a folder to read in place of /, for the tests
-FIELDS = "stream", "number", "time", "size", "detections", "crossings", "lines", "zones", "inside", "error", "file"
+FIELDS = ("stream", "number", "time", "size", "detections", "crossings", "lines", "zones", "inside", "error", "file",
+          "board", "epoch")
 
 
 def light(result):
@@ -27,6 +28,12 @@ def counted(detections) -> dict:
         name = str(detections.name(number))
         counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def origin(result) -> dict:
+    """{"board": name, "epoch": number} of a result that came from another board (examples/boards.py), else {}."""
+    epoch = getattr(result, "epoch", None)
+    return {} if epoch is None else {"board": result.board, "epoch": epoch}
 
 
 class Status:
@@ -64,7 +71,7 @@ class Status:
         state, newest, stream = self.state, self.newest, self.stream
         running, latencies = state == "running", list(self.latencies)
         zones = newest.zones if newest else None
-        return {"fps": round(float(stream.fps or 0), 1) if running else 0.0, "frames": stream.count,
+        return {**origin(newest), "fps": round(float(stream.fps or 0), 1) if running else 0.0, "frames": stream.count,
                 "dropped": stream.dropped, "failed": stream.failed,
                 "latency_ms": round(1000 * statistics.median(latencies), 1) if latencies else None,
                 "live": bool(stream.live), "state": state,

@@ -1,8 +1,6 @@
 /* See device.h. Environment:
  *
  *   BOARD_REPORT     file for the books, JSON, written at exit, with every rknn_destroy and before a run hangs
- *   BOARD_SOCKET     npu.py's socket, and
- *   BOARD_DEVICES    the folder with the driver's card*, if not /run/npu.sock and /dev/dri: growth.py's, outside the box
  *   BOARD_RUN_MS     least milliseconds a run takes a core, 30 if not set
  *   BOARD_FAIL_INIT  these rknn_init of the process fail for want of memory, or with the code that BOARD_FAIL_CODE is
  *   BOARD_FAIL_RUN   these rknn_run fail
@@ -49,7 +47,7 @@ void complain(const char *call, const char *what) {
     fprintf(stderr, "E RKNN (emulated): %s: %s\n", call, what);
 }
 
-long setting(const char *name, long otherwise) {
+static long setting(const char *name, long otherwise) {
     const char *text = getenv(name);
     return text && *text ? atol(text) : otherwise;
 }
@@ -128,8 +126,7 @@ __attribute__((destructor)) static void shut_down(void) {
 
 bool open_device(void) {
     static int device = -1;
-    const char *devices = getenv("BOARD_DEVICES");
-    DIR *folder = device < 0 ? opendir(devices ? devices : "/dev/dri") : NULL;
+    DIR *folder = device < 0 ? opendir("/dev/dri") : NULL;
     if (!folder)
         return device >= 0;
     for (struct dirent *entry; device < 0 && (entry = readdir(folder));)

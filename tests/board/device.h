@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MAX_CORES = 3, MAX_CONTEXTS = 256 };
+enum { MAX_CORES = 3, MAX_CONTEXTS = 4096 };
 
 /* What is booked of one context. */
 struct booked {
@@ -33,9 +33,6 @@ void complain(const char *call, const char *what);
 
 /* Whether a variable's list of numbers and ranges ("3", "3,7-9", "20-") holds this number. */
 bool asked(const char *name, long number);
-
-/* A variable's number. */
-long setting(const char *name, long otherwise);
 
 /* Opens the driver's device, once for the process; false where there is none. */
 bool open_device(void);

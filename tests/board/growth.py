@@ -1,5 +1,5 @@
-"""Runs runtimes/librknnrt.py many times, to see whether it grows: over the emulated library, built for this machine,
-and an NPU that answers at once.
+"""Calls runtimes/librknnrt.py many times, to see whether it grows: over the emulated library, built for this machine,
+and an NPU that takes no time.
 
     .venv/bin/python tests/board/growth.py 200000
 
@@ -8,47 +8,20 @@ input, and every 5,000 calls the contexts are opened anew. Prints resident memor
 5,000 calls and after the last.
 """
 import gc
-import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
-BOARD = Path(__file__).resolve().parent
-sys.path[:0] = [str(BOARD.parents[1])]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from runtimes.simulated import Recording, fingerprint  # noqa: E402
+from runtimes.simulated_library import simulated_library  # noqa: E402
+
 ROUND = 5000
 IMAGE = np.zeros((1, 32, 32, 3), np.uint8)
-
-
-def answer_at_once(path):
-    """Serve as npu.py does, for one model whose outputs are always the same."""
-    import npu
-
-    class Network:
-        model = npu.Model([npu.Tensor("images", [1, 3, 32, 32], 1 / 255, -128)],
-                          [npu.Tensor("heads", [1, 32, 16, 16], 0.1, 3), npu.Tensor("classes", [1, 1000], 0.01, 0)],
-                          0, 1)
-
-        def run(self, image):
-            return [bytes(range(256)) * 32, bytes(1000)]
-
-    class Server(npu.Server):
-        def network(self, rknn):
-            return Network()
-
-    with Server(path, []) as server:
-        print("ready", flush=True)
-        server.serve_forever()
-
-
-def build(folder):
-    """The emulated library for this machine: its path. Raises CalledProcessError."""
-    path = folder / "librknnrt.so"
-    subprocess.run(["gcc", "-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-o", path,
-                    *(BOARD / name for name in ("librknnrt.c", "device.c", "link.c"))], check=True)
-    return path
+HEADS = np.arange(32 * 16 * 16).astype(np.int8).reshape(1, 32, 16, 16)
 
 
 def memory():
@@ -58,12 +31,11 @@ def memory():
     return int(resident.split()[1]), sys.getallocatedblocks()
 
 
-def use(model, calls):
+def use(runtime, calls):
     """Opens two contexts, calls them so often, and closes them."""
-    from runtimes.librknnrt import RKNNLite
-    contexts = RKNNLite(), RKNNLite()
+    contexts = runtime(), runtime()
     for context in contexts:
-        assert context.load_rknn(str(model)) == context.init_runtime() == 0, context.error
+        assert context.load_rknn(str(ROOT / "models/yolov5n_emoji.rknn")) == context.init_runtime() == 0, context.error
     for call in range(calls):
         context = contexts[call % 2]
         if call % 100 == 99:
@@ -74,30 +46,17 @@ def use(model, calls):
         context.release()
 
 
-def grown(calls):
-    """memory() after the first round of calls, and after all of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        (folder / "card0").touch()
-        (folder / "model.rknn").write_bytes(b"RKNN" + bytes(100000))
-        os.environ.update(RKNNRT_LIB=str(build(folder)), BOARD_SOCKET=str(folder / "npu"), BOARD_DEVICES=str(folder),
-                          BOARD_RUN_MS="0")
-        npu = subprocess.Popen([sys.executable, __file__, "--npu", str(folder / "npu")], stdout=subprocess.PIPE)
-        try:
-            npu.stdout.readline()
-            use(folder / "model.rknn", ROUND)
-            first = memory()
-            for _ in range(calls // ROUND - 1):
-                use(folder / "model.rknn", ROUND)
-            return first, memory()
-        finally:
-            npu.kill()
-            npu.communicate()
+def main(calls):
+    recorded = Recording(fingerprint(IMAGE)[None], [[(HEADS, 0.1, 3), (HEADS[0, 0], 0.01, 0)]], IMAGE.shape)
+    runtime = simulated_library("library", 0.0, 3, recorded)
+    use(runtime, ROUND)
+    (resident, blocks) = memory()
+    for _ in range(calls // ROUND - 1):
+        use(runtime, ROUND)
+    in_the_end, blocks_in_the_end = memory()
+    print(f"{calls:,} calls: resident memory {resident:,} -> {in_the_end:,} KiB, "
+          f"Python's blocks {blocks:,} -> {blocks_in_the_end:,}")
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--npu":
-        answer_at_once(sys.argv[2])
-    (resident, blocks), (in_the_end, blocks_in_the_end) = grown(int(sys.argv[1]))
-    print(f"{int(sys.argv[1]):,} calls: resident memory {resident:,} -> {in_the_end:,} KiB, "
-          f"Python's blocks {blocks:,} -> {blocks_in_the_end:,}")
+    main(int(sys.argv[1]))

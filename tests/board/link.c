@@ -3,7 +3,6 @@
 #include "link.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -49,10 +48,8 @@ static bool send_message(int link, const void *data, uint32_t size) {
 
 /* npu.py's answer: how many inputs and outputs, then their descriptions; or 0, 0 and a sentence. */
 static bool introduce(int link, const void *model, uint32_t size, struct description *found, char sentence[512]) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/npu.sock"};
     uint32_t counts[2], length;
-    const char *elsewhere = getenv("BOARD_SOCKET");
-    snprintf(address.sun_path, sizeof address.sun_path, "%s", elsewhere ? elsewhere : "/run/npu.sock");
     strcpy(sentence, "npu.py does not answer");
     if (connect(link, (struct sockaddr *)&address, sizeof address) || !send_message(link, model, size) ||
         !receive_all(link, counts, sizeof counts))
@@ -83,4 +80,10 @@ bool link_compute(int link, const void *input, uint32_t size, const struct descr
     for (uint32_t i = 0; i < model->n_output && ok; i++)
         ok = receive_all(link, output[i], elements(&model->tensors[model->n_input + i]));
     return ok;
+}
+
+void link_close(int link, const struct description *model, int8_t *output[]) {
+    close(link);
+    for (uint32_t i = 0; i < model->n_output; i++)
+        free(output[i]);
 }
