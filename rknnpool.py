@@ -550,7 +550,8 @@ class _Dispatcher:
             row = self.failures >= 3 and time.monotonic() - self.failing_since >= SILENCE or self.failures >= FAILURES
             # A core that is bad by itself does not make the NPU dead.
             dead = row and all(other.hung or other.core in self.failing_cores for other in self.workers)
-        sentence = f"{worker.place}: inference failed on the NPU, the runtime's own message stands above"
+        reason = getattr(worker.context, "error", None) or "the runtime's own message stands above"
+        sentence = f"{worker.place}: inference failed on the NPU, {reason}"
         worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead, worker.place)
 
     def _obituary(self, worker):

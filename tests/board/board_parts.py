@@ -92,7 +92,8 @@ def ends_in_a_sentence(run, code):
 
 def ends_for_a_dead_npu(run):
     """Whether main.py ended because the NPU does not answer, and said so; no traceback is its own."""
-    return (run.code == 3 and any(line.startswith("the NPU does not answer") for line in run.err.splitlines())
+    return (run.code == 3 and any(line.startswith("the NPU does not answer") and line.endswith(".")
+                                  for line in run.err.splitlines())
             and 'main.py", line' not in run.err)
 
 
