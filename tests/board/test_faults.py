@@ -74,7 +74,7 @@ def test_bad_model_ends_in_a_sentence(board, numbered, tmp_path, content):
     assert run.report is None or run.report["opened"] == 0
 
 
-@over(f"emulated, {WHEEL}", f"emulated, {NONE}", of=EMULATED)  # the vendor's library has the NPU of the models here
+@over(f"emulated, {WHEEL}", f"real, {NONE}")
 def test_model_for_another_soc_ends_in_a_sentence(board, numbered, tmp_path):
     model = made_for("rk3576", tmp_path)
     run = board.run("python3", "main.py", numbered, "--headless", "--model", model)
