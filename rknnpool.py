@@ -410,8 +410,9 @@ class _Dispatcher:
     @staticmethod
     def _describe(runtime, path):
         """The rknnmodel.Model at `path`. Raises InputError for one that the vendor's runtime or ours cannot run."""
-        ours = _is_vendors(runtime) or getattr(runtime, "__module__", "") == "runtimes.cpu"
-        chip = soc() if _is_vendors(runtime) else None
+        vendors = _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False)
+        ours = vendors or getattr(runtime, "__module__", "") == "runtimes.cpu"
+        chip = soc() if vendors else None
         try:
             model = path if isinstance(path, rknnmodel.Model) else rknnmodel.describe(path, chip)
         except rknnmodel.InputError:
@@ -562,7 +563,8 @@ class _Dispatcher:
             row = self.failures >= 3 and time.monotonic() - self.failing_since >= SILENCE or self.failures >= FAILURES
             # A core that is bad by itself does not make the NPU dead.
             dead = row and all(other.hung or other.core in self.failing_cores for other in self.workers)
-        sentence = f"{worker.place}: inference failed on the NPU, the runtime's own message stands above"
+        reason = getattr(worker.context, "error", None) or "the runtime's own message stands above"
+        sentence = f"{worker.place}: inference failed on the NPU, {reason}"
         worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead, worker.place)
 
     def _obituary(self, worker):

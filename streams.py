@@ -213,7 +213,7 @@ class Stream:
                     first = self.in_work.get(min(self.in_work, default=0))
                     result = error.frame or first or Result(self, newest + 1, 0, None, 0)
                     result.error, result.detections, self.code = str(error), None, max(self.code, 3)
-                    self.complain(result.error)
+                    self.complain(f"{error}.")
                 if result.number < newest:  # newer ones have come out before it was known to have failed
                     self.failed += 1
                     self.in_work.pop(result.number, None)
@@ -265,7 +265,7 @@ class Stream:
         if self.given_up or isinstance(error, concurrent.futures.CancelledError):  # whoever ends the pool knows why
             return
         if isinstance(error, NPUError):
-            self.code, self.error = 3, str(error)
+            self.code, self.error = 3, f"{error}."
         elif isinstance(error, InputError):
             self.code, self.error = 2, str(error)
         elif isinstance(error, ModelError):

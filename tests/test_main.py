@@ -576,7 +576,7 @@ def test_a_frame_that_fails_is_counted_and_said_once_a_context_and_the_stream_go
     assert done.returncode == 3
     assert "clip.avi: 43 frames in" in done.stdout and "2 failed" in done.stdout
     assert [line for line in done.stderr.splitlines() if "inference failed" in line] == [
-        "context 2 of 2, core 1: inference failed on the NPU, the runtime's own message stands above"]
+        "context 2 of 2, core 1: inference failed on the NPU, the runtime's own message stands above."]
 
 
 def test_a_context_that_hangs_while_running_is_named_and_the_others_go_on(failing):
