@@ -77,8 +77,8 @@ def soc() -> str | None:
 def missing() -> str:
     """What the vendor's runtime needs and this machine lacks, as the end of a sentence; empty where all is there."""
     if any(map(os.path.exists, ROCKET)):
-        return ("this kernel has the open rocket driver, which Rockchip's librknnrt.so cannot use: "
-                "boot a kernel with the rknpu driver, as the board vendor's images have it")
+        return ("this kernel has the open rocket driver, which Rockchip's librknnrt.so cannot use: --runtime teflon "
+                "does (models/README.md), or boot a kernel with the rknpu driver, as the board vendor's images have it")
     lacks = [] if os.path.exists(COMPATIBLE) else [f"{COMPATIBLE} ({UNMASK})"]
     lacks += [] if os.path.exists(LIBRARY) else [f"{LIBRARY} (it comes with the board vendor's image)"]
     lacks += [] if any(map(os.path.exists, DEVICES)) else [f"{DEVICES[0]} (the rknpu driver's device)"]
@@ -127,6 +127,15 @@ def _default_runtime():
 RKNNLite = _default_runtime()
 
 
+def _runtime_for(model):
+    """The runtime of a pool that was given none: only the open driver's runs a .tflite."""
+    if str(getattr(model, "path", model)).lower().endswith(".tflite"):
+        with contextlib.suppress(ImportError):  # that file can be left out
+            from runtimes.teflon import RKNNLite as open_driver
+            return open_driver
+    return RKNNLite
+
+
 class rknnPoolExecutor:
     """Runs func(context, frame) on a pool of RKNNLite contexts.
 
@@ -148,7 +157,7 @@ class rknnPoolExecutor:
 
     def __init__(self, rknnModel: str | os.PathLike | rknnmodel.Model, TPEs: int | None = None,
                  func: Callable | None = None, *, coreMask: int | None = None, runtime: type | None = None):
-        runtime = runtime or RKNNLite
+        runtime = runtime or _runtime_for(rknnModel)
         if func is None:
             from func import myFunc as func  # only here, so that a pool with a func of its own needs no func.py
         _check_func(func)
@@ -411,8 +420,11 @@ class _Dispatcher:
     def _describe(runtime, path):
         """The rknnmodel.Model at `path`. Raises InputError for one that the vendor's runtime or ours cannot run."""
         vendors = _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False)
-        ours = vendors or getattr(runtime, "__module__", "") == "runtimes.cpu"
+        ours = vendors or getattr(runtime, "__module__", "") in ("runtimes.cpu", "runtimes.teflon")
         chip = soc() if vendors else None
+        if hasattr(runtime, "find_model") and not isinstance(path, rknnmodel.Model):
+            with contextlib.suppress(OSError, TypeError):  # which load_rknn() will tell
+                path = runtime.find_model(path)
         try:
             model = path if isinstance(path, rknnmodel.Model) else rknnmodel.describe(path, chip)
         except rknnmodel.InputError:
