@@ -221,7 +221,7 @@ def _not_rknn(path: str) -> Optional[str]:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if b"RKNN" in start:  # at 0; later in encrypted ones
-        return None
+        return "a damaged one: its description at the end cannot be read" if _is_damaged(path) else None
     if not start:
         return "an empty file"
     if start.startswith(b"version https://git-lfs"):
@@ -229,6 +229,24 @@ def _not_rknn(path: str) -> Optional[str]:
     if start.lstrip()[:1] == b"<":
         return "a web page"
     return f"a file that begins with {start[:8]!r}"
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether a .rknn's JSON is no JSON. The vendor's library (1.5.2) then ends the process by SIGABRT."""
+    try:
+        with _mapped(path) as data:
+            if data[:4] != b"RKNN":
+                return False
+            end = 64 + struct.unpack_from("<Q", data, 16)[0]  # as _read_rknn() has it
+            length, = struct.unpack_from("<Q", data, end)
+            text = data[end + 8:end + 8 + length]
+    except (struct.error, OverflowError):  # not whole, or of another format: the library says so
+        return False
+    try:
+        json.loads(text.decode(errors="replace"))
+    except ValueError:
+        return True
+    return False
 
 
 def _numbers(version: Optional[str]) -> List[int]:

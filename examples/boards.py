@@ -108,7 +108,8 @@ async def run(args: Any) -> int:
     def end(number: int) -> None:
         signals.append(number)
         ended.set()
-        asyncio.get_running_loop().remove_signal_handler(number)  # asked again, it ends at once
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
 
     for number in settings.ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -170,12 +171,15 @@ def make_folder(path: str) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        args = parse_arguments()
         if distributed is None:
             raise InputError("boards.py needs the package distributed, here and on each board: pip install distributed")
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here, in a sentence
+        for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
+            logging.getLogger(name).setLevel(100)  # what matters is said here, in a sentence
         warnings.simplefilter("ignore")
-        code = asyncio.run(run(parse_arguments()))
+        code = asyncio.run(run(args))
     except InputError as error:
         print(hide(str(error)), file=sys.stderr)
         code = 2

@@ -26,6 +26,7 @@ from streams import say
 TICK = 0.2      # seconds between two questions to a board
 SILENCE = 4.0   # seconds that a board may leave a question unanswered; longer than worker.LEASE
 OPENING = 20.0  # seconds at most that the first cameras wait for boards that open their pool
+AGAIN = 5.0     # seconds until a camera that refused a board is tried again
 RATE = 25.0     # frames a second of a camera that does not say
 
 
@@ -49,7 +50,6 @@ def detections_of(objects: List[Dict[str, Any]]) -> Detections:
 
 class Camera:
     """A stream whose results come from boards: what results/ wants to know of a streams.Stream."""
-
     live, total = True, 0
 
     def __init__(self, name: str, address: str, most: Optional[float]):
@@ -59,7 +59,7 @@ class Camera:
         self.tracker = self.lines = None
         self.places: List[Any] = []
         self.count = self.failed = self.refused = self.code = self.width = self.height = 0
-        self.rate, self.error, self.ended = 0.0, None, None
+        self.rate, self.due, self.ended = 0.0, 0.0, None
         self.drops: Dict[int, int] = {}     # of each epoch
         self.began, self._taken = time.perf_counter(), collections.deque(maxlen=100)
         self._said: set = set()
@@ -126,7 +126,6 @@ class Camera:
 
 class Site:
     """A board, and what it serves."""
-
     def __init__(self, address: str, name: str):
         self.address, self.name, self.state, self.capacity = address, name, "opening", 0.0
         self.cameras: List[Camera] = []
@@ -220,11 +219,13 @@ class Cameras:
             camera.drops[state["epoch"]] = state["dropped"]
             if state["epoch"] == camera.epoch:
                 camera.rate = state["rate"] or camera.rate
-                if state["error"] and state["code"] != 3 and not camera.ended:  # 3: the board is to blame
-                    camera.error, camera.code, camera.ended = state["error"], state["code"], time.perf_counter()
+                if state["error"] and state["code"] != 3:  # 3: the board is to blame
                     camera.complain(f"{state['error']} (board {site.name})")
                     site.cameras.remove(camera)
-                    self.changed.set()
+                    if camera.count and state["code"] == 2:  # it has been there, and comes back
+                        camera.board, camera.due = None, time.perf_counter() + AGAIN
+                    else:
+                        camera.code, camera.ended = state["code"], time.perf_counter()
         before, site.state = site.state, reply["state"]
         if site.state.startswith("unfit"):
             self.boards.leave_out(site.address, site.state.partition(": ")[2])
@@ -253,7 +254,7 @@ class Cameras:
                 time.perf_counter() < self.began + OPENING):
             return  # those that open first would get all, only to lose them again
         for camera in self.cameras:
-            if camera.board is None and not camera.ended and self.ready():
+            if camera.board is None and not camera.ended and self.ready() and time.perf_counter() >= camera.due:
                 self.spread = True
                 self.give(camera, max(self.ready(), key=lambda site: site.capacity - site.load))
         wanted, served = sum(site.load for site in self.ready()), sum(site.capacity for site in self.ready())

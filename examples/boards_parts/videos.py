@@ -26,14 +26,16 @@ class Videos:
 
     def __init__(self, args: Any, boards: Boards, run: str):
         self.args, self.boards, self.run = args, boards, run
+        self.began = 0.0
         self.code = self.complete = self.attempts = self.unserved = 0
         self.served: Dict[str, Any] = {}  # of each board: frames, videos, from when to when
+        self.said: set = set()            # errors
         self.frames: Dict[str, int] = {}  # served so far of the videos that are under way
         self.bar = tqdm(total=len(args.names), unit=" videos", disable=True if args.quiet else None)
 
     async def all(self) -> int:
         """Serve all. Returns the exit code; raises InputError where nothing goes on."""
-        client, todo, self.began = self.boards.client, [], time.perf_counter()
+        client, todo = self.boards.client, []
         for name, source in zip(self.args.names, self.args.addresses):
             if os.path.exists(self.path(name)) and not self.args.overwrite:
                 self.bar.update()
@@ -48,7 +50,6 @@ class Videos:
         await shorten_ttl(client)
         await self.boards.wait()
         client.subscribe_topic(f"rknnpool-{self.run}", self.progress)
-        self.began = time.perf_counter()
         serving = asyncio.gather(*(self.one(*each) for each in todo))
         watching = asyncio.ensure_future(self.watch())
         try:
@@ -81,6 +82,7 @@ class Videos:
     def progress(self, event: Tuple[float, Dict[str, Any]]) -> None:
         self.frames[event[1]["video"]] = event[1]["frames"]
         done = sum(each.frames for each in self.served.values()) + sum(self.frames.values())
+        self.began = self.began or time.perf_counter() - 0.5  # the boards have opened their pools
         self.bar.set_postfix_str(f"{done / (time.perf_counter() - self.began):.0f} FPS")
 
     async def one(self, name: str, source: str) -> None:
@@ -106,6 +108,8 @@ class Videos:
                 failed += 1
                 reply = {"error": f"{name}: each board that served it died.", "code": 2} if failed == TRIES else {}
             except Exception as error:  # Dask's own: it could not send, or not read what came
+                if self.boards.client.status != "running":
+                    raise InputError(f"{self.boards.address}: the scheduler went away.") from None
                 failed += 1
                 reply = {"error": f"{name}: {type(error).__name__}: {hide(str(error))}", "code": 2}
                 if failed < TRIES and self.boards.unfit:  # it may have come to one with other versions
@@ -127,6 +131,9 @@ class Videos:
         self.code = 1 if 1 in (self.code, reply["code"]) else reply["code"] or 2
         where = f" (board {self.boards.name(reply['board'])})" if "board" in reply else ""
         error = reply["error"] if reply["error"].startswith(f"{name}:") else f"{name}: {reply['error']}"
+        if reply["code"] == 1 and reply["error"] in self.said:  # a traceback, which is long
+            error = f"{name}: the same"
+        self.said.add(reply["error"])
         say(f"{error}{where}", sys.stderr)
         self.bar.update()
 
@@ -151,6 +158,7 @@ class Videos:
             self.code = self.code or reply["code"]
             say(f"{name}: frames failed; their lines say why.", sys.stderr)
         now = time.perf_counter()
+        self.began = min(self.began or now, now - reply["seconds"])
         board = self.served.setdefault(reply["board"], SimpleNamespace(frames=0, videos=0, seconds=0.0, last=0.0))
         board.frames, board.videos = board.frames + reply["frames"], board.videos + 1
         board.seconds += min(reply["seconds"], now - board.last)  # it may serve two at a time
@@ -165,5 +173,7 @@ class Videos:
         for address, board in sorted(self.served.items(), key=lambda item: self.boards.name(item[0])):
             say(f"board {self.boards.name(address)}: {board.frames} frames of {board.videos} videos in "
                 f"{board.seconds:.1f} s, {board.frames / max(board.seconds, 0.001):.1f} FPS")
+        if not self.complete:
+            return
         frames, seconds = sum(each.frames for each in self.served.values()), time.perf_counter() - self.began
         say(f"in all: {frames} frames of {self.complete} videos in {seconds:.1f} s, {frames / seconds:.1f} FPS")

@@ -156,6 +156,8 @@ def serve(settings: Dict[str, Any], run: str, name: str, paths: List[str], count
             if task is None or task.state == "cancelled" or worker.status.name not in ("running", "paused"):
                 unwanted.set()
                 stream.stop.set()
+                over.set()
+                say(f"{name}: nobody wants it any more.", sys.stderr)
             worker.log_event(f"rknnpool-{run}", {"board": worker.address, "video": name, "frames": stream.count})
 
     try:
@@ -216,9 +218,6 @@ class Job:
             self.run.end()
         if not self.stopped.is_set():
             self.run.lines.append((self.name, self.epoch, json.dumps(as_dict(result), ensure_ascii=False)))
-
-    def close(self) -> None:
-        pass
 
     def stop(self) -> None:
         self.stopped.set()
