@@ -296,7 +296,9 @@ def build_tflite(path, calibration, count, out):
     about = rknnmodel.describe(path)
     shape, fixed = input_shape(path, model, about)
     about.size = shape[3], shape[2]
-    model, is_relative = scaled(model, about)
+    if ultralytics.plan_of(about) is not None:
+        raise InputError(f"{path}: computes its boxes inside the network, and 8 bits would leave them steps of dozens "
+                         f"of pixels: export it with Rockchip's heads (models/README.md), or run the .onnx on the CPU.")
     if fixed:
         for place, side in enumerate(shape):
             name = fixed["inputs"][0]
@@ -304,7 +306,7 @@ def build_tflite(path, calibration, count, out):
             value.type.tensor_type.shape.dim[place].dim_value = side
         model = onnx.shape_inference.infer_shapes(model)
     frames = [fed(image, model.graph, about).copy() for image in calibration_images(calibration, count)]
-    return to_tflite.convert(path, out, model, frames, mean, std, metadata_of(about, shape, is_relative))
+    return to_tflite.convert(path, out, model, frames, mean, std, metadata_of(about, shape, about.relative))
 
 
 def failure(step, soc, message=""):

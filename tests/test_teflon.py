@@ -8,6 +8,7 @@ import sys
 import zipfile
 
 import cv2
+import layouts
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -318,6 +319,14 @@ def test_what_convert_lacks_is_a_sentence(run, tmp_path, monkeypatch):
         code, error = run(*arguments, "--to", "tflite")
         assert code == 2 and sentence in error and error.count("\n") == 1, error
     assert not (tmp_path / "x.tflite").exists()
+
+
+def test_a_model_whose_boxes_8_bits_would_spoil_is_refused(run, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for options in ({}, {"relative": "True"}):
+        path = layouts.save(layouts.ultralytics(), tmp_path / "one.onnx", task="detect", **options)
+        code, error = run(path, "--to", "tflite", "--calibration", tmp_path / "photos")
+        assert code == 2 and "Rockchip's heads" in error and error.count("\n") == 1
 
 
 def test_outputs_are_told_apart_by_their_values():
