@@ -8,6 +8,7 @@
     python benchmark.py --threads plain 2                           # two threads against a plain loop without a pool
     python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
     python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7     # so many cameras on one pool
+    python benchmark.py --simulate 16.9x3 --threads plain 6 --runtime wheel library     # what the wheel's copies cost
 
 Every frame is decoded, inferred and drawn on as main.py does it, without a window. The plot needs matplotlib.
 """
@@ -35,10 +36,12 @@ import func
 import funcs
 import rknnmodel
 import rknnpool
+import runtimes
 import runtimes.cpu as cpu
 from main import stay_on_big_cores
 from rknnmodel import InputError
 from runtimes.simulated import PUBLISHED, Recorder, opened, parse_simulate, record, simulated
+from runtimes.simulated_library import KINDS, simulated_library
 from sources import Video, open_source
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -50,6 +53,7 @@ seconds = 5.0                            # measured for each column in each roun
 warmup = 1.0                             # seconds before that
 rounds = 3                               # every column once a round, so that drift hits all alike; the median counts
 simulate = None                          # None, one of PUBLISHED, or milliseconds x cores as in "16.9x3" or "10,10,30"
+runtime = None                           # None: the pool's choice, or a simulated NPU in NumPy; names that --help lists
 output = "runs/benchmark"                # where the .json and the .png go
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -67,13 +71,13 @@ def opened_video(path: str) -> Video:
 
 def looped(path: str) -> Iterator[np.ndarray]:
     """The video's frames, again and again."""
-    capture = opened_video(path).capture
+    video = opened_video(path)
     while True:
-        ok, frame = capture.read()
-        if not ok:
-            capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
-            ok, frame = capture.read()
-            if not ok:
+        frame = video.read()
+        if frame is None:
+            video.rewind()
+            frame = video.read()
+            if frame is None:
                 raise InputError(f"{path}: cannot be read again from its beginning.")
         yield frame
 
@@ -106,23 +110,28 @@ class Bench:
         module = funcs.load(args.func) if args.func else funcs.find(rknnmodel.describe(args.model, rknnpool.soc()))
         self.myFunc = module.myFunc
         self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        names = list(dict.fromkeys(args.runtime or [None]))
+        if not args.simulate:
+            self.runtimes = {name: runtimes.named(name) or rknnpool.RKNNLite for name in names}
         video = opened_video(args.cap)
         total, size = video.total, "{}x{}".format(*video.size)
         if args.simulate:
             inference, self.cores = parse_simulate(args.simulate)
             print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
             spread = itertools.islice(looped(args.cap), 0, total, -(-total // RECORDED))
-            self.runtime = simulated(inference, self.cores, record(args.model, spread, self.myFunc))
+            recorded = record(args.model, spread, self.myFunc)
+            self.runtimes = {name: simulated_library(name, inference, self.cores, recorded) if name else
+                             simulated(inference, self.cores, recorded) for name in names}
             each = [float(seconds) for seconds in np.broadcast_to(inference, (self.cores,))]
             self.ceiling = sum(1 / seconds for seconds in each) if all(each) else float("inf")
             times = " ".join(f"{seconds * 1000:.1f}" for seconds in each)
             npu = f"simulated NPU, {times if len(set(each)) > 1 else f'{self.cores} x {each[0] * 1000:.1f}'} ms"
         else:
-            self.runtime = rknnpool.RKNNLite
-            on_cpu = self.runtime is cpu.RKNNLite
+            on_cpu = self.runtimes[names[0]] is cpu.RKNNLite
             self.cores = 1 if on_cpu else rknnpool.npu_cores(rknnpool.soc())
             self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
             npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {rknnpool.soc()}"
+        self.runtime = self.runtimes[names[0]]
         if args.no_decode:
             self.held = list(itertools.islice(looped(args.cap), min(total, IN_MEMORY)))
         self.name = f"{Path(args.cap).name} {size}, {npu}"
@@ -132,11 +141,12 @@ class Bench:
             return looped(self.args.cap)
         return (frame.copy() for frame in itertools.cycle(self.held))  # copies, for they are drawn on
 
-    def pool(self, column: str, function: Callable) -> rknnpool.rknnPoolExecutor:
-        mask = self.runtime.NPU_CORE_0_1_2 if column == "all" else None
+    def pool(self, column: str, function: Callable, runtime: type | None = None) -> rknnpool.rknnPoolExecutor:
+        runtime = runtime or self.runtime
+        mask = runtime.NPU_CORE_0_1_2 if column == "all" else None
         count = 2 if column == "all" else int(column)
         try:
-            return rknnpool.rknnPoolExecutor(self.args.model, count, function, coreMask=mask, runtime=self.runtime)
+            return rknnpool.rknnPoolExecutor(self.args.model, count, function, coreMask=mask, runtime=runtime)
         except RuntimeError as error:  # its message is a sentence
             raise InputError(f"{error}.") from None
 
@@ -166,16 +176,16 @@ class Bench:
         self.myFunc(context, item[2])
         return item[:2]
 
-    def measure(self, column: str) -> dict:
+    def measure(self, column: str, runtime: str | None) -> dict:
         """One column, once: a dict of fps, latencies in ms, cpu_ms a frame, runs per core, peak rss_mb, dropped
         frames."""
         reset_peak()
         if column == "plain":
-            context = opened(self.runtime, self.args.model)
+            context = opened(self.runtimes[runtime], self.args.model)
             measured = self.window((self.serve(context, item) for item in self.clocked()), list)
             context.release()
             return measured
-        with self.pool(column, self.serve) as pool:
+        with self.pool(column, self.serve, self.runtimes[runtime]) as pool:
             return self.window(pool.map(self.clocked(), live=bool(self.args.live)), lambda: pool.runs)
 
     def window(self, results: Iterator, runs: Callable) -> dict:
@@ -198,23 +208,23 @@ class Bench:
                     runs=[after - before for before, after in zip(runs_before, runs())], dropped=dropped)
 
 
-def run_table(bench: Bench, columns: list[str]) -> tuple:
-    """Measure every column in every round: a list of one dict a column, of what the table shows, and the ceiling in
-    FPS."""
+def run_table(bench: Bench, columns: list[tuple]) -> tuple:
+    """Measure every column, (threads, name of the runtime or None), in every round: a list of one dict a column, of
+    what the table shows, and the ceiling in FPS."""
     measured, ceilings = {column: [] for column in columns}, []
     for number in range(1, bench.args.rounds + 1):
         if bench.ceiling is None:
             ceilings.append(bench.bare())
             print(f"round {number}, inference alone: {ceilings[-1]:.1f} FPS", file=sys.stderr)
         for column in columns:
-            measured[column].append(bench.measure(column))
-            print(f"round {number}, {title(column)}: {measured[column][-1]['fps']:.1f} FPS", file=sys.stderr)
+            measured[column].append(bench.measure(*column))
+            print(f"round {number}, {title(*column)}: {measured[column][-1]['fps']:.1f} FPS", file=sys.stderr)
     ceiling, table = bench.ceiling or statistics.median(ceilings), []  # infinite for an NPU that takes no time
     for column, of_rounds in measured.items():
         every = {key: [once[key] for once in of_rounds] for key in of_rounds[0]}
         fps, latencies = statistics.median(every["fps"]), np.concatenate(every["latencies"])
         table.append(dict(
-            threads=column, fps=fps, fps_of_rounds=every["fps"], share=fps / ceiling,
+            threads=column[0], runtime=column[1], fps=fps, fps_of_rounds=every["fps"], share=fps / ceiling,
             p50_ms=float(np.percentile(latencies, 50)),
             p99_ms=float(np.percentile(latencies, 99)), cpu_ms=statistics.median(every["cpu_ms"]),
             runs=[sum(of_core) for of_core in zip(*every["runs"])], rss_mb=max(every["rss_mb"]),
@@ -222,13 +232,14 @@ def run_table(bench: Bench, columns: list[str]) -> tuple:
     return table, ceiling
 
 
-def title(column: str) -> str:
-    return {"all": "all cores on one frame", "plain": "plain loop", "1": "1 thread"}.get(column, f"{column} threads")
+def title(column: str, runtime: str | None = None) -> str:
+    name = {"all": "all cores on one frame", "plain": "plain loop", "1": "1 thread"}.get(column, f"{column} threads")
+    return f"{name}, {runtime}" if runtime else name
 
 
 def markdown(table: list[dict]) -> str:
     """The table, a column per thread count."""
-    rows = [("", [title(column["threads"]) for column in table]), ("---", ["---"] * len(table))]
+    rows = [("", [title(column["threads"], column["runtime"]) for column in table]), ("---", ["---"] * len(table))]
     for name, form in [("FPS", "**{fps:.1f}**"), ("share of the ceiling", "{share:.1%}"),
                        ("latency p50, ms", "{p50_ms:.1f}"),
                        ("latency p99, ms", "{p99_ms:.1f}"), ("CPU, ms a frame", "{cpu_ms:.2f}"),
@@ -250,15 +261,18 @@ def plot(table: list[dict], ceiling: float, name: str, path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(7, 4), dpi=150)
-    counts = {int(column["threads"]): column["fps"] for column in table if column["threads"].isdigit()}
-    axes.plot(list(counts), list(counts.values()), "o-", label="the pool")
+    counts = [column for column in table if column["threads"].isdigit()]
+    for runtime in dict.fromkeys(column["runtime"] for column in counts):
+        points = [(int(column["threads"]), column["fps"]) for column in counts if column["runtime"] == runtime]
+        axes.plot(*zip(*points), "o-", label=f"the pool, {runtime}" if runtime else "the pool")
     for column in table:
         if not column["threads"].isdigit():
             axes.axhline(column["fps"], linestyle=":" if column["threads"] == "all" else "-.", color="grey",
-                         label=title(column["threads"]))
+                         label=title(column["threads"], column["runtime"]))
     if np.isfinite(ceiling):
         axes.axhline(ceiling, linestyle="--", color="tab:red", label=f"ceiling: {ceiling:.0f} FPS")
-    axes.set(xlabel="threads", ylabel="frames a second", title=name, xticks=list(counts), ylim=(0, None))
+    axes.set(xlabel="threads", ylabel="frames a second", title=name, ylim=(0, None),
+             xticks=sorted({int(column["threads"]) for column in counts}))
     axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(path)
@@ -309,7 +323,7 @@ def profile(bench: Bench) -> dict:
         func.cv2 = watch if number % 2 else cv2
         frame = stage("decode the video", next, frames)
         square, placed = stage("letterbox", func.letterbox, frame, func.IMG_SIZE)
-        outputs = stage("inference call", func.infer, context, square)
+        outputs = stage("inference call", func.infer_raw, context, square)
         boxes, classes, scores = stage("NMS", func.nms, *stage("decode the heads", func.decode, outputs))
         stage("draw", lambda: func.draw(frame, func.unletterbox(boxes, placed, frame), classes, scores))  # noqa: B023
     func.cv2 = cv2
@@ -360,6 +374,10 @@ def run(args: argparse.Namespace) -> None:
     for column in columns:
         if column not in ("all", "plain") and not re.fullmatch("[1-9][0-9]*", column):
             raise InputError(f"--threads {column}: give numbers from 1, all, or plain.")
+    if args.simulate:
+        for name in args.runtime or ():
+            if name not in KINDS:
+                raise InputError(f"--runtime {name}: over a simulated NPU it is {', '.join(KINDS)}.")
     if args.profile and args.func:
         raise InputError("--profile: knows the stages of func.py only.")
     if args.streams and min(args.streams) < 1:
@@ -381,15 +399,20 @@ def run(args: argparse.Namespace) -> None:
     if args.soak:
         return soak(bench, columns[0])
 
-    table, ceiling = run_table(bench, columns)
+    table, ceiling = run_table(bench, list(itertools.product(columns, bench.runtimes)))
     source = "frames from memory" if args.no_decode else "decoding included"
     live = f", arriving at {args.live:g} FPS" if args.live else ""
     limit = f"ceiling {ceiling:.1f} FPS" if np.isfinite(ceiling) else "no ceiling"
     print(f"{bench.name}: {limit}; {source}{live}, {args.rounds} x {args.seconds:g} s a column\n\n{markdown(table)}")
     plain = next((column["fps"] for column in table if column["threads"] == "plain"), None)
     for column in table:
+        name, first = title(column["threads"], column["runtime"]), table[0]["runtime"]
         if plain and column["threads"] != "plain":
-            print(f"\n{title(column['threads'])}: {column['fps'] / plain:.2f} times the plain loop's FPS")
+            print(f"\n{name}: {column['fps'] / plain:.2f} times the plain loop's FPS{f' ({first})' if first else ''}")
+        beside = next(other for other in table if other["threads"] == column["threads"])
+        if beside is not column:
+            print(f"\n{name}: {column['cpu_ms'] / beside['cpu_ms']:.2f} times the CPU a frame and "
+                  f"{column['fps'] / beside['fps']:.2f} times the FPS of {title(beside['threads'], first)}")
     known = ceiling if np.isfinite(ceiling) else None  # JSON knows no infinity
     result = dict(settings=vars(args), npu=bench.name, cpu_cores=bench.cpus, ceiling_fps=known, table=table)
     if args.profile:
@@ -414,6 +437,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
     parser.add_argument("--simulate", default=simulate, metavar="NPU",
                         help=f"milliseconds x cores or of each core, or one of {', '.join(PUBLISHED)}")
+    parser.add_argument("--runtime", nargs="+", default=runtime, metavar="NAME",
+                        help=f"columns of each: {', '.join(runtimes.RUNTIMES)}; over a simulated NPU, of a C library "
+                        f"instead of NumPy, {', '.join(KINDS)}")
     parser.add_argument("--output", default=output, help=f"where the .json and the .png go (default: {output})")
     parser.add_argument("--no-decode", action="store_true", help=f"read {IN_MEMORY} frames into memory first")
     parser.add_argument("--live", type=float, metavar="FPS", help="a live source of that rate")

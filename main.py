@@ -14,14 +14,20 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-from tqdm import tqdm
+try:
+    import cv2
+    from tqdm import tqdm
+except ImportError as error:
+    print(f"{error}: main.py runs in the environment that README.md's first two commands make, as "
+          f"{os.path.join('.venv', 'bin', 'python')} main.py.", file=sys.stderr)
+    sys.exit(2)
 
 import funcs
 import results
 import runtimes
 from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor, soc
+from sources import check_reader, parse_camera
 from sources.names import hide, name_streams, split_name
 from streams import Served, Stream, say, users_traceback
 
@@ -32,7 +38,7 @@ modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NP
 cap = "models/demo.mp4"
 TPEs = None        # contexts, and threads; None: two per NPU core
 bigCores = True    # stay on the fast CPU cores, where a SoC has two kinds
-runtime = None     # "wheel", "library" or "cpu"; None: whatever this machine has, in this order
+runtime = None     # "wheel", "library", "cpu", or "teflon" (open driver); None: the first that this machine has
 conf = None        # least score of a detection; None: what the func file says
 iou = None         # of two boxes of one class that overlap more the weaker one goes; None: what the func file says
 classes = None     # ["person", "car"]: names or numbers of the only classes that are wanted; None: all
@@ -44,6 +50,10 @@ json = None        # "results.jsonl": a line of JSON for each frame; "-": to std
 mqtt = None        # "mqtt://host:1883/prefix": a broker that is told
 web = None         # "8000" or "HOST:PORT": a page in the browser
 fps = None         # the most frames a second that a stream is served; None: all
+reader = None      # "opencv" or "av" (PyAV) reads files and URLs; None: OpenCV, on a board pyav-rkmpp where it is there
+camera_size = None    # "1920x1080": what USB cameras are asked for; None: what they do by themselves
+camera_fps = None     # 30
+camera_format = None  # "MJPG"
 # --------------------------------------------------------------------------------------------------------------------
 
 
@@ -90,6 +100,9 @@ def check(args):
             raise InputError(f"--{flag} {value}: a share from 0 to 1 is needed.")
     if args.fps is not None and not 0 < args.fps < float("inf"):
         raise InputError(f"--fps {args.fps}: more than 0 frames a second are needed.")
+    args.camera = parse_camera(args.camera_size, args.camera_fps, args.camera_format)
+    if check_reader(args.reader) == "av":
+        results.part("sources.pyav", "--reader av")
 
 
 def open_streams(args):
@@ -106,7 +119,7 @@ def open_streams(args):
 
     def open_one(name, address, path):
         try:
-            stream = Stream(address, name, args.fps)
+            stream = Stream(address, name, args.fps, reader=args.reader, camera=args.camera)
             if saver:
                 stream.add(saver.open_saver(path, stream, args.overwrite))
             return stream
@@ -208,7 +221,7 @@ def leave(code):
 def run(args):
     """Run the sources to their ends. Returns the exit code; raises InputError where nothing can be run."""
     check(args)
-    model = funcs.look_at(args.model, None if args.runtime == "cpu" else soc())
+    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, soc()))
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):
@@ -246,7 +259,7 @@ def parse_arguments():
     add("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
     add("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
     add("--bigCores", choices=("yes", "no"), default="yes" if bigCores else "no", help="stay on the fast CPU cores")
-    add("--runtime", default=runtime, help="wheel, library or cpu (default: whatever there is)")
+    add("--runtime", default=runtime, help="wheel, library, cpu or teflon, the open driver (default: what there is)")
     add("--conf", type=float, default=conf, help="least score of a detection")
     add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes")
     add("--classes", nargs="+", default=classes, metavar="CLASS", help="names or numbers of the only classes wanted")
@@ -263,6 +276,11 @@ def parse_arguments():
     add("--mqtt", default=mqtt, metavar="URL", help="mqtt://host:1883/prefix, a broker that is told")
     add("--web", default=web, metavar="[HOST:]PORT", help="a page in the browser")
     add("--fps", type=float, default=fps, metavar="N", help="serve a stream at most so many frames a second")
+    add("--reader", default=reader, metavar="opencv|av", help="what reads files and URLs (default: OpenCV, or on a "
+        "board with pyav-rkmpp its hardware decoder)")
+    add("--camera-size", default=camera_size, metavar="WxH", help="what USB cameras are asked for: 1920x1080")
+    add("--camera-fps", type=float, default=camera_fps, metavar="N", help="the same: frames a second")
+    add("--camera-format", default=camera_format, metavar="MJPG", help="the same: the four letters of a format")
     add("--headless", action="store_true", help="open no window")
     add("--quiet", action="store_true", help="no line every 30 frames, and no progress bar")
     args = parser.parse_args()

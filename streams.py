@@ -8,7 +8,6 @@ handed to the places that its results go to.
 """
 import collections
 import concurrent.futures
-import os
 import sys
 import threading
 import time
@@ -17,47 +16,26 @@ from typing import Any, Dict, Iterator, List, Optional, Set
 
 from tqdm import tqdm
 
-import funcs as func_files
-import rknnpool
-from results import result as passing
 from results.beside import Beside
-from results.result import Result, Served  # noqa: F401  Served: for who writes a program of their own
+from results.result import Gone, Result, Served  # noqa: F401  Served: for who writes a program of their own
+from results.telling import say, users_traceback
 from rknnmodel import InputError, ModelError
 from rknnpool import NPUError
 from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
-from sources.names import hide, short_names
+from sources.names import short_names
+from sources.pace import Wanted
 
 # seconds between two attempts to open a live source that is not there; the last one for ever
 RETRIES = 1, 2, 4, 8, 15, 30
 FIRST_TRIES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30  # the same before it was ever there: what is switched on together
-# files through which an error in the user's code comes
-OURS = (rknnpool.__file__, __file__, passing.__file__, func_files.__file__, threading.__file__, "<frozen importlib",
-        os.path.dirname(concurrent.futures.__file__), os.path.join(os.path.dirname(__file__), "main.py"))
-
-
-def say(text: str, file: Any = None) -> None:
-    """Print a line beside the progress bars, without passwords. Who no longer reads (`| head`) does not end the run."""
-    try:
-        tqdm.write(hide(text), file=file or sys.stdout)
-        (file or sys.stdout).flush()
-    except (OSError, ValueError):  # ValueError: closed
-        setattr(sys, "stderr" if file else "stdout", open(os.devnull, "w"))
-
-
-def users_traceback(error: BaseException) -> str:
-    """The traceback of an error in the user's code, without our lines, through which it came."""
-    trace = error.__traceback__
-    while trace and trace.tb_frame.f_code.co_filename.startswith(OURS):
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__)).rstrip()
 
 
 class Stream:
     """One source, and what becomes of its frames.
 
     source: a file, a folder, a camera's number, a URL or a GStreamer pipeline; name: what it is called everywhere, a
-    short name of the source by default; most: frames a second that are served at most, or None for all. Raises
-    InputError where the source can never be opened.
+    short name of the source by default; most: frames a second that are served at most, or None for all; opening: what
+    open_source() is told besides. Raises InputError where the source can never be opened.
     A camera or broadcast is `live`: frames that cannot be served are dropped, and where it is not there, at the start
     or later, it is tried again.
 
@@ -65,13 +43,17 @@ class Stream:
     `close`); own: those of the places that end with the stream. All may be set until run() begins.
     """
 
-    def __init__(self, source: Any, name: Optional[str] = None, most: Optional[float] = None):
+    opening: Dict[str, Any] = {}
+
+    def __init__(self, source: Any, name: Optional[str] = None, most: Optional[float] = None, **opening: Any):
         self.address, self.name, self.most = str(source), name or short_names(str(source))[0], most
+        self.opening = opening
         try:
-            self.source = open_source(source)
+            self.source = open_source(source, **opening)
         except NotYet as error:
             self.source = None
             say(f"{self.name}: is not there yet, trying again ({error})", sys.stderr)
+        self.away = self.source is None  # a live source is not there, and tried again
         self.total = self.source.total if self.source else 0
         self.live = self.source.live if self.source else True
         self.rate = self.source.fps if self.source else 0.0  # frames a second, as it says of itself
@@ -86,8 +68,11 @@ class Stream:
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
         self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
-        self.began, self.ended, self._due = time.perf_counter(), None, float("-inf")
-        self._served, self._results = collections.deque(maxlen=100), None
+        self.began, self.ended, self.wanted = time.perf_counter(), None, Wanted(most)
+        self._served, self._results, self._gone = collections.deque(maxlen=100), None, 0
+        self.owed = False  # its turn came between two frames
+        self._passed = 0  # frames in whose place a newer one was served
+        self.say_note()
 
     def add(self, place: Any) -> None:
         """Add a place of this stream's own, which ends with it. Of a live stream it gets a queue, and may drop."""
@@ -96,9 +81,13 @@ class Stream:
 
     # ---- reading, in the pool's thread ----
 
-    def frames(self) -> Iterator[Result]:
+    def frames(self, pool: Any = None) -> Iterator[Result]:
         """The source's frames until it ends or is stopped. A live source that is not there is tried again. Closes the
-        source: no other thread may while this one reads."""
+        source: no other thread may while this one reads.
+
+        pool: of a live source's frames those that wait for a context of it are made pictures when one takes them, for
+        most will be dropped; None: all are pictures at once.
+        """
         self.reading = True
         try:
             while not self.stop.is_set():
@@ -112,15 +101,27 @@ class Stream:
                     return
                 received, number, moment = time.perf_counter(), self.number, self.source.now()
                 self.number += 1
-                if self.too_soon(received if self.live else moment):
+                if self.wanted.too_soon(received if self.live else moment, self.rate):
+                    continue
+                if self.live and self.source.hand_over(number, moment, received):
+                    self._passed += 1  # the frame before it
+                    self.source.hold()
                     continue
                 picture, error = None, None
+                waits = self.live and pool is not None and not pool.idle
                 try:
-                    picture = self.source.retrieve()
+                    picture = self.source.later() if waits else self.source.retrieve()
                 except InputError as unreadable:
                     error = str(unreadable)
                 if picture is not None or error:
-                    yield Result(self, number, moment, picture, received, self.source.file, error)
+                    result = Result(self, number, moment, picture, received, self.source.file, error)
+                    result.first, self.owed = self.owed, False
+                    yield result
+                    if waits:
+                        self.source.hold()
+                        if self.most:  # it goes on waiting while the next ones come too soon
+                            result.take()
+                    result = None
                 elif not self.live:
                     self.number = number
                     return
@@ -129,19 +130,9 @@ class Stream:
                 self.source.release()
             self.released.set()
 
-    def too_soon(self, moment: float) -> bool:
-        """Whether a frame comes before the next one is due, where not all are wanted."""
-        if not self.most:
-            return False
-        step, slack = 1 / self.most, 0.5 / self.rate if 1 <= self.rate <= 1000 else 0.001
-        if moment < self._due - slack:
-            return True
-        self._due = self._due + step if moment < self._due + step else moment + step
-        return False
-
     def come_back(self) -> bool:
         """Open a live source again and again, until it gives a frame (True) or the stream is stopped (False)."""
-        began, attempt, late = time.perf_counter(), 0, self.source is None
+        began, attempt, late, self.away = time.perf_counter(), 0, self.source is None, True
         if not late:
             say(f"{self.name}: went away, trying again.", sys.stderr)
         pauses = FIRST_TRIES if late else RETRIES
@@ -150,17 +141,23 @@ class Stream:
             if self.source is not None:
                 self.source.release()
             try:
-                self.source = open_source(self.address)
+                self.source = open_source(self.address, **self.opening)
             except InputError as error:
                 if late and not isinstance(error, NotYet):
                     raise  # it never was there, and never will be
                 continue
             if self.source.grab():
                 self.rate, (self.width, self.height) = self.source.fps, self.source.size
-                verb = "is there" if late else "came back"
+                self.away, verb = False, "is there" if late else "came back"
                 say(f"{self.name}: {verb} after {time.perf_counter() - began:.0f} s.", sys.stderr)
+                self.say_note()
                 return True
         return False
+
+    def say_note(self) -> None:
+        """Say, once, what is to be said of how the source was opened."""
+        if getattr(self.source, "note", None):
+            self.complain(f"{self.name}: {self.source.note}.")
 
     # ---- serving, in the stream's own thread ----
 
@@ -199,13 +196,16 @@ class Stream:
     def results(self, pool: Any) -> Iterator[Result]:
         """What comes out of the pool, in the order of the frames. A frame at which the NPU failed is a Result with its
         error."""
-        self._results, newest = pool.map(self.frames(), live=self.live), -1
+        self._results, newest = pool.map(self.frames(pool), live=self.live), -1
         try:
             while True:
                 try:
                     result = next(self._results)
                 except StopIteration:
                     return
+                except Gone:
+                    self._gone += 1
+                    continue
                 except NPUError as error:
                     if error.fatal:
                         raise
@@ -213,7 +213,7 @@ class Stream:
                     first = self.in_work.get(min(self.in_work, default=0))
                     result = error.frame or first or Result(self, newest + 1, 0, None, 0)
                     result.error, result.detections, self.code = str(error), None, max(self.code, 3)
-                    self.complain(result.error)
+                    self.complain(f"{error}.")
                 if result.number < newest:  # newer ones have come out before it was known to have failed
                     self.failed += 1
                     self.in_work.pop(result.number, None)
@@ -232,6 +232,8 @@ class Stream:
             if self.code != 3:
                 self.code = 2
                 say(result.error, sys.stderr)
+        elif result.shown is None:
+            self.complain("myFunc returned None instead of a picture: is its return missing?")
         elif result.detections is not None:
             for first in (self.tracker, self.lines):
                 if first is not None:
@@ -263,7 +265,7 @@ class Stream:
         if self.given_up or isinstance(error, concurrent.futures.CancelledError):  # whoever ends the pool knows why
             return
         if isinstance(error, NPUError):
-            self.code, self.error = 3, str(error)
+            self.code, self.error = 3, f"{error}."
         elif isinstance(error, InputError):
             self.code, self.error = 2, str(error)
         elif isinstance(error, ModelError):
@@ -283,7 +285,7 @@ class Stream:
     @property
     def dropped(self) -> int:
         """Frames of a live source that were read and not served, because a newer one came first."""
-        return self._results.dropped if self._results else 0
+        return self._results.dropped + self._gone + self._passed if self._results else 0
 
     @property
     def fps(self) -> float:
@@ -297,4 +299,5 @@ class Stream:
         more = f", {self.dropped} dropped" if self.live else ""
         for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"), (self.unshown, "not shown")):
             more += f", {count} {what}" if count else ""
-        return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"
+        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+        return f"{self.name}: {frames} in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"

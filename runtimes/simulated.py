@@ -13,7 +13,7 @@ import collections
 import re
 import threading
 import time
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -32,6 +32,13 @@ PUBLISHED = {"yolov5s_relu@rk3588": 66.1, "yolov5s@rk3588": 48.4, "yolov5n@rk358
 # went from 13.4 to 14.9 FPS, which is 7.5 ms less a frame, of an inference that takes one core 1000 / 48.4 = 20.7 ms:
 # 1.57. (rknn_benchmark gave 1.9 on one board, 18.84 to 9.86 ms: jas-hacks.blogspot.com, June 2023.)
 ALL_CORES_SPEEDUP = 20.7 / (20.7 - (1000 / 13.4 - 1000 / 14.9))
+
+
+class Recording(NamedTuple):
+    """What a model was given and gave, from record()."""
+    fingerprints: np.ndarray  # (frames, pixels), of the inputs
+    outputs: List[List[tuple]]  # of each frame: (int8 array, scale, zero point)
+    shape: Tuple[int, ...]    # of the input, (1, height, width, 3)
 
 
 class SimulatedNPU:
@@ -54,26 +61,43 @@ class SimulatedNPU:
         self.cores = None
         if core_mask:
             self.cores = [core for core in range(self.NPU_CORES) if core_mask >> core & 1] or [0]
-        self.buffers = [np.empty(values.shape, np.float32) for values, _, _ in self.recorded[1][0]]
+        self.buffers = [np.empty(values.shape, np.float32) for values, _, _ in self.recorded.outputs[0]]
+        self.stored = [np.empty_like(values) for values, _, _ in self.recorded.outputs[0]]
         return 0
 
     def inference(self, inputs, data_type=None, data_format=None, inputs_pass_through=None, get_frame_id=False,
                   reuse_outputs=False):
         """The outputs as the wheel gives them: copies, or with reuse_outputs the context's own buffers, which the next
         call overwrites."""
+        outputs = self.run(inputs)
+        if outputs is None:
+            return None
+        # NumPy lets go of the GIL, as the vendor's C does
+        for (values, scale, zero_point), buffer in zip(outputs, self.buffers):
+            np.subtract(values, np.float32(zero_point), out=buffer)
+            np.multiply(buffer, np.float32(scale), out=buffer)
+        return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
+
+    def inference_raw(self, inputs: Sequence[np.ndarray]) -> list | None:
+        """As inference(), without dequantising, in buffers of the context's own: (int8 array, scale, zero point) for
+        each output."""
+        outputs = self.run(inputs)
+        if outputs is None:
+            return None
+        for (values, _, _), buffer in zip(outputs, self.stored):
+            np.copyto(buffer, values)
+        return [(buffer, scale, zero_point) for buffer, (_, scale, zero_point) in zip(self.stored, outputs)]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list | None:
+        """The outputs recorded on the frame most like an input, once a core has had its time for it."""
         self.error = None
         if inputs[0].ndim != 4:
             self.error = f"an input has four dimensions, (1, height, width, 3), and not {inputs[0].shape}"
             return None
         image = inputs[0].copy()  # the vendor's runtime takes a copy, too
         self.wait_for_core()
-        fingerprints, outputs = self.recorded
-        nearest = np.abs(fingerprints - fingerprint(image)).sum(1).argmin()
-        # NumPy lets go of the GIL, as the vendor's C does
-        for (values, scale, zero_point), buffer in zip(outputs[nearest], self.buffers):
-            np.subtract(values, zero_point, out=buffer)
-            np.multiply(buffer, scale, out=buffer)
-        return list(self.buffers) if reuse_outputs else [buffer.copy() for buffer in self.buffers]
+        nearest = np.abs(self.recorded.fingerprints - fingerprint(image)).sum(1).argmin()
+        return self.recorded.outputs[nearest]
 
     def wait_for_core(self) -> None:
         with self.queueing:  # while the job is entered, not while it runs
@@ -90,7 +114,7 @@ class SimulatedNPU:
         pass
 
 
-def simulated(inference: float | Sequence[float], cores: int, recorded: tuple) -> type:
+def simulated(inference: float | Sequence[float], cores: int, recorded: Recording) -> type:
     """A runtime class: an NPU of so many cores; `recorded` as record() returns it.
 
     inference: seconds that an inference takes, a float for all cores, or a sequence with one for each.
@@ -101,22 +125,25 @@ def simulated(inference: float | Sequence[float], cores: int, recorded: tuple) -
         schedule=collections.deque(maxlen=1000)))  # (cores, start, end) of the last jobs
 
 
-def fingerprint(image: np.ndarray) -> np.ndarray:
+def fingerprint(image: np.ndarray, dtype: type = np.int16) -> np.ndarray:
     """A few pixels of an input (1, h, w, 3) uint8: (n,) int16."""
     step = max(1, image.shape[1] // 8)
-    return image[0, ::step, ::step].astype(np.int16).ravel()
+    return image[0, ::step, ::step].astype(dtype).ravel()
 
 
-def record(model: str, frames: Iterable[np.ndarray], myFunc: Callable) -> tuple:
-    """What myFunc's inference of each frame gets and gives on the CPU stand-in: fingerprints (n, pixels), and of each
-    the outputs.
+def record(model: str, frames: Iterable[np.ndarray], myFunc: Callable) -> Recording:
+    """What myFunc's inference of each frame gets and gives on the CPU stand-in.
 
-    An output is (int8 array, scale, zero point), quantised over its own range: value = (stored - zero point) * scale.
+    An output is (int8 array, scale, zero point), quantised over its range in all frames, as a model has one scale for
+    each output: value = (stored - zero point) * scale. The values wait for that as float32, 8.6 MB a frame for YOLOv5.
     """
     context = Recorder(opened(cpu.RKNNLite, model))
     for frame in frames:
         myFunc(context, frame)  # raises ModelError at once for a model that it cannot read
-    return np.stack(context.fingerprints), context.outputs
+    scales = [scale_of(each) for each in zip(*context.outputs)]
+    return Recording(np.stack(context.fingerprints),
+                     [[quantised(output, *scale) for output, scale in zip(outputs, scales)]
+                      for outputs in context.outputs], context.inputs[0].shape)
 
 
 class Recorder:
@@ -131,16 +158,22 @@ class Recorder:
         outputs = self.context.inference(inputs)
         if outputs is not None:
             self.fingerprints.append(fingerprint(inputs[0]))
-            self.outputs.append([quantised(output) for output in outputs])
+            self.outputs.append([output.copy() for output in outputs])
         return outputs
 
 
-def quantised(output: np.ndarray) -> tuple:
-    low, high = min(0.0, float(output.min())), max(0.0, float(output.max()))
-    scale = (high - low) / 255 or 1.0
-    zero_point = round(-128 - low / scale)
-    stored = np.clip(np.rint(output / scale) + zero_point, -128, 127).astype(np.int8)
-    return stored, np.float32(scale), np.float32(zero_point)
+def scale_of(outputs: Sequence[np.ndarray]) -> Tuple[float, int]:
+    """Scale and zero point with which int8 holds the range of these arrays, and 0."""
+    low = min(0.0, *(float(output.min()) for output in outputs))
+    high = max(0.0, *(float(output.max()) for output in outputs))
+    scale = float(np.float32((high - low) / 255)) or 1.0
+    return scale, round(-128 - low / scale)
+
+
+def quantised(output: np.ndarray, scale: float, zero_point: int) -> tuple:
+    """(int8 array, scale, zero point) of float32 values."""
+    stored = np.rint(output / np.float32(scale)) + zero_point
+    return np.clip(stored, -128, 127).astype(np.int8), scale, zero_point
 
 
 def opened(runtime: type, model: str) -> Any:

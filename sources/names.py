@@ -1,4 +1,4 @@
-"""What a source is called, and what is shown of it: never a password."""
+"""What a source is called, whether its address can be one, and what is shown of it: never a password."""
 import os
 import re
 from pathlib import Path
@@ -10,12 +10,41 @@ from rknnmodel import InputError
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".jp2", ".avif")
 
 
+SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "tls", "rtp", "srt", "mms", "mmsh", "ftp",
+           "file")
+
+
+class NotYet(InputError):
+    """A live source does not answer, but may later."""
+
+
+class NotRead(Exception):
+    """A reader reads no video there."""
+
+
+class NoHardware(Exception):
+    """The board's decoder does not decode it: why, the end of a sentence."""
+
+
 def hide(text: str) -> str:
     """The text with "***" for each password in it: in a URL's login, in its query, in a pipeline's properties."""
-    # Up to the last @, for a password may hold one, or a slash; but host:8080/... is no login.
-    text = re.sub(r"(?<=://)([^\s/?#:]*):(?!\d{1,5}[/?#])\S*@", r"\1:***@", text)
+    # Up to the last @ before another URL or element, for a password may hold one, or a slash, or a space.
+    text = re.sub(r"(?<=://)([^/?#:\n]*):((?:(?!\w://| ! )[^\n])*)@([^\s/?#'\"]*)(/?)", hide_login, text)
     return re.sub(r"(?i)\b([\w-]*(?:pas|pass|passwd|passphrase|password|pwd|psw|user-pw|secret|token|api_?key|auth|"
                   r"authorization)=)(?:\"[^\"]*\"|'[^']*'|[^&\s\"']+)", r"\1***", text)
+
+
+def hide_login(found: "re.Match") -> str:
+    """USER:***@HOST of USER:PASSWORD@HOST. But of HOST:PORT/PATH@REST nothing is hidden, where REST is no host."""
+    user, password, host, slash = found.groups()
+    a_host = slash or re.search(r"[.:\[]", host)
+    return found.group() if re.match(r"\d{1,5}[/?#]", password) and not a_host else f"{user}:***@{host}{slash}"
+
+
+def shown(source: str) -> str:
+    """A source as it is shown. Of a URL with spaces, which is none, no more than its beginning: who knows what stands
+    behind the space."""
+    return re.sub(r"(?s)\s.*", " ...", hide(source)) if "://" in source else hide(source)
 
 
 def split_name(argument: str) -> Tuple[Optional[str], str]:
@@ -86,3 +115,20 @@ def check_utf8(path: str) -> None:
 def is_picture(path: str) -> bool:
     """Whether a file's name is that of a picture."""
     return path.lower().endswith(PICTURES)
+
+
+def malformed(source: str) -> Optional[str]:
+    """What is wrong with a URL as such, or None."""
+    scheme = source.split("://")[0]
+    if scheme.lower() not in SCHEMES:
+        return f"{scheme}:// is none of the kinds of URL that are read ({', '.join(SCHEMES[:6])}, ...)"
+    if re.search(r"\s", source):
+        return "a URL has no spaces (write %20)"
+    try:
+        parts = urlsplit(source)
+        if not parts.hostname and scheme.lower() not in ("udp", "rtp", "srt"):  # which may listen
+            return "the URL names no host"
+        parts.port  # noqa: B018  raises where it is none
+    except ValueError:
+        return "not a URL: behind the host's : stands its port, a number up to 65535"
+    return None

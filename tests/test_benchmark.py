@@ -2,6 +2,7 @@
 complete and saved."""
 import itertools
 import json
+import shutil
 import sys
 import threading
 import time
@@ -115,6 +116,22 @@ def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
         np.testing.assert_array_equal(one, own)
 
 
+def test_raw_outputs_are_int8_in_buffers_of_the_contexts_own(recorded, demo_frames):
+    one, other = (context_on(simulated.simulated(0, 3, recorded), 1) for _ in range(2))
+    image = func.letterbox(demo_frames[0], func.IMG_SIZE)[0][np.newaxis]
+    raw, floats = one.inference_raw([image]), one.inference([image])
+    for (stored, scale, zero_point), expected, theirs in zip(raw, floats, other.inference_raw([image])):
+        assert stored.dtype == np.int8 and not np.shares_memory(stored, theirs[0])
+        np.testing.assert_array_equal(func.floats(stored, scale, zero_point), expected)
+    assert one.inference_raw([image])[0][0] is raw[0][0]
+    assert one.inference_raw([image[0]]) is None and "four dimensions" in one.error
+
+
+def test_an_output_has_one_scale_for_all_frames(recorded):
+    for of_frames in zip(*recorded.outputs):
+        assert len({(scale, zero_point) for _, scale, zero_point in of_frames}) == 1
+
+
 def test_the_speed_of_a_published_model_is_its_published_figure():
     assert simulated.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
     assert simulated.parse_simulate("7.5x2") == (0.0075, 2)
@@ -175,6 +192,21 @@ def test_the_table_has_a_column_per_thread_count_and_is_saved_with_a_plot(benchm
         assert len(column["fps_of_rounds"]) == 2 and 0 < column["fps"] and 0 < column["p50_ms"] <= column["p99_ms"]
         assert 0 < column["share"] <= 1.05 and column["dropped"] == 0
     assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
+def test_each_runtime_is_a_column_beside_the_others(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py("--simulate", "5x3", "--threads", "plain", 3, "--runtime", "wheel",
+                                               "library", "--no-decode")
+    assert code == 0, stderr
+    head = next(line for line in stdout.splitlines() if line.startswith("|"))
+    assert [cell.strip() for cell in head.split("|")[2:-1]] == [
+        "plain loop, wheel", "plain loop, library", "3 threads, wheel", "3 threads, library"]
+    table = json.loads(saved.with_suffix(".json").read_text())["table"]
+    assert [(column["threads"], column["runtime"]) for column in table] == [
+        ("plain", "wheel"), ("plain", "library"), ("3", "wheel"), ("3", "library")]
+    assert all(min(column["runs"]) > 0 for column in table[2:])
+    assert "3 threads, library: " in stdout and "times the CPU a frame" in stdout
 
 
 def test_the_pool_serves_every_simulated_core(benchmark_py):
@@ -244,6 +276,9 @@ def test_a_soak_reports_memory_and_ends_after_its_frames(benchmark_py):
     (["--threads", "many"], "--threads many"),
     (["--simulate", "fast"], "--simulate fast"),
     (["--simulate", "5x4"], "--simulate 5x4"),
+    (["--simulate", "5x3", "--runtime", "cpu"], "--runtime cpu"),
+    (["--runtime", "wheel-2.3.2"], "--runtime wheel-2.3.2"),
+    (["--runtime", "wheel"], "--runtime wheel: rknn-toolkit-lite2 is not installed"),
     (["--cap", "none.mp4"], "none.mp4: no such file"),
     (["--cap", __file__], "not a video"),
     (["--model", "none.rknn"], "none.rknn: no such file"),

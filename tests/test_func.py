@@ -314,6 +314,31 @@ def test_the_models_own_iou_decides_what_is_one_object():
     assert [len(func.nms(boxes, classes, scores, Model("m", iou=iou))[0]) for iou in (None, 0.6, 0.7)] == [1, 1, 2]
 
 
+@pytest.mark.parametrize("classes", [1, 3, 20, 300])
+def test_many_boxes_are_reduced_as_one_after_the_other_would_be(classes):
+    random = np.random.default_rng(classes)
+    for iou, conf in ((0.45, 0.25), (0.7, 0.4), (1.0, 0.0)):
+        centres, numbers = random.uniform(100, 600, (30, 2)), random.integers(0, classes, 30)
+        which = random.integers(0, 30, 400)
+        middle, half = centres[which] + random.normal(0, 6, (400, 2)), np.abs(random.normal(30, 8, (400, 2)))
+        boxes = np.concatenate([middle - half, middle + half], 1).astype(np.float32)
+        scores = (random.integers(60, 256, 400) / 255).astype(np.float32)  # as of int8: many are equal
+        stay = []
+        for place in np.argsort(-scores, kind="stable"):
+            same = [other for other in stay if numbers[which[other]] == numbers[which[place]]]
+            if scores[place] > np.float32(conf) and all(ratio_of(boxes[place], boxes[other]) <= iou for other in same):
+                stay.append(place)
+        kept = func.suppress(boxes, numbers[which], scores, func.Settings((640, 640), conf, iou, None))
+        assert kept.tolist() == stay[:func.MAX_BOXES]
+
+
+def ratio_of(one, other):
+    """IoU of two boxes xyxy."""
+    one, other = np.float64(one), np.float64(other)
+    both = np.prod(np.maximum(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0))
+    return both / (np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]) - both)
+
+
 def test_only_wanted_classes_are_kept():
     boxes, classes = np.float32([[10 * k, 0, 10 * k + 9, 9] for k in range(6)]), np.arange(6) % 3
     scores = np.linspace(0.9, 0.4, 6).astype(np.float32)

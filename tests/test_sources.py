@@ -204,6 +204,11 @@ def test_ctrl_c_while_a_camera_has_never_been_there_ends_the_run(plain_func):
     ("srt://cam:9000?passphrase=hunter2&latency=9", "srt://cam:9000?passphrase=***&latency=9"),
     ("http://cam/f?access_token=hunter2&loginpas=hunter2&psw=hunter2", "http://cam/f?access_token=***&loginpas=***&psw=***"),
     ("rtsp://cam/user=admin_password=hunter2_channel=1", "rtsp://cam/user=admin_password=***"),
+    ("rtsp://admin:my secret@cam", "rtsp://admin:***@cam"),
+    ("rtsp://u:1234/secret@h/x", "rtsp://u:***@h/x"),
+    ("rtsp://u:1234/secret@192.168.1.5", "rtsp://u:***@192.168.1.5"),
+    ("rtsp://my user:my secret@[::1]:554/x", "rtsp://my user:***@[::1]:554/x"),
+    ("rtsp://cam:554/a: gone. rtsp://b:pass@c/x: gone", "rtsp://cam:554/a: gone. rtsp://b:***@c/x: gone"),
     ('rtspsrc user-pw="two words" ! appsink', "rtspsrc user-pw=*** ! appsink"),
 ])
 def test_a_password_is_shown_nowhere(text, shown):

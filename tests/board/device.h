@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { MAX_CORES = 3, MAX_CONTEXTS = 256 };
+enum { MAX_CORES = 3, MAX_CONTEXTS = 4096 };
 
 /* What is booked of one context. */
 struct booked {

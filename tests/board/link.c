@@ -3,6 +3,7 @@
 #include "link.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -79,4 +80,10 @@ bool link_compute(int link, const void *input, uint32_t size, const struct descr
     for (uint32_t i = 0; i < model->n_output && ok; i++)
         ok = receive_all(link, output[i], elements(&model->tensors[model->n_input + i]));
     return ok;
+}
+
+void link_close(int link, const struct description *model, int8_t *output[]) {
+    close(link);
+    for (uint32_t i = 0; i < model->n_output; i++)
+        free(output[i]);
 }

@@ -27,3 +27,6 @@ int link_open(const void *model, uint32_t size, struct description *found, char 
 
 /* input: type (uint32, as librknnrt.so numbers them) and values; output: the int8 values of each. */
 bool link_compute(int link, const void *input, uint32_t size, const struct description *model, int8_t *output[]);
+
+/* Closes a connection, and frees the outputs. */
+void link_close(int link, const struct description *model, int8_t *output[]);
