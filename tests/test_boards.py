@@ -1,10 +1,13 @@
 """examples/boards.py: every video complete and once, whatever befalls a board."""
 import asyncio
+import gzip
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from cluster import DASK, Cluster, lines_of, three_boards, wait  # noqa: F401  three_boards: the fixture `cluster`
@@ -14,6 +17,7 @@ pytest.importorskip("distributed", reason="boards.py needs the package distribut
 sys.path.insert(0, str(ROOT / "examples"))
 import boards  # noqa: E402
 from boards_parts.members import mismatch, order  # noqa: E402
+from boards_parts.videos import Videos  # noqa: E402
 
 FRAMES = 45  # of clip
 
@@ -118,6 +122,18 @@ def test_ctrl_c_leaves_finished_videos_and_no_half_one_and_the_boards_at_rest(cl
     run = cluster.run(*paths, "--json", out, "--simulate", "60x3")
     assert cluster.finish(run) == 0 and "3 of 5 videos have their file" in run.said
     assert_complete(out, [path.name for path in paths])
+
+
+def test_lines_that_cannot_be_written_leave_no_half_file(tmp_path):
+    serving = Videos(SimpleNamespace(json=str(tmp_path), names=["a.mp4"], quiet=True), None, "run")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a disk that is full
+    try:
+        with pytest.raises(boards.InputError, match="a.mp4.jsonl: cannot be written"):
+            serving.keep("a.mp4", {"lines": gzip.compress(bytes(200_000))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())
 
 
 # ---- what may be wrong ----
