@@ -39,7 +39,7 @@ cap = "models/demo.mp4"
 TPEs = None        # contexts, and threads; None: two per NPU core
 bigCores = True    # stay on the fast CPU cores, where a SoC has two kinds
 runtime = None     # "wheel", "library", "cpu", or "teflon" (open driver); None: the first that this machine has
-conf = None        # least score of a detection; None: what the func file says
+conf = None        # least score of a detection; None: what the func file says, 0.25 in ours
 iou = None         # of two boxes of one class that overlap more the weaker one goes; None: what the func file says
 classes = None     # ["person", "car"]: names or numbers of the only classes that are wanted; None: all
 track = False      # whether objects get identities that last
@@ -260,8 +260,9 @@ def parse_arguments():
     add("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
     add("--bigCores", choices=("yes", "no"), default="yes" if bigCores else "no", help="stay on the fast CPU cores")
     add("--runtime", default=runtime, help="wheel, library, cpu or teflon, the open driver (default: what there is)")
-    add("--conf", type=float, default=conf, help="least score of a detection")
-    add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes")
+    add("--conf", type=float, default=conf, help="least score of a detection (default: 0.25)")
+    add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes (default: "
+        "0.45, of Ultralytics' exports 0.7)")
     add("--classes", nargs="+", default=classes, metavar="CLASS", help="names or numbers of the only classes wanted")
     add("--names", metavar="FILE", help="names of the model's classes, one a line")
     add("--track", action="store_true", default=track, help="give objects identities that last")
