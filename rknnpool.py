@@ -100,7 +100,7 @@ def _default_runtime():
             with contextlib.suppress(ImportError):  # that file can be left out
                 from runtimes.librknnrt import RKNNLite
                 return RKNNLite
-        if sys.version_info >= (3, 13):
+        if sys.version_info >= (3, 13) and not any(map(os.path.exists, ROCKET)):
             why += "; it supports Python 3.7 to 3.12: `uv venv --python 3.12` makes an environment with one"
     elif given:
         why = f"RKNN_SOC={given} is no SoC with an NPU that is known ({', '.join(SOCS)})"

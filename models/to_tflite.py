@@ -17,6 +17,7 @@ import numpy as np
 
 import rknnmodel
 from rknnmodel import InputError
+from runtimes import rocket
 
 # onnx2tf fetches pictures of this name and shape from the internet to try the model on; with any in the working folder
 # it does not.
@@ -103,23 +104,31 @@ def order(wanted, given):
 
 
 def for_the_driver(content, places):
-    """The .tflite, bytes, with its outputs in the order of `places`, and as Mesa's driver needs it: unsigned, and the
-    sums' operands in its order. Returns it and how many sums the driver still cannot do (runtimes/rocket.py)."""
+    """The .tflite, bytes, with its outputs in the order of `places`, and as Mesa's driver needs it: unsigned, the sums'
+    operands in its order, and those that it cannot do for the CPU (runtimes/rocket.py)."""
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
-
-    from runtimes import rocket
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     graph = model.subgraphs[0]
     graph.outputs = np.asarray([graph.outputs[place] for place in places], np.int32)
     unsigned(model, schema)
+    in_order(model, schema)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+
+
+def in_order(model, schema):
+    """Put right the sums of a ModelT, in place."""
+    graph = model.subgraphs[0]
     made_by = {int(tensor): place for place, operator in enumerate(graph.operators) for tensor in operator.outputs}
     for place, operation in enumerate(rocket.plan_of(model, schema).operations):
         if operation.name == "ADD" and operation.taken:
             later_first = sorted(operation.inputs, key=lambda tensor: -made_by.get(tensor, -1))
             graph.operators[place].inputs = np.asarray(later_first, np.int32)
-    dangers = rocket.plan_of(model, schema).dangers
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(model)), len(dangers)
+    while True:  # those left to the CPU part others from their pieces
+        dangers = rocket.plan_of(model, schema).dangers
+        if not dangers:
+            return
+        without(dangers, model, schema)
 
 
 def unsigned(model, schema):
@@ -149,33 +158,49 @@ def unsigned(model, schema):
                                          reader.inputs).astype(np.int32)
 
 
-def widened(model):
-    """An ONNX model whose convolutions of 1 x 1 with strides, before a sum, are of 3 x 3 with zeros around: both sides
-    of ResNet's sums are then padded, and come to the driver in one piece, without which it crashes. In place."""
-    import onnx
-    graph = model.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    summed = {name for node in graph.node if node.op_type == "Add" for name in node.input}
-    for node in graph.node:
-        attributes = {entry.name: entry for entry in node.attribute}
-        wide = node.op_type == "Conv" and node.output[0] in summed and node.input[1] in weights
-        if not wide or list(weights[node.input[1]].dims[2:]) != [1, 1] or max(attributes["strides"].ints) == 1 or any(
-                attributes["pads"].ints if "pads" in attributes else ()) or "auto_pad" in attributes:
-            continue
-        values = np.pad(onnx.numpy_helper.to_array(weights[node.input[1]]), ((0, 0), (0, 0), (1, 1), (1, 1)))
-        graph.initializer.append(onnx.numpy_helper.from_array(values, f"{node.input[1]}_wide"))
-        node.input[1] += "_wide"
-        for name in ("kernel_shape", "pads"):
-            if name in attributes:
-                node.attribute.remove(attributes[name])
-        node.attribute.extend([onnx.helper.make_attribute("kernel_shape", [3, 3]),
-                               onnx.helper.make_attribute("pads", [1, 1, 1, 1])])
-    return model
+def without(dangers, model, schema):
+    """Make a - (-1 b) of the sums a + b at these places of a ModelT, in place: differences are left to the CPU. In
+    bytes -1 b is 255 - b, which loses nothing."""
+    graph, kinds = model.subgraphs[0], schema.TensorType
+
+    def code(operator):
+        entry = schema.OperatorCodeT()
+        entry.builtinCode = entry.deprecatedBuiltinCode = operator
+        entry.version = 1
+        model.operatorCodes.append(entry)
+        return len(model.operatorCodes) - 1
+
+    def tensor(name, shape, data, scale, zero_point):
+        buffer, added, quantization = schema.BufferT(), schema.TensorT(), schema.QuantizationParametersT()
+        buffer.data = data
+        model.buffers.append(buffer)
+        quantization.scale, quantization.zeroPoint = np.float32([scale]), np.int64([zero_point])
+        added.name, added.shape, added.type, added.quantization = name, np.int32(shape), kinds.UINT8, quantization
+        added.buffer = len(model.buffers) - 1
+        graph.tensors.append(added)
+        return len(graph.tensors) - 1
+
+    multiply, subtract = code(schema.BuiltinOperator.MUL), code(schema.BuiltinOperator.SUB)
+    minus_one = tensor("minus_one", [1], np.uint8([0]), 1.0, 1)
+    for place in sorted(dangers, reverse=True):
+        total, product = graph.operators[place], schema.OperatorT()
+        first, second = map(int, total.inputs)
+        operand = graph.tensors[second]
+        negative = tensor(f"minus_{second}", operand.shape, None, operand.quantization.scale[0],
+                          255 - operand.quantization.zeroPoint[0])
+        product.opcodeIndex, product.inputs = multiply, np.int32([second, minus_one])
+        product.outputs = np.int32([negative])
+        product.builtinOptionsType, product.builtinOptions = schema.BuiltinOptions.MulOptions, schema.MulOptionsT()
+        options = schema.SubOptionsT()
+        options.fusedActivationFunction = total.builtinOptions.fusedActivationFunction
+        total.opcodeIndex, total.inputs = subtract, np.int32([first, negative])
+        total.builtinOptionsType, total.builtinOptions = schema.BuiltinOptions.SubOptions, options
+        graph.operators.insert(place, product)
 
 
 def build(path, source, about, frames, mean, std):
-    """The .tflite of an ONNX file, bytes without metadata, the least correlation of its outputs with the ONNX's on the
-    first frame, and how many of its sums the driver cannot do. Raises InputError.
+    """The .tflite of an ONNX file, bytes without metadata, the shapes of its inputs and outputs in the ONNX, and the
+    least correlation of its outputs with the ONNX's on the first frame. Raises InputError.
 
     source: the pathlib.Path to read; about: its rknnmodel.Model; the others as of convert().
     """
@@ -191,13 +216,14 @@ def build(path, source, about, frames, mean, std):
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: TensorFlow cannot quantise this model to int8: {reason}.") from None
     session = onnxruntime.InferenceSession(str(source), providers=["CPUExecutionProvider"])
-    wanted = session.run(None, {about.inputs[0][0]: fed[0].transpose(2, 0, 1)[np.newaxis]})
+    image = fed[0].transpose(2, 0, 1)[np.newaxis]
+    wanted = session.run(None, {about.inputs[0][0]: image})
     try:
         places, alike = order(wanted, answers(content, frames[0], lambda given: stored(given, mean, std)))
     except ValueError as error:
         raise InputError(f"{path}: {error}.") from None
-    content, dangers = for_the_driver(content, places)
-    return content, alike, dangers
+    shapes = [[image.shape], [array.shape for array in wanted]]
+    return for_the_driver(content, places), shapes, alike
 
 
 def write(out, content, metadata):
@@ -224,11 +250,11 @@ def convert(path, out, model, frames, mean, std, metadata):
     import onnx
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / path.name
-        onnx.save(widened(model), str(source))
+        onnx.save(model, str(source))
         about = rknnmodel.describe(source)
-        content, alike, dangers = build(path, source, about, frames, mean, std)
+        content, shapes, alike = build(path, source, about, frames, mean, std)
     metadata = {**metadata, "mean": " ".join(map(str, mean)), "std": " ".join(map(str, std)),
-                "inputs": about.inputs, "outputs": about.outputs}
+                **{key: [(name, shape) for (name, _), shape in zip(ends, sides)] for key, ends, sides in zip(
+                    ("inputs", "outputs"), (about.inputs, about.outputs), shapes)}}
     write(out, content, metadata)
-    told = f"8 bits, one scale a tensor; its outputs correlate with the ONNX's by {alike:.4f} or more"
-    return told + (f"; at {dangers} of its sums Mesa's driver would crash: it will run on the CPU" if dangers else "")
+    return f"8 bits, one scale a tensor; its outputs correlate with the ONNX's by {alike:.4f} or more"
