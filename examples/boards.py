@@ -55,7 +55,7 @@ def parse_arguments() -> Any:
     add("--threads", type=int, help="contexts of each board, and threads (default: two per NPU core)")
     add("--func", metavar="FILE", help="a func file, as each board has it")
     add("--bigCores", choices=("yes", "no"), default="yes", help="stay on the fast CPU cores")
-    add("--runtime", help="wheel, library or cpu (default: whatever the board has)")
+    add("--runtime", help="wheel, library, cpu or teflon (default: whatever the board has)")
     add("--simulate", metavar="NPU", help="boards without one: milliseconds x cores, as in 50x3 (benchmark.py)")
     add("--conf", type=float, help="least score of a detection")
     add("--iou", type=float, help="overlap from which the weaker of two boxes of one class goes")
@@ -67,6 +67,7 @@ def parse_arguments() -> Any:
     add("--fps", type=float, metavar="N", help="serve a stream at most so many frames a second")
     add("--overwrite", action="store_true", help="serve a video again whose file is there")
     add("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(reader=None, camera_size=None, camera_fps=None, camera_format=None, web=None, headless=True)
     args = parser.parse_args()
     settings.check(args)
     args.lines, args.zones = results.parse_lines(args, {}, {})
@@ -89,7 +90,6 @@ def parse_arguments() -> Any:
         if not args.json or args.json == "-":
             raise InputError("--json FOLDER is needed: it gets NAME.jsonl for each video.")
         make_folder(args.json)
-    args.web, args.headless = None, True
     return args
 
 

@@ -1,10 +1,13 @@
 """examples/boards.py: every video complete and once, whatever befalls a board."""
 import asyncio
+import gzip
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from cluster import DASK, Cluster, lines_of, three_boards, wait  # noqa: F401  three_boards: the fixture `cluster`
@@ -14,6 +17,7 @@ pytest.importorskip("distributed", reason="boards.py needs the package distribut
 sys.path.insert(0, str(ROOT / "examples"))
 import boards  # noqa: E402
 from boards_parts.members import mismatch, order  # noqa: E402
+from boards_parts.videos import Videos  # noqa: E402
 
 FRAMES = 45  # of clip
 
@@ -41,15 +45,13 @@ def assert_complete(folder, names):
 @pytest.mark.slow
 def test_videos_are_shared_out_and_each_is_complete_and_a_board_keeps_its_pool(cluster, videos, tmp_path):
     paths = videos(6)
-    for more in ([], ["--overwrite"]):
-        run = cluster.run(*paths, "--json", tmp_path / "out", "--simulate", "30x3", *more)
-        assert cluster.finish(run) == 0, run.said
-        assert_complete(tmp_path / "out", [path.name for path in paths])
-        assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.said)
-        served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", run.said, re.MULTILINE))
-        assert set(served) == set(cluster.boards) and sum(map(int, served.values())) == 6 * FRAMES, run.said
-    for board in cluster.boards.values():
-        assert board.said.count("Opens a pool") == 1
+    run = cluster.run(*paths, "--json", tmp_path / "out", "--simulate", "40x3")
+    assert cluster.finish(run) == 0, run.said
+    assert_complete(tmp_path / "out", [path.name for path in paths])
+    assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.said)
+    served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", run.said, re.MULTILINE))
+    assert set(served) == set(cluster.boards) and sum(map(int, served.values())) == 6 * FRAMES, run.said
+    assert [board.said.count("Opens a pool") for board in cluster.boards.values()] == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -60,6 +62,7 @@ def test_a_board_that_dies_and_one_that_falls_silent_cost_no_line_and_double_non
     cluster.boards["two"].send(signal.SIGSTOP)
     cluster.boards["three"].send(signal.SIGKILL)
     assert cluster.finish(run) == 0, run.said
+    assert cluster.boards["one"].said.count("Opens a pool") == 1  # for this run and the one before
     assert "Board two went away" in run.said and "Board three went away" in run.said
     assert_complete(out, [path.name for path in paths])
     cluster.boards["two"].send(signal.SIGCONT)
@@ -119,6 +122,18 @@ def test_ctrl_c_leaves_finished_videos_and_no_half_one_and_the_boards_at_rest(cl
     run = cluster.run(*paths, "--json", out, "--simulate", "60x3")
     assert cluster.finish(run) == 0 and "3 of 5 videos have their file" in run.said
     assert_complete(out, [path.name for path in paths])
+
+
+def test_lines_that_cannot_be_written_leave_no_half_file(tmp_path):
+    serving = Videos(SimpleNamespace(json=str(tmp_path), names=["a.mp4"], quiet=True), None, "run")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a disk that is full
+    try:
+        with pytest.raises(boards.InputError, match="a.mp4.jsonl: cannot be written"):
+            serving.keep("a.mp4", {"lines": gzip.compress(bytes(200_000))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())
 
 
 # ---- what may be wrong ----
