@@ -36,7 +36,7 @@ def test_without_a_device_the_real_delegate_refuses_in_one_sentence_and_the_cpu_
     assert done.stderr.count("libteflon.so") == 1 and "Traceback" not in done.stderr
     assert "/usr/lib/teflon/libteflon.so finds no device: /dev/accel/accel0 is missing" in done.stderr
     assert "models/resnet18_emoji.tflite runs on the CPU" in done.stderr
-    assert "page.jpg: 1 frames" in done.stdout
+    assert "page.jpg: 1 frame" in done.stdout
 
 
 @pytest.mark.parametrize("name", ["yolov5n", "yolov8n", "resnet18"])
