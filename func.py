@@ -246,12 +246,10 @@ def before_sigmoid(planes: Sequence[Raw]) -> bool:
     (rows, cells), scale, zero point) of each head; of many cells some hundred tell. A few broken values do not."""
     outside = count = 0
     for stored, scale, zero in planes:
-        if stored.dtype.kind != "f" and _holds_scores(scale, zero, stored.dtype):
-            count += 300
-            continue
-        values = floats(stored[:, ::max(1, stored.shape[1] // 300)], scale, zero)
-        outside += np.count_nonzero(np.abs(values - np.float32(0.5)) > 0.51)
-        count += values.size
+        sample = stored[:, ::max(1, stored.shape[1] // 300)]
+        count += sample.size
+        if stored.dtype.kind == "f" or not _holds_scores(scale, zero, stored.dtype):
+            outside += np.count_nonzero(np.abs(floats(sample, scale, zero) - np.float32(0.5)) > 0.51)
     return 4 * outside > count
 
 
@@ -603,7 +601,8 @@ def draw(IMG: np.ndarray, detections: Any, classes: Optional[np.ndarray] = None,
     captions = [f"{detections.name(number)} {score:.2f}"
                 for number, score in zip(detections.classes.tolist(), detections.scores.tolist())]
     if detections.ids is not None:
-        captions = [f"#{number} {caption}" for number, caption in zip(detections.ids.tolist(), captions)]
+        captions = [f"#{number} {caption}" if number >= 0 else caption  # not sure yet
+                    for number, caption in zip(detections.ids.tolist(), captions)]
     if detections.boxes is None:  # a classifier's
         row = 0
         for caption, number in zip(captions, detections.classes.tolist()):

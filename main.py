@@ -14,8 +14,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-from tqdm import tqdm
+try:
+    import cv2
+    from tqdm import tqdm
+except ImportError as error:
+    print(f"{error}: main.py runs in the environment that README.md's first two commands make, as "
+          f"{os.path.join('.venv', 'bin', 'python')} main.py.", file=sys.stderr)
+    sys.exit(2)
 
 import funcs
 import results
@@ -33,8 +38,8 @@ modelPath = "models/yolov5n_emoji.rknn"  # the model; on a machine without an NP
 cap = "models/demo.mp4"
 TPEs = None        # contexts, and threads; None: two per NPU core
 bigCores = True    # stay on the fast CPU cores, where a SoC has two kinds
-runtime = None     # "wheel", "library" or "cpu"; None: whatever this machine has, in this order
-conf = None        # least score of a detection; None: what the func file says
+runtime = None     # "wheel", "library", "cpu", or "teflon" (open driver); None: the first that this machine has
+conf = None        # least score of a detection; None: what the func file says, 0.25 in ours
 iou = None         # of two boxes of one class that overlap more the weaker one goes; None: what the func file says
 classes = None     # ["person", "car"]: names or numbers of the only classes that are wanted; None: all
 track = False      # whether objects get identities that last
@@ -216,7 +221,7 @@ def leave(code):
 def run(args):
     """Run the sources to their ends. Returns the exit code; raises InputError where nothing can be run."""
     check(args)
-    model = funcs.look_at(args.model, None if args.runtime == "cpu" else soc())
+    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, soc()))
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):
@@ -254,9 +259,10 @@ def parse_arguments():
     add("--threads", type=int, default=TPEs, help="contexts, and threads (default: two per NPU core)")
     add("--func", help="Python file whose myFunc(rknn_lite, IMG) takes the place of func.py's")
     add("--bigCores", choices=("yes", "no"), default="yes" if bigCores else "no", help="stay on the fast CPU cores")
-    add("--runtime", default=runtime, help="wheel, library or cpu (default: whatever there is)")
-    add("--conf", type=float, default=conf, help="least score of a detection")
-    add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes")
+    add("--runtime", default=runtime, help="wheel, library, cpu or teflon, the open driver (default: what there is)")
+    add("--conf", type=float, default=conf, help="least score of a detection (default: 0.25)")
+    add("--iou", type=float, default=iou, help="overlap from which the weaker of two boxes of one class goes (default: "
+        "0.45, of Ultralytics' exports 0.7)")
     add("--classes", nargs="+", default=classes, metavar="CLASS", help="names or numbers of the only classes wanted")
     add("--names", metavar="FILE", help="names of the model's classes, one a line")
     add("--track", action="store_true", default=track, help="give objects identities that last")

@@ -14,6 +14,7 @@ import mmap
 import os
 import re
 import struct
+import zipfile
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -79,11 +80,11 @@ class Model:
 def describe(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) -> Model:
     """What the model at `path` says of itself.
 
-    path: a .rknn, an .onnx, or a folder that holds one, as Ultralytics' export writes it. soc: name of the SoC whose
-    NPU will run it ("rk3588s"); None: no NPU will. Of a folder it is the .rknn for that SoC that counts, on a CPU the
-    .onnx; of x.rknn on a CPU the x.onnx beside it speaks first, for that is what runs.
-    Read are: a .rknn's own end (toolkit 2.x), an .onnx's shapes and metadata, metadata.yaml beside it (or NAME.yaml),
-    and for the names NAME.txt, which comes before all others, labels.txt and names.txt, a name a line.
+    path: a .rknn, an .onnx, a .tflite, or a folder that holds one of the former two, as Ultralytics' export writes it.
+    soc: name of the SoC whose NPU will run it ("rk3588s"); None: no NPU will. Of a folder it is the .rknn for that SoC
+    that counts, on a CPU the .onnx; of x.rknn on a CPU the x.onnx beside it speaks first, for that is what runs.
+    Read are: a .rknn's own end (toolkit 2.x), an .onnx's shapes and metadata, a .tflite's, metadata.yaml beside it (or
+    NAME.yaml), and for the names NAME.txt, which comes before all others, labels.txt and names.txt, a name a line.
     Whatever bytes a file holds, nothing is raised for them; problems() says what cannot be. Raises InputError where
     there is no such file, or in a folder no model.
     """
@@ -92,17 +93,21 @@ def describe(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) ->
     path = _choose(folder, soc) if folder else given
     stem, extension = _split(path)
     onnx = path if extension == ".onnx" else stem + ".onnx"
-    if not os.path.isfile(path) and not (soc is None and os.path.isfile(onnx)):
+    tflite = extension == ".tflite"
+    if not os.path.isfile(path) and not (soc is None and os.path.isfile(onnx) and not tflite):
         raise InputError(f"{path}: no such file.")
     model = Model(path, folder=folder)
-    if extension != ".onnx":
+    inside = _read_tflite(path, model) if tflite else {}
+    if extension != ".onnx" and not tflite:
         _read_rknn(path, model)
-    own = _read_onnx(onnx, model, overrule=soc is None) if os.path.isfile(onnx) else {}
+    own = _read_onnx(onnx, model, overrule=soc is None and not tflite) if os.path.isfile(onnx) else {}
+    own.update(inside)
     beside, yaml_path = _read_yaml(stem)
     # What is inside the file counts more than what lies beside it; of an .onnx that only lies beside, less.
-    inside_first = soc is None or extension == ".onnx"
+    inside_first = soc is None or extension == ".onnx" or tflite
     model.metadata = {**beside, **own} if inside_first else {**own, **beside}
-    model.names_from = yaml_path if "names" in beside and not (inside_first and "names" in own) else onnx
+    model.names_from = path if "names" in inside else (
+        yaml_path if "names" in beside and not (inside_first and "names" in own) else onnx)
     _apply(model)
     for name in (stem + ".txt", *(os.path.join(os.path.dirname(path), name) for name in ("labels.txt", "names.txt"))):
         if os.path.isfile(name) and (model.names is None or name == stem + ".txt"):
@@ -216,7 +221,7 @@ def _not_rknn(path: str) -> Optional[str]:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if b"RKNN" in start:  # at 0; later in encrypted ones
-        return None
+        return "a damaged one: its description at the end cannot be read" if _is_damaged(path) else None
     if not start:
         return "an empty file"
     if start.startswith(b"version https://git-lfs"):
@@ -224,6 +229,24 @@ def _not_rknn(path: str) -> Optional[str]:
     if start.lstrip()[:1] == b"<":
         return "a web page"
     return f"a file that begins with {start[:8]!r}"
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether a .rknn's JSON is no JSON. The vendor's library (1.5.2) then ends the process by SIGABRT."""
+    try:
+        with _mapped(path) as data:
+            if data[:4] != b"RKNN":
+                return False
+            end = 64 + struct.unpack_from("<Q", data, 16)[0]  # as _read_rknn() has it
+            length, = struct.unpack_from("<Q", data, end)
+            text = data[end + 8:end + 8 + length]
+    except (struct.error, OverflowError):  # not whole, or of another format: the library says so
+        return False
+    try:
+        json.loads(text.decode(errors="replace"))
+    except ValueError:
+        return True
+    return False
 
 
 def _numbers(version: Optional[str]) -> List[int]:
@@ -354,6 +377,63 @@ def _value_info(data: Any, place: Tuple[int, int]) -> Tensor:
     if shape and not shape[0]:
         shape[0] = 1  # an open batch
     return _text(data, found[1]), _shape(shape)
+
+
+def _read_tflite(path: str, model: Model) -> Dict[str, Any]:
+    """Fill in shapes from a .tflite, with channels before height and width as an ONNX has them, and return its
+    metadata: metadata.json in a zip behind the model, as Ultralytics and models/convert.py write it."""
+    metadata: Dict[str, Any] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            metadata = json.loads(archive.read("metadata.json").decode())
+        names = metadata.get("names")
+        if isinstance(names, dict):  # JSON's keys are texts
+            metadata["names"] = {int(number): name for number, name in names.items()}
+    except Exception:  # there is none, or another's
+        metadata = {}
+    try:
+        with _mapped(path) as data:
+            found = _ends_of_tflite(data)
+        for which, ends in enumerate(found):
+            told = metadata.get(("inputs", "outputs")[which])
+            if isinstance(told, list) and len(told) == len(ends):
+                found[which] = [(str(name), _shape(shape)) for name, shape in told]
+        model.inputs, model.outputs = found
+    except Exception:  # damaged: as in _read_rknn()
+        pass
+    return metadata
+
+
+def _ends_of_tflite(data: Any) -> List[List[Tensor]]:
+    """The inputs and the outputs of a .tflite, a FlatBuffer (field numbers: the schema.fbs of LiteRT)."""
+    def number(place: int, kind: str = "<i") -> int:
+        return struct.unpack_from(kind, data, place)[0]
+
+    def field(table: int, which: int) -> int:
+        vtable = table - number(table)
+        offset = number(vtable + 4 + 2 * which, "<H") if 4 + 2 * which < number(vtable, "<H") else 0
+        return table + offset if offset else 0
+
+    def vector(table: int, which: int) -> range:
+        """The places of a vector's elements, of 4 bytes each."""
+        place = field(table, which)
+        start = place + number(place) if place else 0
+        return range(start + 4, start + 4 + 4 * number(start), 4) if place else range(0)
+
+    def tensor(table: int) -> Tensor:
+        shape = [number(place) for place in vector(table, 0)]
+        if len(shape) > 3:
+            shape.insert(1, shape.pop())
+        name = vector(table, 3)
+        return data[name.start:name.start + len(name)].decode(), _shape(shape)
+
+    if data[4:8] != b"TFL3":
+        raise ValueError("not a .tflite")
+    graphs = vector(number(0), 2)
+    graph = graphs[0] + number(graphs[0])
+    tensors = vector(graph, 0)
+    return [[tensor(tensors[number(place)] + number(tensors[number(place)])) for place in vector(graph, which)]
+            for which in (1, 2)]
 
 
 def _literal(text: str) -> Any:

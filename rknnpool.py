@@ -77,8 +77,8 @@ def soc() -> str | None:
 def missing() -> str:
     """What the vendor's runtime needs and this machine lacks, as the end of a sentence; empty where all is there."""
     if any(map(os.path.exists, ROCKET)):
-        return ("this kernel has the open rocket driver, which Rockchip's librknnrt.so cannot use: "
-                "boot a kernel with the rknpu driver, as the board vendor's images have it")
+        return ("this kernel has the open rocket driver, which Rockchip's librknnrt.so cannot use: --runtime teflon "
+                "does (models/README.md), or boot a kernel with the rknpu driver, as the board vendor's images have it")
     lacks = [] if os.path.exists(COMPATIBLE) else [f"{COMPATIBLE} ({UNMASK})"]
     lacks += [] if os.path.exists(LIBRARY) else [f"{LIBRARY} (it comes with the board vendor's image)"]
     lacks += [] if any(map(os.path.exists, DEVICES)) else [f"{DEVICES[0]} (the rknpu driver's device)"]
@@ -100,18 +100,40 @@ def _default_runtime():
             with contextlib.suppress(ImportError):  # that file can be left out
                 from runtimes.librknnrt import RKNNLite
                 return RKNNLite
-        if sys.version_info >= (3, 13):
+        if sys.version_info >= (3, 13) and not any(map(os.path.exists, ROCKET)):
             why += "; it supports Python 3.7 to 3.12: `uv venv --python 3.12` makes an environment with one"
     elif given:
         why = f"RKNN_SOC={given} is no SoC with an NPU that is known ({', '.join(SOCS)})"
     elif not os.path.exists(COMPATIBLE) and any(map(os.path.exists, (LIBRARY, *DEVICES))):
         why = f"No {COMPATIBLE} ({UNMASK}); RKNN_SOC=rk3588 names the SoC without it"
-    from runtimes import cpu
+    try:
+        from runtimes import cpu
+    except ImportError:  # this file was copied alone
+
+        class Missing:
+            error = (f"{why or 'no Rockchip NPU found'}, and not runtimes/cpu.py, which takes its place: "
+                     "copy the folder runtimes, too")
+
+            def load_rknn(self, path):
+                return -1
+
+            def release(self):
+                pass
+        return Missing
     cpu.why = why or cpu.why
     return cpu.RKNNLite
 
 
 RKNNLite = _default_runtime()
+
+
+def _runtime_for(model):
+    """The runtime of a pool that was given none: only the open driver's runs a .tflite."""
+    if str(getattr(model, "path", model)).lower().endswith(".tflite"):
+        with contextlib.suppress(ImportError):  # that file can be left out
+            from runtimes.teflon import RKNNLite as open_driver
+            return open_driver
+    return RKNNLite
 
 
 class rknnPoolExecutor:
@@ -135,7 +157,7 @@ class rknnPoolExecutor:
 
     def __init__(self, rknnModel: str | os.PathLike | rknnmodel.Model, TPEs: int | None = None,
                  func: Callable | None = None, *, coreMask: int | None = None, runtime: type | None = None):
-        runtime = runtime or RKNNLite
+        runtime = runtime or _runtime_for(rknnModel)
         if func is None:
             from func import myFunc as func  # only here, so that a pool with a func of its own needs no func.py
         _check_func(func)
@@ -397,8 +419,12 @@ class _Dispatcher:
     @staticmethod
     def _describe(runtime, path):
         """The rknnmodel.Model at `path`. Raises InputError for one that the vendor's runtime or ours cannot run."""
-        ours = _is_vendors(runtime) or getattr(runtime, "__module__", "") == "runtimes.cpu"
-        chip = soc() if _is_vendors(runtime) else None
+        vendors = _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False)
+        ours = vendors or getattr(runtime, "__module__", "") in ("runtimes.cpu", "runtimes.teflon")
+        chip = soc() if vendors else None
+        if hasattr(runtime, "find_model") and not isinstance(path, rknnmodel.Model):
+            with contextlib.suppress(OSError, TypeError):  # which load_rknn() will tell
+                path = runtime.find_model(path)
         try:
             model = path if isinstance(path, rknnmodel.Model) else rknnmodel.describe(path, chip)
         except rknnmodel.InputError:
@@ -549,7 +575,8 @@ class _Dispatcher:
             row = self.failures >= 3 and time.monotonic() - self.failing_since >= SILENCE or self.failures >= FAILURES
             # A core that is bad by itself does not make the NPU dead.
             dead = row and all(other.hung or other.core in self.failing_cores for other in self.workers)
-        sentence = f"{worker.place}: inference failed on the NPU, the runtime's own message stands above"
+        reason = getattr(worker.context, "error", None) or "the runtime's own message stands above"
+        sentence = f"{worker.place}: inference failed on the NPU, {reason}"
         worker.failure = NPUError(self._obituary(worker) if dead else sentence, dead, worker.place)
 
     def _obituary(self, worker):

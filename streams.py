@@ -213,7 +213,7 @@ class Stream:
                     first = self.in_work.get(min(self.in_work, default=0))
                     result = error.frame or first or Result(self, newest + 1, 0, None, 0)
                     result.error, result.detections, self.code = str(error), None, max(self.code, 3)
-                    self.complain(result.error)
+                    self.complain(f"{error}.")
                 if result.number < newest:  # newer ones have come out before it was known to have failed
                     self.failed += 1
                     self.in_work.pop(result.number, None)
@@ -232,6 +232,8 @@ class Stream:
             if self.code != 3:
                 self.code = 2
                 say(result.error, sys.stderr)
+        elif result.shown is None:
+            self.complain("myFunc returned None instead of a picture: is its return missing?")
         elif result.detections is not None:
             for first in (self.tracker, self.lines):
                 if first is not None:
@@ -263,7 +265,7 @@ class Stream:
         if self.given_up or isinstance(error, concurrent.futures.CancelledError):  # whoever ends the pool knows why
             return
         if isinstance(error, NPUError):
-            self.code, self.error = 3, str(error)
+            self.code, self.error = 3, f"{error}."
         elif isinstance(error, InputError):
             self.code, self.error = 2, str(error)
         elif isinstance(error, ModelError):
@@ -297,4 +299,5 @@ class Stream:
         more = f", {self.dropped} dropped" if self.live else ""
         for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"), (self.unshown, "not shown")):
             more += f", {count} {what}" if count else ""
-        return f"{self.name}: {self.count} frames in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"
+        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+        return f"{self.name}: {frames} in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"

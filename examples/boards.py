@@ -55,7 +55,7 @@ def parse_arguments() -> Any:
     add("--threads", type=int, help="contexts of each board, and threads (default: two per NPU core)")
     add("--func", metavar="FILE", help="a func file, as each board has it")
     add("--bigCores", choices=("yes", "no"), default="yes", help="stay on the fast CPU cores")
-    add("--runtime", help="wheel, library or cpu (default: whatever the board has)")
+    add("--runtime", help="wheel, library, cpu or teflon (default: whatever the board has)")
     add("--simulate", metavar="NPU", help="boards without one: milliseconds x cores, as in 50x3 (benchmark.py)")
     add("--conf", type=float, help="least score of a detection")
     add("--iou", type=float, help="overlap from which the weaker of two boxes of one class goes")
@@ -67,6 +67,7 @@ def parse_arguments() -> Any:
     add("--fps", type=float, metavar="N", help="serve a stream at most so many frames a second")
     add("--overwrite", action="store_true", help="serve a video again whose file is there")
     add("--quiet", action="store_true", help="no progress bar")
+    parser.set_defaults(reader=None, camera_size=None, camera_fps=None, camera_format=None, web=None, headless=True)
     args = parser.parse_args()
     settings.check(args)
     args.lines, args.zones = results.parse_lines(args, {}, {})
@@ -89,7 +90,6 @@ def parse_arguments() -> Any:
         if not args.json or args.json == "-":
             raise InputError("--json FOLDER is needed: it gets NAME.jsonl for each video.")
         make_folder(args.json)
-    args.web, args.headless = None, True
     return args
 
 
@@ -108,7 +108,8 @@ async def run(args: Any) -> int:
     def end(number: int) -> None:
         signals.append(number)
         ended.set()
-        asyncio.get_running_loop().remove_signal_handler(number)  # asked again, it ends at once
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
 
     for number in settings.ENDINGS:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -170,13 +171,15 @@ def make_folder(path: str) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
+        args = parse_arguments()
         if distributed is None:
             raise InputError("boards.py needs the package distributed, here and on each board: pip install distributed")
         for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
             logging.getLogger(name).setLevel(100)  # what matters is said here, in a sentence
         warnings.simplefilter("ignore")
-        code = asyncio.run(run(parse_arguments()))
+        code = asyncio.run(run(args))
     except InputError as error:
         print(hide(str(error)), file=sys.stderr)
         code = 2

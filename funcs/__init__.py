@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -104,7 +105,8 @@ def look_at(path: str, npu: Optional[str]) -> Model:
     """What the model at `path` says of itself. npu: the SoC's name, None where the CPU runs it. Raises InputError."""
     beside = os.path.splitext(path)[0] + ".onnx"
     if npu is None and not os.path.exists(path) and not os.path.exists(beside):
-        raise InputError(f"{beside}: no such file." if path.endswith(".rknn") else f"{path}: no such file.")
+        which = f"; and {beside}: no such file, which runs where there is no NPU" if path.endswith(".rknn") else ""
+        raise InputError(f"{path}: no such file{which}.")
     return describe(path, npu)
 
 
@@ -157,8 +159,9 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
         wanted = [word for text in map(str, words) for word in ([text] if text in numbers else text.split(","))]
         unknown = [word for word in wanted if word not in numbers and not word.isdigit()]
         if unknown:
-            raise InputError(f"--classes {unknown[0]}: is none of the model's classes, "
-                             f"{', '.join(numbers) or 'of which no names are known: give numbers, or --names FILE'}.")
+            known = ", ".join(numbers) or "of which no names are known: give numbers, or --names FILE"
+            source = " (a source stands before --classes)" if re.search(r"[./:]", unknown[0]) else ""
+            raise InputError(f"--classes {unknown[0]}: is none of the model's classes{source}, {known}.")
         model.keep = {numbers[word] if word in numbers else int(word) for word in wanted}
         beyond = [number for number in model.keep if names and number not in numbers.values()]
         if beyond:

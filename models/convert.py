@@ -1,12 +1,13 @@
-"""Converts an ONNX model to .rknn with Rockchip's rknn-toolkit2, in an environment of its own (README.md beside this
-file).
+"""Converts an ONNX model to .rknn with Rockchip's rknn-toolkit2, or to .tflite for the open driver with onnx2tf, each
+in an environment of its own (README.md beside this file).
 
     python models/convert.py model.onnx --target rk3588 --calibration images/
     python models/convert.py resnet50.onnx --calibration images/ --mean 123.675 116.28 103.53 --std 58.395 57.12 57.375
+    python models/convert.py model.onnx --to tflite --calibration images/
 
 Mean and standard deviation of the model's input, R, G, B in 0..255, stand in the ONNX file's metadata as `mean` and
 `std`, where runtimes/cpu.py reads them, too; --mean and --std write them there. A model without them takes RGB in 0..1.
-What the .onnx says of itself (class names, task) goes into metadata.yaml beside the .rknn.
+What the .onnx says of itself (class names, task) goes into metadata.yaml beside the .rknn, and into a .tflite.
 
 An int8 output has one scale for all its values: of Ultralytics' one output, with boxes in pixels, no class score would
 be left. The coordinates are therefore divided by the input's width and height, as Ultralytics' own int8 export does;
@@ -30,6 +31,7 @@ from rknnmodel import InputError  # noqa: E402
 from runtimes.cpu import normalisation  # noqa: E402
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+NEEDS_PICTURES = "int8 needs --calibration with a folder of images, or a video, like those the model will see."
 
 
 def target(name):
@@ -233,12 +235,8 @@ def build_with_metadata(path, soc, dtype, calibration, count):
         raise InputError("PyYAML, which writes metadata.yaml, is not installed (pip install pyyaml).")
     model = load(path)
     if dtype == "i8" and calibration is None:
-        raise InputError("--dtype i8 needs --calibration with a folder of images, or a video, like those the model "
-                         "will see.")
-    try:
-        mean, std = normalisation({entry.key: entry.value for entry in model.metadata_props})
-    except ValueError as error:
-        raise InputError(f"{path}: {error}.") from None
+        raise InputError(NEEDS_PICTURES)
+    mean, std = normalisation_of(path, model)
     about = rknnmodel.describe(path)
     shape, fixed = input_shape(path, model, about)
     about.size = shape[3], shape[2]
@@ -267,9 +265,46 @@ def build_with_metadata(path, soc, dtype, calibration, count):
                 raise InputError(f"{path}: {failure(step, soc, str(error))}") from None
             if code:
                 raise InputError(f"{path}: {failure(step, soc)}")
-    metadata = {key: about.metadata[key] for key in ("stride", "kpt_shape", "end2end") if key in about.metadata}
+    return rknn, metadata_of(about, shape, is_relative)
+
+
+def normalisation_of(path, model):
+    """Mean and standard deviation, a list each, of an ONNX model's metadata. Raises InputError."""
+    try:
+        return normalisation({entry.key: entry.value for entry in model.metadata_props})
+    except ValueError as error:
+        raise InputError(f"{path}: {error}.") from None
+
+
+def metadata_of(about, shape, is_relative):
+    """What is to be said of a converted model beside it, or in it: a dict."""
+    metadata = {key: about.metadata[key] for key in ("stride", "kpt_shape", "end2end", "scores")
+                if key in about.metadata}
     metadata.update(task=about.task, names=about.names, imgsz=shape[2:], relative=is_relative)
-    return rknn, {key: value for key, value in metadata.items() if value is not None}
+    return {key: value for key, value in metadata.items() if value is not None}
+
+
+def build_tflite(path, calibration, count, out):
+    """Convert the ONNX file at `path` to the .tflite `out`. Returns what is to be told. Raises InputError for bad
+    input."""
+    import onnx
+    import to_tflite
+    model = load(path)
+    if calibration is None:
+        raise InputError(NEEDS_PICTURES)
+    mean, std = normalisation_of(path, model)
+    about = rknnmodel.describe(path)
+    shape, fixed = input_shape(path, model, about)
+    about.size = shape[3], shape[2]
+    model, is_relative = scaled(model, about)
+    if fixed:
+        for place, side in enumerate(shape):
+            name = fixed["inputs"][0]
+            value = next(value for value in model.graph.input if value.name == name)
+            value.type.tensor_type.shape.dim[place].dim_value = side
+        model = onnx.shape_inference.infer_shapes(model)
+    frames = [fed(image, model.graph, about).copy() for image in calibration_images(calibration, count)]
+    return to_tflite.convert(path, out, model, frames, mean, std, metadata_of(about, shape, is_relative))
 
 
 def failure(step, soc, message=""):
@@ -299,6 +334,8 @@ def write_metadata(out, metadata):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("onnx", type=Path)
+    parser.add_argument("--to", choices=("rknn", "tflite"), default="rknn",
+                        help="tflite: int8 for the open driver, which needs --calibration, and no --target")
     parser.add_argument("--target", type=target, default="rk3588",
                         help=f"the SoC: one whose name begins with {', '.join(rknnmodel.SOCS)}; default rk3588")
     parser.add_argument("--dtype", choices=("i8", "fp"), default="i8",
@@ -308,15 +345,21 @@ def main():
     for name in ("mean", "std"):
         parser.add_argument(f"--{name}", type=float, nargs=3, metavar=tuple("RGB"),
                             help=f"write this {name} into the ONNX file first")
-    parser.add_argument("--out", type=Path, help="default: the ONNX file's name with .rknn")
+    parser.add_argument("--out", type=Path, help="default: the ONNX file's name with .rknn or .tflite")
     args = parser.parse_args()
     try:
         given = {name: numbers for name, numbers in (("mean", args.mean), ("std", args.std)) if numbers}
         if given:
             set_normalisation(args.onnx, **given)
-        out = args.out or args.onnx.with_suffix(".rknn")
+        out = args.out or args.onnx.with_suffix(f".{args.to}")
         if not out.parent.is_dir():
             raise InputError(f"--out {out}: there is no folder {out.parent}.")
+        if args.to == "tflite":
+            if args.dtype != "i8":
+                raise InputError(f"--dtype {args.dtype}: the open driver runs int8 only.")
+            told = build_tflite(args.onnx, args.calibration, args.count, out)
+            print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {told}")
+            return
         rknn, metadata = build_with_metadata(args.onnx, args.target, args.dtype, args.calibration, args.count)
         if rknn.export_rknn(str(out)):
             raise InputError(f"{out}: cannot be written.")

@@ -10,6 +10,7 @@ rknn_api.h.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import sys
 import threading
@@ -19,13 +20,15 @@ from typing import Sequence
 
 import numpy as np
 
+NO_DEVICE = "the rknpu driver's device cannot be opened: no such driver in this kernel, or not for this user"
+FEWER = "fewer contexts, main.py's --threads or TPEs"
 ERRORS = {  # code: its name, and what to do about it
-    -1: ("RKNN_ERR_FAIL", "the driver's device cannot be opened, or the run failed: look at dmesg"),
+    -1: ("RKNN_ERR_FAIL", "the NPU or its driver failed: look at dmesg"),
     -2: ("RKNN_ERR_TIMEOUT", "the NPU does not answer: look at dmesg, switch the board off and on"),
     -3: ("RKNN_ERR_DEVICE_UNAVAILABLE", "the kernel's rknpu driver is missing or too old"),
-    -4: ("RKNN_ERR_MALLOC_FAIL", "the NPU's memory is used up: fewer contexts, main.py's --threads or TPEs"),
+    -4: ("RKNN_ERR_MALLOC_FAIL", f"the NPU's memory is used up: {FEWER}"),
     -5: ("RKNN_ERR_PARAM_INVALID", "an argument is not what the model takes"),
-    -6: ("RKNN_ERR_MODEL_INVALID", "not a model for this library: convert it again, or update librknnrt.so"),
+    -6: ("RKNN_ERR_MODEL_INVALID", "convert the model again, or update librknnrt.so; or the NPU's memory is used up"),
     -7: ("RKNN_ERR_CTX_INVALID", "the context is not open"),
     -8: ("RKNN_ERR_INPUT_INVALID", "the input is not what the model takes"),
     -9: ("RKNN_ERR_OUTPUT_INVALID", "the outputs do not fit"),
@@ -67,9 +70,18 @@ class Output(Structure):
                 ("size", c_uint32)]
 
 
-def _load():
-    """The library. Raises OSError where there is none."""
-    given = os.environ.get("RKNNRT_LIB")
+ARGUMENTS = {"rknn_init": [POINTER(c_uint64), c_void_p, c_uint32, c_uint32, c_void_p], "rknn_destroy": [c_uint64],
+             "rknn_dup_context": [POINTER(c_uint64), POINTER(c_uint64)], "rknn_set_core_mask": [c_uint64, c_int32],
+             "rknn_query": [c_uint64, c_int32, c_void_p, c_uint32], "rknn_run": [c_uint64, c_void_p],
+             "rknn_inputs_set": [c_uint64, c_uint32, POINTER(Input)],
+             "rknn_outputs_get": [c_uint64, c_uint32, POINTER(Output), c_void_p],
+             "rknn_outputs_release": [c_uint64, c_uint32, POINTER(Output)],
+             "rknn_create_mem": [c_uint64, c_uint32], "rknn_destroy_mem": [c_uint64, c_void_p]}
+
+
+@functools.lru_cache(maxsize=None)
+def _load(given):
+    """The library, at the path that RKNNRT_LIB gives or None. Raises OSError where there is none."""
     errors = []
     for name in [given] if given else ["librknnrt.so", "/usr/lib/librknnrt.so"]:
         try:
@@ -77,26 +89,12 @@ def _load():
         except OSError as error:
             errors.append(str(error))
             continue
-        library.rknn_init.argtypes = [POINTER(c_uint64), c_void_p, c_uint32, c_uint32, c_void_p]
-        library.rknn_destroy.argtypes = [c_uint64]
-        library.rknn_query.argtypes = [c_uint64, c_int32, c_void_p, c_uint32]
-        library.rknn_set_core_mask.argtypes = [c_uint64, c_int32]
-        library.rknn_inputs_set.argtypes = [c_uint64, c_uint32, POINTER(Input)]
-        library.rknn_run.argtypes = [c_uint64, c_void_p]
-        library.rknn_outputs_get.argtypes = [c_uint64, c_uint32, POINTER(Output), c_void_p]
-        library.rknn_outputs_release.argtypes = [c_uint64, c_uint32, POINTER(Output)]
-        if hasattr(library, "rknn_dup_context"):
-            library.rknn_dup_context.argtypes = [POINTER(c_uint64), POINTER(c_uint64)]
+        for function, arguments in ARGUMENTS.items():
+            if hasattr(library, function):
+                getattr(library, function).argtypes = arguments
+                getattr(library, function).restype = c_void_p if function == "rknn_create_mem" else c_int32
         return library
     raise OSError("; ".join(errors))
-
-
-def available() -> bool:
-    """Whether the library can be loaded here."""
-    try:
-        return bool(_load())
-    except OSError:
-        return False
 
 
 class _Failed(Exception):
@@ -118,7 +116,7 @@ class RKNNLite:
         self.error = None       # the reason of the last -1 or None, a sentence
         self.run_failed = False  # whether it was the NPU's run
         self.shares_weights = False
-        self._handle = self._path = self._library = None
+        self._handle = self._left = self._path = self._library = None
         self._using = threading.Lock()
 
     def load_rknn(self, path: str, key_path: str | None = None) -> int:
@@ -137,7 +135,7 @@ class RKNNLite:
         if self._path is None:
             return self._fail("load_rknn comes before init_runtime")
         try:
-            self._library = _load()
+            self._library = _load(os.environ.get("RKNNRT_LIB"))
         except OSError as error:
             return self._fail(f"librknnrt.so cannot be loaded ({error}): it comes with the board vendor's image; "
                               "RKNNRT_LIB names another place")
@@ -170,18 +168,34 @@ class RKNNLite:
                     other._using.release()
             break
         if not self.shares_weights:
-            self._check("rknn_init", self._library.rknn_init(byref(handle), self._model, len(self._model), 0, None))
-        self._handle = handle.value
-        if core_mask != self.NPU_CORE_AUTO:
-            self._check(f"rknn_set_core_mask({core_mask})", self._library.rknn_set_core_mask(self._handle, core_mask))
-        count = InOutNum()
-        self._query(IN_OUT_NUM, count)
-        self._inputs = [self._attr(INPUT_ATTR, index) for index in range(count.n_input)]
-        self._outputs = [self._attr(OUTPUT_ATTR, index) for index in range(count.n_output)]
+            code = self._library.rknn_init(byref(handle), self._model, len(self._model), 0, None)
+            if code == -6 and any(other._key == self._key for other in self._open):
+                code = -4  # which the library says, too, where another of its allocations fails
+            self._check("rknn_init", code, NO_DEVICE if code == -1 else None)
+        self._handle, code = handle.value, core_mask  # 0 stands already
+        for mask in (core_mask, 7, 3) if core_mask == self.NPU_CORE_ALL else (core_mask,):  # 1.5.2 does not know ALL
+            code = code and self._library.rknn_set_core_mask(self._handle, mask)
+        self._check(f"rknn_set_core_mask({core_mask})", code, "this SoC has no such cores, or does not join them")
+        count = self._answer(IN_OUT_NUM, InOutNum())
+        self._inputs = [self._answer(INPUT_ATTR, TensorAttr(index=index)) for index in range(count.n_input)]
+        self._outputs = [self._answer(OUTPUT_ATTR, TensorAttr(index=index)) for index in range(count.n_output)]
         # The library writes into buffers of the context's own: floats, and raw int8 where the output is that.
         self._raw = [attr.type == INT8 and attr.qnt_type == AFFINE for attr in self._outputs]
         self._floats = self._prepared([False] * len(self._raw))
         self._stored = self._prepared(self._raw)
+        if hasattr(self._library, "rknn_create_mem"):
+            self._reserve()
+
+    def _reserve(self):
+        """Have the library take the inputs' and outputs' memory now: 1.5.2 does so at the first frame, and where there
+        is none says nothing and gives wrong outputs."""
+        wanted = sum(attr.size for attr in self._inputs + self._outputs)
+        memory = self._library.rknn_create_mem(self._handle, wanted)
+        if not memory:
+            raise _Failed(f"the NPU has no memory left for this context's inputs and outputs ({wanted} bytes): {FEWER}")
+        self._library.rknn_destroy_mem(self._handle, memory)
+        blank = self._given([np.zeros(attr.shape, np.uint8) for attr in self._inputs], None, None)
+        self._library.rknn_inputs_set(self._handle, len(blank), blank)
 
     def _prepared(self, raw):
         buffers = [np.zeros(attr.shape, np.int8 if stored else np.float32)
@@ -217,26 +231,26 @@ class RKNNLite:
             self._fail("another thread is in a call with this context: each context serves one at a time")
             return False
         try:
-            self.error, self.run_failed = None, False
-            if prepared is None or self._handle is None:
+            self.error, self.run_failed, handle = None, False, self._handle
+            if prepared is None or handle is None:
                 raise _Failed("init_runtime comes before inference")
             inputs = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
             given = self._given(inputs, data_format, pass_through)
-            self._check("rknn_inputs_set", self._library.rknn_inputs_set(self._handle, len(given), given))
-            code = self._library.rknn_run(self._handle, None)
+            self._check("rknn_inputs_set", self._library.rknn_inputs_set(handle, len(given), given))
+            code = self._library.rknn_run(handle, None)
             self.run_failed = code != 0  # rknn_outputs_get would give the previous run's values
             self._check("rknn_run", code)
             outputs = prepared[1]
-            self._check("rknn_outputs_get",
-                        self._library.rknn_outputs_get(self._handle, len(outputs), outputs, None))
-            self._check("rknn_outputs_release",
-                        self._library.rknn_outputs_release(self._handle, len(outputs), outputs))
+            self._check("rknn_outputs_get", self._library.rknn_outputs_get(handle, len(outputs), outputs, None))
+            self._check("rknn_outputs_release", self._library.rknn_outputs_release(handle, len(outputs), outputs))
             return True
         except _Failed as error:
             self._fail(str(error))
             return False
         finally:
             self._using.release()
+            if self._left is not None:
+                self._destroy()
 
     def _given(self, inputs, data_format, pass_through):
         if len(inputs) != len(self._inputs):
@@ -256,28 +270,29 @@ class RKNNLite:
         return given
 
     def release(self) -> None:
-        """Close the context. May be called again."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
+        """Close the context, once no thread is in a call with it. Waits for none; may be called again."""
+        if self._handle is not None:
             self._open.discard(self)
-            self._library.rknn_destroy(handle)
+            self._left, self._handle = self._handle, None
+            self._destroy()
 
-    # ---- the library's answers ----
+    def _destroy(self):
+        if self._using.acquire(blocking=False):  # else its holder comes by here: the library would free what a run uses
+            handle, self._left = self._left, None
+            if handle is not None:
+                self._library.rknn_destroy(handle)
+            self._using.release()
 
-    def _attr(self, command, index):
-        attr = TensorAttr(index=index)
-        self._query(command, attr)
-        return attr
-
-    def _query(self, command, answer):
-        self._check(f"rknn_query({command})",
-                    self._library.rknn_query(self._handle, command, byref(answer), ctypes.sizeof(answer)))
+    def _answer(self, command, structure):
+        code = self._library.rknn_query(self._handle, command, byref(structure), ctypes.sizeof(structure))
+        self._check(f"rknn_query({command})", code)
+        return structure
 
     @staticmethod
-    def _check(call, code):
+    def _check(call, code, reason=None):
         if code != 0:
-            name, advice = ERRORS.get(code, ("an unknown code", "look at the library's own message above"))
-            raise _Failed(f"{call} returned {code} ({name}): {advice}")
+            name, usual = ERRORS.get(code, ("an unknown code", "look at the library's own message above"))
+            raise _Failed(f"{call} returned {code} ({name}): {reason or usual}")
 
     def _fail(self, reason):
         self.error = reason

@@ -34,7 +34,7 @@ class Process:
     def __init__(self, command, log, **options):
         self.log = Path(log)
         with open(log, "ab") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, **options)
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, **{"cwd": ROOT, **options})
 
     @property
     def said(self):
@@ -65,11 +65,11 @@ class Cluster:
                                  env=environment)
         self.address = self.scheduler.wait_for(r"Scheduler at:\s+tcp://(127.0.0.1:\d+)").group(1)
 
-    def join(self, name, resources=("--resources", "npu=1"), command=DASK):
+    def join(self, name, resources=("--resources", "npu=1"), command=DASK, folder=ROOT):
         """Start a board's worker, as README.md has it; it has joined once wait_for() says so."""
         log = self.folder / f"{name}-{len(list(self.folder.glob(name + '-*')))}.log"
         board = Process([*command, "worker", self.address, *ALONE, "--nthreads", "1", "--no-nanny", "--memory-limit",
-                         "0", "--name", name, *resources], log)
+                         "0", "--name", name, *resources], log, cwd=folder)
         if name in self.boards:
             self.others.append(self.boards[name])
         self.boards[name] = board

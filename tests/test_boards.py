@@ -1,10 +1,13 @@
 """examples/boards.py: every video complete and once, whatever befalls a board."""
 import asyncio
+import gzip
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from cluster import DASK, Cluster, lines_of, three_boards, wait  # noqa: F401  three_boards: the fixture `cluster`
@@ -14,6 +17,7 @@ pytest.importorskip("distributed", reason="boards.py needs the package distribut
 sys.path.insert(0, str(ROOT / "examples"))
 import boards  # noqa: E402
 from boards_parts.members import mismatch, order  # noqa: E402
+from boards_parts.videos import Videos  # noqa: E402
 
 FRAMES = 45  # of clip
 
@@ -41,15 +45,13 @@ def assert_complete(folder, names):
 @pytest.mark.slow
 def test_videos_are_shared_out_and_each_is_complete_and_a_board_keeps_its_pool(cluster, videos, tmp_path):
     paths = videos(6)
-    for more in ([], ["--overwrite"]):
-        run = cluster.run(*paths, "--json", tmp_path / "out", "--simulate", "30x3", *more)
-        assert cluster.finish(run) == 0, run.said
-        assert_complete(tmp_path / "out", [path.name for path in paths])
-        assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.said)
-        boards = re.findall(rf"^board (\w+): {2 * FRAMES} frames of 2 videos", run.said, re.MULTILINE)
-        assert sorted(boards) == ["one", "three", "two"] or more, run.said
-    for board in cluster.boards.values():
-        assert board.said.count("Opens a pool") == 1
+    run = cluster.run(*paths, "--json", tmp_path / "out", "--simulate", "40x3")
+    assert cluster.finish(run) == 0, run.said
+    assert_complete(tmp_path / "out", [path.name for path in paths])
+    assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.said)
+    served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", run.said, re.MULTILINE))
+    assert set(served) == set(cluster.boards) and sum(map(int, served.values())) == 6 * FRAMES, run.said
+    assert [board.said.count("Opens a pool") for board in cluster.boards.values()] == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -60,6 +62,7 @@ def test_a_board_that_dies_and_one_that_falls_silent_cost_no_line_and_double_non
     cluster.boards["two"].send(signal.SIGSTOP)
     cluster.boards["three"].send(signal.SIGKILL)
     assert cluster.finish(run) == 0, run.said
+    assert cluster.boards["one"].said.count("Opens a pool") == 1  # for this run and the one before
     assert "Board two went away" in run.said and "Board three went away" in run.said
     assert_complete(out, [path.name for path in paths])
     cluster.boards["two"].send(signal.SIGCONT)
@@ -86,34 +89,51 @@ def test_what_a_board_cannot_open_costs_a_sentence_and_the_others_go_on(cluster,
 
 
 @pytest.mark.slow
-def test_a_board_without_the_model_is_named_and_the_others_serve_its_videos(cluster, videos, tmp_path):
-    model, paths = tmp_path / "own.onnx", videos(4)
-    run = cluster.run(*paths, "--json", tmp_path / "out", "--model", model, "--simulate", "5x3")
+def test_boards_without_the_model_are_named_and_another_serves_their_videos(cluster, videos, tmp_path):
+    paths, folder = videos(4), tmp_path / "elsewhere"
+    arguments = [*paths, "--json", tmp_path / "out", "--model", "own.onnx", "--simulate", "5x3"]
+    run = cluster.run(*arguments)
     assert cluster.finish(run) == 2
-    assert len(re.findall(r"^Board (?:one|two|three): .*own.onnx: no such file\.$", run.said, re.MULTILINE)) == 3
-    assert "4 videos were not served, for no board can." in run.said
-    assert list((tmp_path / "out").iterdir()) == []
+    assert len(re.findall(r"^Board (?:one|two|three): own.onnx: no such file\.$", run.said, re.MULTILINE)) == 3
+    assert "4 videos were not served, for no board can." in run.said and not any((tmp_path / "out").iterdir())
+
+    folder.mkdir()
+    shutil.copy(ROOT / "models/yolov5n_emoji.onnx", folder / "own.onnx")
+    other = cluster.join("other", folder=folder)
+    cluster.joined("other")
+    run = cluster.run(*arguments)
+    assert cluster.finish(run) == 2 and f"board other: {4 * FRAMES} frames of 4 videos" in run.said, run.said
+    assert_complete(tmp_path / "out", [path.name for path in paths])
+    other.end()
+    del cluster.boards["other"]
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_finished_videos_and_no_half_one(cluster, videos, tmp_path):
-    paths, out = videos(9), tmp_path / "out"
-    run = cluster.run(*paths, "--json", out, "--simulate", "60x3")
-    wait(lambda: out.exists() and any(out.glob("*.jsonl")))
+def test_ctrl_c_leaves_finished_videos_and_no_half_one_and_the_boards_at_rest(cluster, videos, tmp_path):
+    paths, out = videos(5), tmp_path / "out"
+    long = [f"{name}={ROOT / 'models/demo.mp4'}" for name in ("a", "b", "c")]
+    run = cluster.run(*paths[:3], *long, "--json", out, "--simulate", "60x3")
+    wait(lambda: out.exists() and len(list(out.glob("*.jsonl"))) == 3)
     run.send(signal.SIGINT)
     assert cluster.finish(run) == 130, run.said
     assert "Traceback" not in run.said
-    done = sorted(path.name[:-len(".jsonl")] for path in out.glob("*.jsonl"))
-    assert 0 < len(done) < len(paths)
-    assert_complete(out, done)
-    # The same where it is killed: no board goes on with its two minutes, though nobody stops it.
-    demo = ROOT / "models/demo.mp4"
-    run = cluster.run(f"a={demo}", f"b={demo}", f"c={demo}", "--json", tmp_path / "demo", "--simulate", "200x1")
-    wait(lambda: all("200x1" in board.said for board in cluster.boards.values()))
-    run.end()
+    assert_complete(out, [path.name for path in paths[:3]])
+    wait(lambda: any("nobody wants it any more" in board.said for board in cluster.boards.values()))
     run = cluster.run(*paths, "--json", out, "--simulate", "60x3")
-    assert cluster.finish(run) == 0 and f"{len(done)} of 9 videos have their file" in run.said
+    assert cluster.finish(run) == 0 and "3 of 5 videos have their file" in run.said
     assert_complete(out, [path.name for path in paths])
+
+
+def test_lines_that_cannot_be_written_leave_no_half_file(tmp_path):
+    serving = Videos(SimpleNamespace(json=str(tmp_path), names=["a.mp4"], quiet=True), None, "run")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # as a disk that is full
+    try:
+        with pytest.raises(boards.InputError, match="a.mp4.jsonl: cannot be written"):
+            serving.keep("a.mp4", {"lines": gzip.compress(bytes(200_000))})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any(tmp_path.iterdir())
 
 
 # ---- what may be wrong ----

@@ -14,6 +14,7 @@ from parts import result, stream
 
 pytest.importorskip("distributed", reason="boards.py needs the package distributed")
 sys.path.insert(0, str(ROOT / "examples"))
+from boards_parts import worker  # noqa: E402
 from boards_parts.cameras import Camera, Cameras, Site  # noqa: E402
 
 from results import mqtt  # noqa: E402
@@ -58,7 +59,7 @@ def test_cameras_move_when_a_board_dies_falls_silent_or_joins_and_are_never_told
     listener = Listener(broker)
     try:
         urls = cameras(3)
-        run = cluster.run(*urls, "--json", told.path, "--mqtt", broker.url, "--simulate", "100x3", "--fps", "5",
+        run = cluster.run(*urls, "--json", told.path, "--mqtt", broker.url, "--simulate", "200x3", "--fps", "3",
                           "--track")
         newest = told.read
 
@@ -81,7 +82,7 @@ def test_cameras_move_when_a_board_dies_falls_silent_or_joins_and_are_never_told
         wait(lambda: moved(before, second))
         cluster.boards[second].send(signal.SIGCONT)  # what it has in hand must not be told
         count = len(told.lines)
-        wait(lambda: newest() and len(told.lines) > count + 20)
+        wait(lambda: newest() and len(told.lines) > count + 9)
         run.send(signal.SIGTERM)
         assert cluster.finish(run) == 128 + signal.SIGTERM, run.said
         newest()
@@ -97,6 +98,29 @@ def test_cameras_move_when_a_board_dies_falls_silent_or_joins_and_are_never_told
     finally:
         listener.close()
         broker.kill()
+
+
+@pytest.mark.slow
+def test_a_board_that_nobody_asks_any_more_serves_no_longer_and_begins_anew_when_asked(cameras, monkeypatch):
+    monkeypatch.setattr(worker, "LEASE", 0.5)
+    settings = {"model": str(ROOT / "models/yolov5n_emoji.rknn"), "threads": 1, "func": None, "bigCores": "no",
+                "runtime": None, "simulate": "10x1", "conf": None, "iou": None, "classes": None, "names": None}
+    (url,) = cameras(1)
+    wanted = {"cam0": (7, url.partition("=")[2])}
+    wait(lambda: worker.ask("run", settings, {})["state"] == "ready")
+    wait(lambda: worker.ask("run", settings, wanted)["lines"])
+    run = worker._runs["run"]
+    (job,) = run.jobs.values()
+    wait(lambda: job.stream.ended)  # the boards.py that asked has died
+    run.lines.clear()
+    job.write(SimpleNamespace())
+    assert not run.lines
+    reply = worker.ask("run", settings, wanted)
+    assert not reply["lines"] and worker._runs["run"] is not run
+    lines = wait(lambda: worker.ask("run", settings, wanted)["lines"])
+    assert {(name, epoch) for name, epoch, _ in lines} == {("cam0", 7)}
+    worker.ask("run", settings, None)
+    assert "run" not in worker._runs
 
 
 def a_line(number, error=None):

@@ -72,9 +72,11 @@ def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
     (["rtsp://127.0.0.1:port/live"], "rtsp://127.0.0.1:port/live: not a URL"),
     (["gate="], "gate: names no source"),
     (["gate=0", "gate=1"], "gate: two streams have that name"),
+    (["--classes", "person", "models/demo.mp4"], "a source stands before --classes"),
     (["a/b=models/demo.mp4"], "a/b=models/demo.mp4: no such file"),
     (["97"], "97: there is no camera of that number"),
-    pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.onnx: no such file", marks=needs_no_npu),
+    pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.rknn: no such file; and none.onnx: no such file",
+                 marks=needs_no_npu),
     pytest.param(["models/demo.mp4", "--model", "README.md"], "README.md is not an ONNX model", marks=needs_no_npu),
     (["models/demo.mp4", "--threads", "0"], "--threads 0: at least one"),
     (["models/demo.mp4", "--threads", "1000"], "--threads 1000: each is a context, which takes tens of MB"),
@@ -381,6 +383,18 @@ PARTS = "main.py rknnpool.py rknnmodel.py streams.py sources funcs runtimes mode
 
 # ---- func files ----
 
+@pytest.mark.parametrize("body", ["None", "print(end='')"])
+def test_a_forgotten_return_is_said_once(main_py, clip, tmp_path, body):
+    (tmp_path / "mine.py").write_text(f"def myFunc(rknn_lite, IMG):\n    {body}\n")
+    done = main_py(clip, "--headless", "--quiet", "--func", tmp_path / "mine.py")
+    assert done.returncode == 0 and done.stderr.count("is its return missing?") == 1
+
+
+def test_outside_of_its_environment_main_py_says_which_python_runs_it():
+    done = subprocess.run([sys.executable, "-S", "main.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and ".venv" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_func_file_is_a_module_like_any_other_and_finds_its_neighbours(main_py, clip, tmp_path):
     (tmp_path / "streams.py").write_text("limit = 7\n")  # called like one of ours
     (tmp_path / "results").mkdir()
@@ -491,7 +505,7 @@ def test_a_part_that_was_left_out_is_one_sentence(clip, tmp_path):
     for name in PARTS.split() + ["func.py"]:
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "results").mkdir()
-    for name in ("__init__.py", "result.py", "beside.py"):
+    for name in ("__init__.py", "result.py", "beside.py", "telling.py"):
         (tmp_path / "results" / name).symlink_to(ROOT / "results" / name)
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import main; main.main()"
     for flag, name in ((["--track"], "tracking"), (["--line", "a:1,2,3,4"], "lines"), (["--json", "-"], "jsonl"),
@@ -562,7 +576,7 @@ def test_a_frame_that_fails_is_counted_and_said_once_a_context_and_the_stream_go
     assert done.returncode == 3
     assert "clip.avi: 43 frames in" in done.stdout and "2 failed" in done.stdout
     assert [line for line in done.stderr.splitlines() if "inference failed" in line] == [
-        "context 2 of 2, core 1: inference failed on the NPU, the runtime's own message stands above"]
+        "context 2 of 2, core 1: inference failed on the NPU, the runtime's own message stands above."]
 
 
 def test_a_context_that_hangs_while_running_is_named_and_the_others_go_on(failing):

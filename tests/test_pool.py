@@ -5,6 +5,8 @@ import contextlib
 import gc
 import itertools
 import random
+import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
+from conftest import ROOT
 
 import rknnpool
 from rknnpool import rknnPoolExecutor
@@ -37,6 +40,15 @@ def nothing_left():
 
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+def test_the_pool_copied_beside_a_program_of_ones_own_says_what_a_pc_lacks(tmp_path):
+    for name in ("rknnpool.py", "rknnmodel.py", "models/yolov5n_emoji.onnx"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "mine.py").write_text("from rknnpool import rknnPoolExecutor\n"
+                                      "rknnPoolExecutor('yolov5n_emoji.rknn', 2, lambda rknn_lite, IMG: IMG)\n")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert "RuntimeError" in done.stderr and "copy the folder runtimes, too" in done.stderr.splitlines()[-1]
 
 
 def test_results_keep_the_order_of_frames(runtime):

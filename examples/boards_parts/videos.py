@@ -26,6 +26,7 @@ class Videos:
 
     def __init__(self, args: Any, boards: Boards, run: str):
         self.args, self.boards, self.run = args, boards, run
+        self.began = 0.0
         self.code = self.complete = self.attempts = self.unserved = 0
         self.served: Dict[str, Any] = {}  # of each board: frames, videos, from when to when
         self.said: set = set()            # errors
@@ -34,7 +35,7 @@ class Videos:
 
     async def all(self) -> int:
         """Serve all. Returns the exit code; raises InputError where nothing goes on."""
-        client, todo, self.began = self.boards.client, [], time.perf_counter()
+        client, todo = self.boards.client, []
         for name, source in zip(self.args.names, self.args.addresses):
             if os.path.exists(self.path(name)) and not self.args.overwrite:
                 self.bar.update()
@@ -49,7 +50,6 @@ class Videos:
         await shorten_ttl(client)
         await self.boards.wait()
         client.subscribe_topic(f"rknnpool-{self.run}", self.progress)
-        self.began = time.perf_counter()
         serving = asyncio.gather(*(self.one(*each) for each in todo))
         watching = asyncio.ensure_future(self.watch())
         try:
@@ -82,6 +82,7 @@ class Videos:
     def progress(self, event: Tuple[float, Dict[str, Any]]) -> None:
         self.frames[event[1]["video"]] = event[1]["frames"]
         done = sum(each.frames for each in self.served.values()) + sum(self.frames.values())
+        self.began = self.began or time.perf_counter() - 0.5  # the boards have opened their pools
         self.bar.set_postfix_str(f"{done / (time.perf_counter() - self.began):.0f} FPS")
 
     async def one(self, name: str, source: str) -> None:
@@ -157,6 +158,7 @@ class Videos:
             self.code = self.code or reply["code"]
             say(f"{name}: frames failed; their lines say why.", sys.stderr)
         now = time.perf_counter()
+        self.began = min(self.began or now, now - reply["seconds"])
         board = self.served.setdefault(reply["board"], SimpleNamespace(frames=0, videos=0, seconds=0.0, last=0.0))
         board.frames, board.videos = board.frames + reply["frames"], board.videos + 1
         board.seconds += min(reply["seconds"], now - board.last)  # it may serve two at a time

@@ -35,8 +35,9 @@ from streams import Served, Stream, say, users_traceback
 LEASE = 3.0        # seconds without a word from boards.py after which a board serves its cameras no longer
 MOST_LINES = 5000  # that wait to be fetched; beyond it the oldest go
 TRIAL = 0.5        # seconds of the trial that tells how many frames a second a board serves
-# what main.py would be asked for: lines of JSON, at most
-WANTED = {"json": "-", "mqtt": None, "track": False, "lines": {}, "zones": {}, "fps": None}
+# what main.py would be asked for besides: lines of JSON, at most
+WANTED = {"json": "-", "mqtt": None, "track": False, "lines": {}, "zones": {}, "fps": None, "reader": None,
+          "camera_size": None, "camera_fps": None, "camera_format": None}
 
 cv2.setNumThreads(1)  # the pool's threads are the parallelism
 # Cameras are asked for several times a second, and Dask would log each time.
@@ -102,7 +103,7 @@ def open_pool(args: Any) -> rknnPoolExecutor:
     if args.bigCores == "yes":
         main.stay_on_big_cores()
     runtime = runtimes.named(args.runtime)
-    model = funcs.look_at(args.model, None if args.simulate or args.runtime == "cpu" else soc())
+    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, None if args.simulate else soc()))
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):
@@ -156,6 +157,8 @@ def serve(settings: Dict[str, Any], run: str, name: str, paths: List[str], count
             if task is None or task.state == "cancelled" or worker.status.name not in ("running", "paused"):
                 unwanted.set()
                 stream.stop.set()
+                over.set()
+                say(f"{name}: nobody wants it any more.", sys.stderr)
             worker.log_event(f"rknnpool-{run}", {"board": worker.address, "video": name, "frames": stream.count})
 
     try:
@@ -216,9 +219,6 @@ class Job:
             self.run.end()
         if not self.stopped.is_set():
             self.run.lines.append((self.name, self.epoch, json.dumps(as_dict(result), ensure_ascii=False)))
-
-    def close(self) -> None:
-        pass
 
     def stop(self) -> None:
         self.stopped.set()

@@ -2,6 +2,7 @@
 
     python models/demo/evaluate.py models/yolov5n_emoji.onnx
     python models/demo/evaluate.py models/yolov5n_emoji.onnx --int8 scenes/      # as convert.py quantises it, simulated
+    python models/demo/evaluate.py models/yolov5n_emoji.tflite                   # the open driver's, here on the CPU
 
 mAP is COCO's: 101-point interpolated average precision, mean over classes; mAP50-95 the mean over IoU 0.50, 0.55, ...
 0.95.
@@ -95,7 +96,11 @@ def summary(result):
 
 
 def onnx_predictor(path):
-    from runtimes.cpu import RKNNLite
+    """predict() of an .onnx, or of a .tflite, on the CPU."""
+    if str(path).endswith(".tflite"):
+        from runtimes.teflon import RKNNLite
+    else:
+        from runtimes.cpu import RKNNLite
     context = RKNNLite()
     if context.load_rknn(str(path)) or context.init_runtime():
         raise SystemExit(context.error)

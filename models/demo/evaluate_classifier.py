@@ -1,10 +1,9 @@
 """Top-1 and top-5 accuracy of a demo classifier on drawn objects that it has never seen, read by the project's own
 funcs/resnet.py.
 
-    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx
-    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx --int8 objects/   # as convert.py quantises it,
-    simulated python models/demo/evaluate_classifier.py --draw objects/                              # 64 pictures to
-    calibrate with
+    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx                   # or .tflite
+    python models/demo/evaluate_classifier.py models/resnet18_emoji.onnx --int8 objects/   # simulated
+    python models/demo/evaluate_classifier.py --draw objects/                              # 64 pictures to calibrate
 """
 import argparse
 import collections
@@ -41,8 +40,11 @@ def accuracy(context, objects=2000):
 
 
 def on_cpu(path):
-    """An RKNNLite context of runtimes/cpu.py."""
-    from runtimes.cpu import RKNNLite
+    """An RKNNLite context of runtimes/cpu.py, for a .tflite of runtimes/teflon.py."""
+    if str(path).endswith(".tflite"):
+        from runtimes.teflon import RKNNLite
+    else:
+        from runtimes.cpu import RKNNLite
     context = RKNNLite()
     if context.load_rknn(str(path)) or context.init_runtime():
         raise SystemExit(context.error)
@@ -67,7 +69,7 @@ class Simulated:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", help="the .onnx")
+    parser.add_argument("model", type=Path, nargs="?", help="the .onnx or .tflite")
     parser.add_argument("--objects", type=int, default=2000)
     parser.add_argument("--int8", metavar="FOLDER", type=Path,
                         help="simulate the int8 .rknn, calibrated with these images")

@@ -11,11 +11,9 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 box=$here/box
-suite=bookworm
-pythonVersion=3.11 # that of the suite; the wheels must fit it
 debs=python3
 # Headless: what opencv-python needs to open a window would double the box.
-wheels=(rknn-toolkit-lite2 opencv-python-headless numpy tqdm)
+wheels=(opencv-python-headless numpy tqdm)
 # The wheel that carries the vendor's librknnrt.so, and that file's sha256.
 vendors=rknpu==1.5.2
 vendorsSum=1b278f220361ffda3a91ba69affb650c2dd8acaa295b6883da8d6ea966fb8e32
@@ -32,7 +30,8 @@ Files of the repository and of the temporary folder have the same paths there as
   --library KIND emulated (the default): our library over an emulated NPU, which books wrong use and fails as asked;
                  real: the vendor's librknnrt.so 1.5.2 over an emulated kernel driver, which says it drives an
                  rk3588's NPU, whatever --soc is
-  --wheel NUMBER version of rknn-toolkit-lite2 (2.3.2 is on most boards), if not the newest
+  --wheel NUMBER version of rknn-toolkit-lite2 (2.3.2 is on most boards), if not the newest; none: without it
+  --python 3.13  Debian 13, for whose Python there is no rknn-toolkit-lite2, in place of Debian 12 with Python 3.11
   --no-npu       a board without /dev/dri/renderD129 and card1, the NPU's device
   --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
   --rebuild      throws the board away first
@@ -62,13 +61,13 @@ pip_for_the_board() {
 }
 
 build_userland() {
-    local staging=$box/root.partial deb
+    local staging=$root.partial deb
     rm -rf "$staging"
     mkdir -p "$staging/usr/"{bin,sbin,lib}
     ln -s usr/bin usr/sbin usr/lib "$staging"
     echo "board.sh: fetching Debian $suite for arm64" >&2
     namespace debootstrap --arch=arm64 --variant=minbase --include="$debs" --download-only \
-        "$suite" "$staging" >"$box/debootstrap.log" 2>&1 || die "debootstrap failed, see $box/debootstrap.log."
+        "$suite" "$staging" >"$root.log" 2>&1 || die "debootstrap failed, see $root.log."
     # Unpacked, not configured: maintainer scripts would take minutes under emulation and change nothing that is used.
     for deb in "$staging"/var/cache/apt/archives/*.deb; do
         dpkg-deb --fsys-tarfile "$deb" | namespace tar -x --no-same-owner --keep-directory-symlink -C "$staging"
@@ -80,9 +79,9 @@ build_userland() {
 
     echo "board.sh: fetching ${wheels[*]} for aarch64" >&2
     pip_for_the_board --target "$staging/usr/local/lib/python$pythonVersion/dist-packages" "${wheels[@]}"
-    rm -rf "$box/root"
-    mv "$staging" "$box/root"
-    recipe >"$box/root.recipe"
+    rm -rf "$root"
+    mv "$staging" "$root"
+    recipe >"$root.recipe"
 }
 
 recipe() {
@@ -122,7 +121,7 @@ fetch_vendors_library() {
     rm -rf "$staging"
 }
 
-soc=rk3588 library=emulated wheel='' npu=yes runtime=yes
+soc=rk3588 library=emulated wheel='' pythonVersion=3.11 npu=yes runtime=yes
 while [[ ${1-} == -* ]]; do
     case $1 in
         --soc)
@@ -135,6 +134,10 @@ while [[ ${1-} == -* ]]; do
             ;;
         --wheel)
             wheel=${2-}
+            (($# < 2)) || shift
+            ;;
+        --python)
+            pythonVersion=${2-}
             (($# < 2)) || shift
             ;;
         --no-npu) npu=no ;;
@@ -164,6 +167,16 @@ case $library in
     *) die "--library is emulated or real, not '$library'." ;;
 esac
 
+case $pythonVersion in # that of the suite; the wheels must fit it
+    3.11) suite=bookworm root=$box/root wheels=(rknn-toolkit-lite2 "${wheels[@]}") ;;
+    3.13)
+        suite=trixie root=$box/root-3.13
+        [[ -z $wheel || $wheel == none ]] || die "there is no rknn-toolkit-lite2 for Python 3.13: leave out --wheel."
+        wheel=''
+        ;;
+    *) die "--python is 3.11 or 3.13, not '$pythonVersion'." ;;
+esac
+
 for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
         die "$tool is missing: apt-get install debootstrap qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
@@ -179,9 +192,9 @@ mkdir -p "$box"
 (
     flock 9
     export PATH=$PATH:/usr/sbin
-    [[ -f $box/root.recipe && $(<"$box/root.recipe") == "$(recipe)" ]] || build_userland
+    [[ -f $root.recipe && $(<"$root.recipe") == "$(recipe)" ]] || build_userland
     compile librknnrt.so "$here"/{librknnrt,device,link}.c
-    [[ -z $wheel || -d $box/wheel-$wheel ]] || fetch_wheel
+    [[ -z $wheel || $wheel == none || -d $box/wheel-$wheel ]] || fetch_wheel
     if [[ $library == real ]]; then
         compile driver.so "$here"/{driver,submit,device,link}.c
         [[ -f $box/librknnrt-vendors.so ]] || fetch_vendors_library
@@ -190,6 +203,6 @@ mkdir -p "$box"
 (($#)) || exit 0
 
 export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
-export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=${wheel:+$box/wheel-$wheel}
+export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=$wheel
 # The process namespace ends with the command, and takes with it whatever the command or an interruption left behind.
-exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$repo" "$@"
+exec unshare --user --map-root-user --mount --pid --fork --kill-child bash "$here/boot.sh" "$box" "$root" "$repo" "$@"

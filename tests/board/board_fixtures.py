@@ -5,14 +5,20 @@ import sys
 
 import cv2
 import pytest
-from board_parts import BOARD, FRAMES, ROOT, Board, detections_on_the_pc
+from board_parts import BOARD, FRAMES, MODELS, ROOT, Board, detections_on_the_pc
 from record import add_number
 
 
 @pytest.fixture(scope="session")
-def board(tmp_path_factory):
+def box(tmp_path_factory):
     subprocess.run([str(BOARD)], check=True, env={**os.environ, "BOARD_PYTHON": sys.executable})
     return Board(tmp_path_factory.mktemp("board"))
+
+
+@pytest.fixture
+def board(request, box):
+    """The box, over the setup that over() names, else the newest wheel and the emulated library."""
+    return box.over(request.param) if hasattr(request, "param") else box
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +36,13 @@ def numbered(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pc_detections(numbered, tmp_path_factory):
-    return detections_on_the_pc(tmp_path_factory.mktemp("pc") / "record.jsonl", numbered)
+    """pc_detections(name): what the PC finds in the clip with that model of MODELS."""
+    found = {}
+
+    def of(name):
+        if name not in found:
+            path, module = MODELS[name]
+            found[name] = detections_on_the_pc(tmp_path_factory.mktemp("pc") / "record.jsonl", numbered,
+                                               "--model", path, RECORD_MODULE=module)
+        return found[name]
+    return of

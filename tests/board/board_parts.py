@@ -21,6 +21,8 @@ BOARD = ROOT / "tests" / "board" / "board.sh"
 RECORD = "tests/board/record.py"
 MODEL = "models/yolov5n_emoji.rknn"
 FRAMES = 60
+MODELS = {"yolov5n": (MODEL, "func"), "yolov8n": ("models/yolov8n_emoji.rknn", "funcs.yolov8")}  # and who reads them
+SUBMITS = {"yolov5n": 6, "yolov8n": 12}  # that a run on one core is, as the vendor's library cuts the model
 CORES = {"rk3588": 3, "rk3576": 2, "rk3566": 1}
 TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static",
          "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
@@ -29,15 +31,37 @@ TOOLS = {"debootstrap": "debootstrap", "qemu-aarch64-static": "qemu-user-static"
 missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=os.environ["PATH"] + ":/usr/sbin")]
 needs_tools = pytest.mark.skipif(bool(missing), reason=f"the board needs {', '.join(missing)}: apt-get install them")
 
+# What stands under the scripts: board.sh's options for it. Without the wheel it is runtimes/librknnrt.py.
+WHEEL, OLDER, NONE, NEWER_PYTHON = "newest wheel", "wheel 2.3.2", "no wheel", "Python 3.13"
+SETUPS = {f"{library}, {name}": ("--library", library, *options) for library in ("emulated", "real")
+          for name, options in ((WHEEL, ()), (OLDER, ("--wheel", "2.3.2")), (NONE, ("--wheel", "none")),
+                                (NEWER_PYTHON, ("--python", "3.13")))}
+EMULATED, REAL = ([name for name in SETUPS if name.startswith(library)] for library in ("emulated", "real"))
+EVERY = bool(os.environ.get("BOARD_EVERY"))  # README.md: all of them, by hand
+
 Run = namedtuple("Run", "code out err report")
 Detections = namedtuple("Detections", "boxes classes scores")
 
 
-class Board:
-    """Runs commands in the box."""
+def over(*setups, of=None):
+    """Runs a test's `board` over these of SETUPS, one after the other; where BOARD_EVERY is set over all of `of`, too:
+    if not given, both libraries with the newest wheel and with none."""
+    of = of or [f"{library}, {name}" for library in ("emulated", "real") for name in (WHEEL, NONE)]
+    return pytest.mark.parametrize("board", sorted({*setups, *of}, key=list(SETUPS).index) if EVERY else setups,
+                                   indirect=True)
 
-    def __init__(self, folder):
+
+class Board:
+    """Runs commands in the box, over one of SETUPS."""
+
+    def __init__(self, folder, setup=EMULATED[0]):
+        self.folder, self.setup, self.options = folder, setup, SETUPS[setup]
+        self.library, self.has_wheel = setup.split(",")[0], setup.endswith((WHEEL, OLDER))
         self._report = folder / "report.json"
+
+    def over(self, setup):
+        """The same box with another of SETUPS."""
+        return Board(self.folder, setup)
 
     def run(self, *command, soc="rk3588", options=(), **environment):
         """The Run of a command. Its report is librknnrt.c's books, or None where the library was not loaded."""
@@ -51,8 +75,8 @@ class Board:
     def start(self, *command, soc="rk3588", options=(), **environment):
         """The subprocess.Popen of a command that has just begun, a process group of its own."""
         self._report.unlink(missing_ok=True)
-        return subprocess.Popen([str(BOARD), "--soc", soc, *options, *map(str, command)], cwd=ROOT, text=True,
-                                start_new_session=True,
+        return subprocess.Popen([str(BOARD), "--soc", soc, *self.options, *options, *map(str, command)], cwd=ROOT,
+                                text=True, start_new_session=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 env={**os.environ, "BOARD_PYTHON": sys.executable, "BOARD_REPORT": str(self._report),
                                      **environment})
@@ -68,8 +92,23 @@ def ends_in_a_sentence(run, code):
 
 def ends_for_a_dead_npu(run):
     """Whether main.py ended because the NPU does not answer, and said so; no traceback is its own."""
-    return (run.code == 3 and any(line.startswith("the NPU does not answer") for line in run.err.splitlines())
+    return (run.code == 3 and any(line.startswith("the NPU does not answer") and line.endswith(".")
+                                  for line in run.err.splitlines())
             and 'main.py", line' not in run.err)
+
+
+def nothing_was_used_wrongly(report):
+    """No context in two threads, or used after it was destroyed, or destroyed while it ran; all destroyed, and every
+    byte of NPU memory given back (the emulated library has none)."""
+    return (report["shared"] == report["stale"] == report["destroyed_in_use"] == report["memory"] == 0
+            and report["opened"] == report["destroyed"])
+
+
+def submits_of(board, mask, runs, name="yolov5n"):
+    """The submits by core mask that the driver sees of so many runs; of the emulated library it sees none."""
+    submits = [0] * 8
+    submits[mask] = runs * SUBMITS[name] if board.library == "real" else 0
+    return submits
 
 
 USERS_CODE = f"""

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# boot.sh BOX REPOSITORY COMMAND ... : what kernel and boot loader do on a board. board.sh starts it as root and first process of
+# boot.sh BOX USERLAND REPOSITORY COMMAND ... : what kernel and boot loader do on a board. board.sh starts it as root and first process of
 # namespaces of its own: it lays out /proc, /dev and /run, starts the emulated NPU's helper, and runs COMMAND.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-box=$1 repo=$2
-shift 2
-root=$box/root
+box=$1 root=$2 repo=$3
+shift 3
 tmp=$(dirname "$(mktemp -u)") # the temporary folder, as TMPDIR names it
 cwd=$PWD
 
@@ -65,8 +64,10 @@ if [[ -n $BOARD_DRIVER ]]; then # in place of a kernel's driver, in every progra
     preload=(LD_PRELOAD=/run/driver.so)
 fi
 
-if [[ -n $BOARD_WHEEL ]]; then
-    mount --bind "$BOARD_WHEEL/rknnlite" "$root"/usr/local/lib/python3*/dist-packages/rknnlite
+if [[ $BOARD_WHEEL == none ]]; then
+    mount -t tmpfs tmpfs "$root"/usr/local/lib/python3*/dist-packages/rknnlite
+elif [[ -n $BOARD_WHEEL ]]; then
+    mount --bind "$box/wheel-$BOARD_WHEEL/rknnlite" "$root"/usr/local/lib/python3*/dist-packages/rknnlite
 fi
 
 for shared in "$tmp" "$repo"; do

@@ -2,7 +2,7 @@
  *
  *   BOARD_REPORT     file for the books, JSON, written at exit, with every rknn_destroy and before a run hangs
  *   BOARD_RUN_MS     least milliseconds a run takes a core, 30 if not set
- *   BOARD_FAIL_INIT  these rknn_init of the process fail for want of memory
+ *   BOARD_FAIL_INIT  these rknn_init of the process fail for want of memory, or with the code that BOARD_FAIL_CODE is
  *   BOARD_FAIL_RUN   these rknn_run fail
  *   BOARD_HANG_RUN   these rknn_run hang: their core is taken, and they fail, when the driver's patience ends
  *   BOARD_HANG_CORE  the same for every run on these cores, counted from 0

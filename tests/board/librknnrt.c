@@ -81,6 +81,18 @@ static const struct tensor *output_of(const struct context *c, uint32_t index) {
     return &c->tensors.tensors[c->tensors.n_input + index];
 }
 
+/* As rknnmodel.py reads a .rknn: a head of 64 bytes with the body's length, the body, a length and so much JSON. */
+static bool is_whole(const uint8_t *model, uint32_t size) {
+    uint64_t body, json;
+    if (size < 72 || memcmp(model, "RKNN", 4))
+        return false;
+    memcpy(&body, model + 16, sizeof body);
+    if (body > size - 72)
+        return false;
+    memcpy(&json, model + 64 + body, sizeof json);
+    return json <= size - 72 - body;
+}
+
 static int load_model(struct context *c, const void *model, uint32_t size) {
     char sentence[512] = "";
     c->link = link_open(model, size, &c->tensors, sentence);
@@ -105,15 +117,15 @@ int rknn_init(rknn_context *handle, void *model, uint32_t size, uint32_t flag, v
     pthread_mutex_lock(&lock);
     struct context *c = books.n_contexts < MAX_CONTEXTS ? &contexts[books.n_contexts] : NULL;
     if (asked("BOARD_FAIL_INIT", ++books.inits)) {
-        complain("rknn_init", "failed to allocate memory, as BOARD_FAIL_INIT asks");
-        code = RKNN_ERR_MALLOC_FAIL;
+        complain("rknn_init", "fails, as BOARD_FAIL_INIT asks");
+        code = getenv("BOARD_FAIL_CODE") ? atoi(getenv("BOARD_FAIL_CODE")) : RKNN_ERR_MALLOC_FAIL;
     } else if (!c) {
         code = RKNN_ERR_FAIL;
     } else if (!open_device()) {
         complain("rknn_init", "failed to open the NPU's device");
         code = RKNN_ERR_FAIL;
-    } else if (size < 4 || memcmp(model, "RKNN", 4)) {
-        complain("rknn_init", "not a .rknn model");
+    } else if (!is_whole(model, size)) {
+        complain("rknn_init", "not a .rknn model, or not all of it");
         code = RKNN_ERR_MODEL_INVALID;
     } else if ((code = load_model(c, model, size)) == RKNN_SUCC) {
         pthread_mutex_init(&c->exchange, NULL);

@@ -55,7 +55,7 @@ def write(path, codec, count):
 
 
 @pytest.fixture(scope="module")
-def package(board):
+def package(box):
     if not PACKAGE.exists():
         staging = PACKAGE.with_suffix(".partial")
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "--target",

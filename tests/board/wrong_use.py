@@ -11,29 +11,13 @@ import zlib
 
 import numpy as np
 
-MAX_DIMS, MAX_NAME = 16, 256
+sys.path[:0] = [""]  # the repository's root
+from runtimes.librknnrt import Input, Output, TensorAttr  # noqa: E402
+
 FLOAT32, FLOAT16, INT8, UINT8 = range(4)
 NCHW, NHWC = 0, 1
 IN_OUT_NUM, INPUT_ATTR, OUTPUT_ATTR, MEM_SIZE, NATIVE_OUTPUT, RANGE, CURRENT_INPUT = 0, 1, 2, 6, 9, 13, 14
 NUMBERS = "n_elems", "size", "size_with_stride", "fmt", "type", "qnt_type", "zp"
-
-
-class Attr(c.Structure):
-    _fields_ = [("index", c.c_uint32), ("n_dims", c.c_uint32), ("dims", c.c_uint32 * MAX_DIMS),
-                ("name", c.c_char * MAX_NAME), ("n_elems", c.c_uint32), ("size", c.c_uint32), ("fmt", c.c_int32),
-                ("type", c.c_int32), ("qnt_type", c.c_int32), ("fl", c.c_int8), ("zp", c.c_int32), ("scale", c.c_float),
-                ("w_stride", c.c_uint32), ("size_with_stride", c.c_uint32), ("pass_through", c.c_uint8),
-                ("h_stride", c.c_uint32)]
-
-
-class Input(c.Structure):
-    _fields_ = [("index", c.c_uint32), ("buf", c.c_void_p), ("size", c.c_uint32), ("pass_through", c.c_uint8),
-                ("type", c.c_int32), ("fmt", c.c_int32)]
-
-
-class Output(c.Structure):
-    _fields_ = [("want_float", c.c_uint8), ("is_prealloc", c.c_uint8), ("index", c.c_uint32), ("buf", c.c_void_p),
-                ("size", c.c_uint32)]
 
 
 library = c.CDLL("librknnrt.so")
@@ -54,7 +38,7 @@ class Context:
         return lambda *arguments: getattr(library, "rknn_" + name)(self.handle, *arguments)
 
     def attr(self, command, index=0):
-        attr = Attr(index=index)
+        attr = TensorAttr(index=index)
         code = self.query(command, c.byref(attr), c.sizeof(attr))
         return attr if code == 0 else code
 
