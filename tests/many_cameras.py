@@ -37,7 +37,7 @@ class Paced(sources.Video):
 
     rate = RATE
     all_converted = False
-    made = 0
+    made, kept = 0, None
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -46,13 +46,12 @@ class Paced(sources.Video):
 
     def grab(self):
         more = super().grab()
-        if self.all_converted:
-            self.capture.retrieve()
+        self.kept = super().retrieve() if self.all_converted and more else None
         return more
 
     def retrieve(self):
         self.made += 1
-        return super().retrieve()
+        return self.kept if self.all_converted else super().retrieve()
 
     def now(self):
         self.time = self.due
