@@ -330,7 +330,7 @@ def test_a_reader_that_is_not_there_is_said(main_py, clip, tmp_path, reader, sai
 
 @needs_av
 def test_opencv_takes_over_where_the_boards_decoder_is_not_to_be_had(main_py, clip, tmp_path, plain_func):
-    """pyav-rkmpp as it is seen by its name alone; tests/board/test_reading.py has the real one."""
+    """pyav-rkmpp as it is seen by its name alone; tests/board/test_pyav_rkmpp.py has the real one."""
     info = tmp_path / "pyav_rkmpp-18.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pyav-rkmpp\nVersion: 18.1\n")
