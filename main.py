@@ -240,6 +240,7 @@ def run(args):
         pool.release(timeout=None if finished else 0)
     except TimeoutError as error:
         say(f"{error}.", sys.stderr)
+        finished = False  # an ordinary exit has the vendor's library close what hangs
     for each in [*bars, *streams, *places]:
         each.close()
     code = report(streams, signals, complete)

@@ -1,6 +1,6 @@
 /* See device.h. Environment:
  *
- *   BOARD_REPORT     file for the books, JSON, written at exit, with every rknn_destroy and before a run hangs
+ *   BOARD_REPORT     file for the books, JSON, written at exit, with every context that ends and before a run hangs
  *   BOARD_RUN_MS     least milliseconds a run takes a core, 30 if not set
  *   BOARD_FAIL_INIT  these rknn_init of the process fail for want of memory, or with the code that BOARD_FAIL_CODE is
  *   BOARD_FAIL_RUN   these rknn_run fail
