@@ -62,8 +62,10 @@ def open_container(path: str, url: bool, **options: Any) -> Any:
     """The av.Container of a video. Raises NotRead."""
     if url:
         options.update(timeout=(TIMEOUT, TIMEOUT), options={"rtsp_flags": "prefer_tcp"})  # as OpenCV does
+    if int(av.__version__.split(".")[0]) < 19:  # which ignore what of a file's words is not UTF-8 by themselves
+        options.update(metadata_errors="ignore")
     try:
-        container = av.open(path, metadata_errors="ignore", **options)
+        container = av.open(path, **options)
     except FAILURES as error:
         raise NotRead(getattr(error, "strerror", None) or error) from None
     if not container.streams.video:

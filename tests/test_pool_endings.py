@@ -100,6 +100,7 @@ def test_nothing_waits_for_a_reader_that_blocks(runtime, way):
 
 def test_ctrl_c_reaches_the_user_while_the_reader_blocks():
     done = run_script("""
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         source = queue.Queue()
         source.put(1)
         pool = rknnPoolExecutor("model", 3, infer, runtime=Runtime)

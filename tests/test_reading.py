@@ -73,7 +73,7 @@ def test_of_a_live_source_only_what_is_served_is_made_a_picture_and_all_adds_up(
 def test_cameras_that_share_a_busy_pool_take_turns(clip, runtime, monkeypatch):
     runtime.NPU_CORES, runtime.seconds = 1, 0.02  # 50 FPS of 120
     counts = [stream.count for stream in served_live(clip, runtime, monkeypatch, 30, 4, 2)]
-    assert min(counts) >= 20, counts
+    assert 3 * min(counts) >= max(counts), counts
 
 
 def test_a_frame_that_is_wanted_goes_on_waiting_while_those_come_that_are_not(clip, runtime, monkeypatch):
@@ -259,9 +259,16 @@ def turned(path, degrees):
     path.write_bytes(data)
 
 
+def bright_corner(picture):
+    """Where the only bright part of a picture lies: (below, right) of the middle."""
+    rows, columns = np.nonzero(picture[..., 1] > 30)
+    return rows.mean() > picture.shape[0] / 2, columns.mean() > picture.shape[1] / 2
+
+
 @needs_av
-@pytest.mark.parametrize("degrees, size", [(90, (48, 64)), (180, (64, 48)), (270, (48, 64))])
-def test_a_phones_video_stands_upright(tmp_path, degrees, size):
+@pytest.mark.parametrize("degrees, size, corner", [(90, (48, 64), (False, True)), (180, (64, 48), (True, True)),
+                                                   (270, (48, 64), (True, False))])
+def test_a_phones_video_stands_upright(tmp_path, degrees, size, corner):
     path = tmp_path / "phone.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 30, (64, 48))
     for number in range(5):
@@ -270,7 +277,10 @@ def test_a_phones_video_stands_upright(tmp_path, degrees, size):
         writer.write(frame)
     writer.release()
     turned(path, degrees)
-    assert sources.open_source(path, "av").size == size and compare(path) == 5
+    ours, opencvs = sources.open_source(path, "av"), sources.open_source(path, "opencv")
+    assert ours.size == size and bright_corner(ours.read()) == corner
+    if bright_corner(opencvs.read()) == corner:  # 4.6 turns a phone's video upside down
+        assert compare(path) == 5
 
 
 @needs_av
