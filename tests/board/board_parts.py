@@ -216,3 +216,15 @@ def iou(box, boxes):
     """IoU of a box (4,) with each of boxes (n, 4), xyxy: (n,)."""
     overlap = (np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])).clip(0).prod(1)
     return overlap / ((box[2:] - box[:2]).prod() + (boxes[:, 2:] - boxes[:, :2]).prod(1) - overlap)
+
+
+def masks_of(module):
+    """A script that opens a context of a module's RKNNLite with each core mask and prints what init_runtime returns."""
+    return f"""
+from {module} import RKNNLite
+for mask in 0, 1, 2, 3, 4, 5, 6, 7, 0xffff:
+    context = RKNNLite()
+    context.load_rknn("{MODEL}")
+    print("returned", context.init_runtime(core_mask=mask))
+    context.release()
+"""

@@ -2,19 +2,12 @@
 import signal
 
 import pytest
-from board_parts import CORES, MODEL, needs_tools, wrong_use
+from board_parts import CORES, MODEL, masks_of, needs_tools, wrong_use
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]
 
-MASKS = f"""
-from rknnlite.api import RKNNLite
-for mask in 0, 1, 2, 3, 4, 5, 6, 7, 0xffff:
-    context = RKNNLite()
-    context.load_rknn("{MODEL}")
-    print("returned", context.init_runtime(core_mask=mask))
-    context.release()
-"""
+MASKS = masks_of("rknnlite.api")
 
 
 @pytest.mark.parametrize("soc, returned, masks", [

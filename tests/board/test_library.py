@@ -16,6 +16,7 @@ from board_parts import (
     ROOT,
     SETUPS,
     WHEEL,
+    masks_of,
     needs_tools,
     nothing_was_used_wrongly,
     over,
@@ -136,15 +137,7 @@ print(context.load_rknn("{MODEL}"), context.init_runtime(core_mask=1), context.e
     assert run.report["opened"] == 1 and nothing_was_used_wrongly(run.report)
 
 
-MASKS = f"""
-from runtimes.librknnrt import RKNNLite
-for mask in 0, 1, 2, 3, 4, 5, 6, 7, 0xffff:
-    context = RKNNLite()
-    context.load_rknn("{MODEL}")
-    print("returned", context.init_runtime(core_mask=mask))
-    context.release()
-print(context.error)
-"""
+MASKS = masks_of("runtimes.librknnrt") + "print(context.error)\n"
 
 
 # The masks that the library grants: the wheel makes of some another, and refuses any where there is one core, 0xffff
