@@ -119,7 +119,7 @@ class JSONLines:
         line = (json.dumps(as_dict(result), ensure_ascii=False) + "\n").encode("utf-8", "replace")
         with self.writing:
             if self.broken:
-                return
+                return self.end_alone(result.stream)
             before = os.fstat(self.file).st_size if self.regular else 0
             written = 0
             try:
@@ -131,12 +131,18 @@ class JSONLines:
             except BrokenPipeError:
                 self.broken = True
                 result.stream.complain(f"--json {self.path}: nobody reads it any more.")
+                self.end_alone(result.stream)
             except OSError as error:
                 self.broken = True
                 if self.regular and written:  # no half line stays
                     os.ftruncate(self.file, before)
                 raise InputError(f"--json {self.path}: cannot be written ({error.strerror}). What came before is "
                                  f"there.") from None
+
+    def end_alone(self, stream: Any) -> None:
+        """End a stream whose results go nowhere else, as `--json - | head` asks for."""
+        if self.path == "-" and stream.places == [self]:
+            stream.stop.set()
 
     def close(self) -> None:
         with self.writing:

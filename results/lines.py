@@ -124,6 +124,10 @@ def _checked(kind, key, points):
                          f"an x and a y, and not {points!r}.")
     if not np.isfinite(array).all():
         raise InputError(f"The {kind} {key} has a point that is no pair of finite numbers: {points!r}.")
+    shares = array[(array > 0) & (array < 1)]
+    if len(shares) and array.max() > 1:
+        raise InputError(f"The {kind} {key} mixes shares of the frame ({shares[0]:g}) and pixels ({array.max():g}): all "
+                         "its points are the one or the other.")
     if kind == "line" and (array[0] == array[1]).all():
         raise InputError(f"The line {key} begins and ends at the same point.")
     first = array[1:] - array[0]

@@ -8,6 +8,7 @@ simulated_library.c. "library" is runtimes/librknnrt.py over it. "wheel" and "wh
 rknn-toolkit-lite2 2.5.0 and 2.3.2 do, which exist for aarch64 only: the same calls, allocations and copies of whole
 inputs and outputs, as they were seen (memcpy, malloc and the library's calls booked, in the box) when `inference` ran,
 2.5.0 with reuse_outputs, as func.py asks it. What else their Python does is left out, so the wheel's own cost is more.
+"no-copies" is the bound that no runtime can pass: the input is read and the recorded outputs are given where they lie.
 """
 from __future__ import annotations
 
@@ -26,12 +27,12 @@ import numpy as np
 from rknnmodel import InputError
 from runtimes import librknnrt
 from runtimes.librknnrt import NHWC, Input, Output
-from runtimes.simulated import ALL_CORES_SPEEDUP, Recording, fingerprint
+from runtimes.simulated import ALL_CORES_SPEEDUP, Recording, SimulatedNPU, fingerprint, simulated
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = "runtimes/simulated_library.c", "tests/board/librknnrt.c"
 MAX_TENSORS = 16  # as link.h has it
-KINDS = "wheel", "wheel-2.3.2", "library"
+KINDS = "wheel", "wheel-2.3.2", "library", "no-copies"
 
 
 class Tensor(ctypes.Structure):
@@ -67,9 +68,10 @@ def simulated_library(kind: str, inference: float | Sequence[float], cores: int,
     """A runtime class over the C library, as runtimes.simulated.simulated(). All such classes of a program share one
     NPU, the last one set up.
 
-    kind: one of KINDS. Raises InputError where the library cannot be made, or holds no such
-    outputs.
+    kind: one of KINDS. Raises InputError where the library cannot be made, or holds no such outputs.
     """
+    if kind == "no-copies":
+        return type("NoCopies", (NoCopies, simulated(inference, cores, recorded)), {})
     library = ctypes.CDLL(compiled())
     outputs = recorded.outputs
     if len(outputs[0]) >= MAX_TENSORS or max(stored.ndim for stored, _, _ in outputs[0]) > 4:
@@ -88,6 +90,13 @@ def simulated_library(kind: str, inference: float | Sequence[float], cores: int,
                      *(ctypes.c_void_p(array.ctypes.data) for array in (places, fingerprints, pointers)))
     base = {"library": Library, "wheel": Wheel, "wheel-2.3.2": OldWheel}[kind]
     return type(base.__name__, (base,), dict(NPU_CORES=cores, kept=(recorded, places, fingerprints, pointers)))
+
+
+class NoCopies(SimulatedNPU):
+    """The simulated NPU, whose outputs are the recorded ones themselves."""
+
+    def inference_raw(self, inputs: Sequence[np.ndarray]) -> list | None:
+        return self.run(inputs, np.asarray)
 
 
 class Library(librknnrt.RKNNLite):

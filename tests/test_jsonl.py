@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, frames_of
 
 from results.jsonl import JSONLines, as_dict
 from rknnmodel import InputError
@@ -104,12 +104,30 @@ def test_pictures_of_a_folder_have_their_names(main_py, clip, found, tmp_path):
     assert done.returncode == 2 and "c.jpg: not a picture" in lines[2]["error"] and "objects" not in lines[2]
 
 
-@pytest.mark.slow
-def test_a_closed_pipe_is_said_once_and_the_run_goes_on(clip, found):
-    command = f"{sys.executable} main.py {clip} --headless --func {found} --json - | head -n 1"
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=100)
+def piped_into_head(found, *arguments):
+    main = f"{sys.executable} main.py {' '.join(map(str, arguments))} --headless --func {found} --json -"
+    done = subprocess.run(["sh", "-c", f"timeout -s KILL 60 {main} | head -n 1"], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert len(done.stdout.splitlines()) == 1
-    assert done.stderr.count("nobody reads it any more") == 1 and "clip.avi: 45 frames" in done.stderr
+    assert done.stderr.count("nobody reads it any more") == 1
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_is_said_once_and_ends_streams_whose_results_go_nowhere_else(clip, found):
+    server = subprocess.Popen([sys.executable, "tests/mjpeg_server.py", "0", str(clip)], cwd=ROOT, text=True,
+                              stdout=subprocess.PIPE)
+    try:
+        camera = f"http://127.0.0.1:{int(server.stdout.readline().split()[1])}/demo.mjpg"  # it would never end
+        assert "in all: " in piped_into_head(found, f"gate={camera}", f"yard={camera}")
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.mark.slow
+def test_after_a_closed_pipe_a_run_that_saves_goes_on(clip, found, tmp_path):
+    assert "clip.avi: 45 frames" in piped_into_head(found, clip, "--save", tmp_path / "out.mp4")
+    assert sum(1 for _ in frames_of(tmp_path / "out.mp4")) == 45
 
 
 def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path):

@@ -324,7 +324,8 @@ def test_flags_say_lines_and_zones_for_every_stream_or_for_one():
     ("door:1,2,3", "four numbers"), ("door:1,2,3,4,5", "four numbers"), ("door:1,2,3,x", "four numbers"),
     ("door:", "four numbers"), (":1,2,3,4", "needs a name"), ("gate/:1,2,3,4", "needs a name"),
     ("/door:1,2,3,4", "needs a name"), ("a+b:1,2,3,4", "needs a name"), ("1,2,3,4", "a name, a colon"),
-    ("door:nan,2,3,4", "finite"), ("door:1,2,inf,4", "finite"), ("door:5,5,5,5", "same point")])
+    ("door:nan,2,3,4", "finite"), ("door:1,2,inf,4", "finite"), ("door:5,5,5,5", "same point"),
+    ("door:0.1,0.5,600,0.5", r"mixes shares of the frame \(0.1\) and pixels \(600\)")])
 def test_a_line_that_is_none_is_refused_in_a_sentence(text, says):
     with pytest.raises(InputError, match=says) as refused:
         parse_line(text)

@@ -56,6 +56,12 @@ def test_only_the_library_gives_raw_values(recorded, images):
         assert not hasattr(context_of(simulated_library.simulated_library(kind, 0, 3, recorded)), "inference_raw")
 
 
+def test_the_bound_gives_the_recorded_outputs_themselves(recorded, images):
+    context = context_of(simulated_library.simulated_library("no-copies", 0, 3, recorded))
+    for output, expected in zip(context.inference_raw(images[:1]), recorded.outputs[0]):
+        assert output[0] is expected[0] and output[1:] == expected[1:]
+
+
 @needs_gcc
 def test_the_wheels_outputs_are_fresh_unless_reuse_is_asked_for_which_the_older_one_does_not_know(recorded, images):
     wheel = context_of(simulated_library.simulated_library("wheel", 0, 3, recorded))
