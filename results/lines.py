@@ -126,8 +126,8 @@ def _checked(kind, key, points):
         raise InputError(f"The {kind} {key} has a point that is no pair of finite numbers: {points!r}.")
     shares = array[(array > 0) & (array < 1)]
     if len(shares) and array.max() > 1:
-        raise InputError(f"The {kind} {key} mixes shares of the frame ({shares[0]:g}) and pixels ({array.max():g}): all "
-                         "its points are the one or the other.")
+        raise InputError(f"The {kind} {key} mixes shares of the frame ({shares[0]:g}) and pixels ({array.max():g}): "
+                         "all its points are the one or the other.")
     if kind == "line" and (array[0] == array[1]).all():
         raise InputError(f"The line {key} begins and ends at the same point.")
     first = array[1:] - array[0]

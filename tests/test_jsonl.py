@@ -106,7 +106,8 @@ def test_pictures_of_a_folder_have_their_names(main_py, clip, found, tmp_path):
 
 def piped_into_head(found, *arguments):
     main = f"{sys.executable} main.py {' '.join(map(str, arguments))} --headless --func {found} --json -"
-    done = subprocess.run(["sh", "-c", f"timeout -s KILL 60 {main} | head -n 1"], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(["sh", "-c", f"timeout -s KILL 60 {main} | head -n 1"], cwd=ROOT, capture_output=True,
+                          text=True, timeout=100)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr.count("nobody reads it any more") == 1
     return done.stderr
