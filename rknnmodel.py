@@ -147,7 +147,7 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
             raise InputError(f"{model.path}: is made for the {model.soc}, and this board has an {soc}: convert it "
                              f"again for {target} (yolo export format=rknn name={target}, or models/convert.py "
                              f"--target {target}).")
-    check_names(model)
+    check_names(model, model.classes)
     version = library_version(library) if soc and model.toolkit else None
     if version and _numbers(model.toolkit) > _numbers(version):
         return [f"{model.path}: made by toolkit {model.toolkit}, which is newer than this board's {library}, "
@@ -156,9 +156,9 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     return []
 
 
-def check_names(model: Model) -> None:
-    """Raises InputError where a model has another number of names than of classes, as far as both are known."""
-    count = model.classes
+def check_names(model: Model, count: Optional[int]) -> None:
+    """Raises InputError where a model has another number of names than its `count` of classes, as far as both are
+    known."""
     if count is not None and model.names is not None and len(model.names) != count:
         raise InputError(f"{model.names_from or model.path}: has names for {len(model.names)} classes, but "
                          f"{model.path} has {count} classes: --names FILE, a name a line, gives the right ones.")

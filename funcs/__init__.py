@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, List, Optional
 
-from rknnmodel import InputError, Model, describe, read_names
+from rknnmodel import InputError, Model, check_names, describe, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -144,13 +144,15 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
     names = model.names
     if args.names:
         try:
-            given = read_names(args.names)
+            model.names = read_names(args.names)
         except InputError as error:
             raise InputError(f"--names {error}") from None
-        count = model.classes or len(names or given)
-        if len(given) != count:
-            raise InputError(f"--names {args.names}: has {len(given)} names, and the model {count} classes.")
-        names = model.names = given
+    count = model.classes or getattr(func, "classes_of", lambda model: None)(model)
+    if args.names and len(model.names) != (count or len(names or model.names)):
+        raise InputError(f"--names {args.names}: has {len(model.names)} names, and the model {count or len(names)} "
+                         "classes.")
+    check_names(model, count)
+    names = model.names
     if args.classes:
         names = names or getattr(func, "CLASSES", ())
         pairs = names.items() if isinstance(names, dict) else enumerate(names)

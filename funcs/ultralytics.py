@@ -48,6 +48,12 @@ def reads(model: Any) -> bool:
     return plan_of(model) is not None
 
 
+def classes_of(model: Any) -> Optional[int]:
+    """How many classes a model has by its layout, of which the shapes alone leave doubt; None where it does not say."""
+    plan = plan_of(model)
+    return plan and plan.classes or None
+
+
 def plan_of(model: Any, found: Optional[Sequence[Tuple[int, ...]]] = None) -> Optional[Layout]:
     """The layout() of a model's outputs, by what is known of it (a rknnmodel.Model, or None) and the shapes found, or
     those that the model says."""

@@ -2,6 +2,7 @@
 with real detections."""
 import json
 import math
+from types import SimpleNamespace
 
 import cv2
 import layouts
@@ -10,6 +11,7 @@ import pytest
 from conftest import opened_demo
 
 import func
+import funcs
 import rknnmodel
 from funcs import geometry, resnet, ultralytics, yolov8
 from runtimes.cpu import RKNNLite
@@ -427,3 +429,24 @@ def test_all_that_is_found_is_drawn(opened, frame):
             (x, y, mask) = found.masks[0]
             middle = y + mask.shape[0] // 2, x + mask.shape[1] // 2
             assert mask[mask.shape[0] // 2, mask.shape[1] // 2] and (drawn[middle] != boxes[middle]).any()
+
+
+@pytest.mark.parametrize("shapes, name", [
+    ([("o", (1, 84, 8400))], "mine"), ([("o", (1, 116, 8400)), ("p", (1, 32, 160, 160))], "mine"),
+    ([("o", (1, 81 + 4, 8400))], "mine-obb"), ([("o", (1, 25200, 85))], "mine")])
+@pytest.mark.parametrize("given", [True, False])
+def test_another_number_of_names_than_of_classes_is_refused_where_only_the_layout_tells_it(tmp_path, shapes, name,
+                                                                                           given):
+    def settings(count):
+        path = tmp_path / "names.txt"
+        path.write_text("".join(f"name {number}\n" for number in range(count)))
+        model = rknnmodel.Model(str(tmp_path / f"{name}.rknn"), size=(640, 640), outputs=shapes)
+        if not given:  # found beside the model
+            model.names, model.names_from = rknnmodel.read_names(path), str(path)
+        funcs.apply_settings(SimpleNamespace(conf=None, iou=None, classes=None, names=str(path) if given else None),
+                             model, ultralytics)
+        return model.names
+
+    with pytest.raises(rknnmodel.InputError, match=r"names\.txt: has.* 20 .*80 classes"):
+        settings(20)
+    assert len(settings(80)) == 80
