@@ -528,7 +528,7 @@ def test_where_all_contexts_hang_every_frame_gets_the_error_that_ends_streams(ru
 
 @needs_fork
 @pytest.mark.parametrize("use", ["pool.submit(1)", "pool.map([1])", "pool.put(1)", "pool.get()", "pool.release()",
-                                 "pool.__exit__(None, None, None)", "next(results)"])
+                                 "pool.__exit__(None, None, None)", "next(results)", "results.close()"])
 def test_in_a_forked_child_the_parents_pool_refuses_in_a_sentence_and_touches_nothing(use):
     done = run_script(f"""
         pool = rknnPoolExecutor("model", 2, infer, runtime=Runtime)
