@@ -196,11 +196,11 @@ class rknnPoolExecutor:
         At most 2 * TPEs frames wait or are in work, and 3 * TPEs are read and not yet taken: then reading waits. (The
         latter lets fast cores go on while a slow one holds up the order.)
         live=True never makes `frames` wait: of those that no context is free for only the newest is kept. A consumer
-        that is slow gets the newest finished result, never an older one after it. The iterator's `dropped` counts the
-        others. An exception from `frames` or from func is raised by the next() whose turn that frame has; after one
-        from func the iterator goes on. A released pool's map() raises CancelledError where it is cut short. Leaving the
-        loop (or close()) stops the reading. Several map()s on one pool are served in turns. Raises RuntimeError as
-        submit() does.
+        that is slow gets the newest finished result, never an older one after it, and of errors the last 3 * TPEs. The
+        iterator's `dropped` counts the others. An exception from `frames` or from func is raised by the next() whose
+        turn that frame has; after one from func the iterator goes on. A released pool's map() raises CancelledError
+        where it is cut short. Leaving the loop (or close()) stops the reading. Several map()s on one pool are served in
+        turns. Raises RuntimeError as submit() does.
         """
         return Results(self, frames, live)
 
@@ -219,6 +219,8 @@ class rknnPoolExecutor:
         try:
             return future.result(), True
         finally:
+            if not future.done():  # Ctrl-C: the next get() waits for it again
+                self._put.appendleft(future)
             del future  # a failed future refers to this call by its traceback: a cycle, which would keep frames
 
     def release(self, timeout: float | None = None) -> None:
@@ -472,7 +474,7 @@ class _Dispatcher:
                                "make a pool of its own here")
 
     def enqueue(self, frame, func, waiting):
-        future = Future()
+        future, first = Future(), getattr(frame, "first", None) is True  # a streams.Result whose source has lost a turn
         entry = future, frame, func
         with self.lock:
             if self.ending:
@@ -484,7 +486,7 @@ class _Dispatcher:
                 self._book(worker)
                 worker.inbox.put(entry)
             else:
-                if not waiting.entries and getattr(frame, "first", False):  # its source has lost a turn
+                if not waiting.entries and first:
                     self.waiting.appendleft(waiting)
                 elif not waiting.entries:
                     self.waiting.append(waiting)
@@ -541,6 +543,9 @@ class _Dispatcher:
             result, error = func(worker.context, frame), None
         except BaseException as raised:
             result, error = None, raised
+            if isinstance(raised, (StopIteration, CancelledError)):  # with which a map() ends, and a pool
+                error = RuntimeError(f"func raised {type(raised).__name__}")
+                error.__cause__ = raised
         if worker.failure is not None:  # func may not have looked at what inference returned
             worker.failure.__cause__, worker.failure.frame, error = error, frame, worker.failure
         worker.future = worker.frame = worker.failure = None
@@ -651,8 +656,8 @@ class _Dispatcher:
     def called_from_within(self):
         """Whether to wait for the end here would be to wait for oneself."""
         ours = [worker.thread for worker in self.workers] + [self.keeper.thread] + list(self.feeders)
-        return (any(thread.ident == threading.get_ident() for thread in ours) or threading.get_ident() in self.releasing
-                or _interrupting())
+        # Not by idents: a thread that has ended leaves its own to the next one.
+        return threading.get_ident() in self.releasing or _interrupting() or threading.current_thread() in ours
 
     def wait_for_end(self, timeout):
         self.releasing.add(threading.get_ident())
@@ -717,7 +722,8 @@ def _watch(context, worker, dispatcher):
     def watched(infer):
         @functools.wraps(infer)
         def inference(*args, **options):
-            began = worker.began = time.monotonic()
+            began = time.monotonic()
+            worker.began = None if getattr(context, "ON_CPU", False) else began  # there a large model takes its time
             worker.run_failed, worker.failure, outputs = False, None, None
             try:
                 outputs = infer(*args, **options)
@@ -785,7 +791,7 @@ class _Order:
     """What a map()'s iterator, its feeder and the keeper share: the futures in the order of the frames."""
 
     def __init__(self, count, live):
-        self.live, self.queue, self.dropped = live, _Queue(), 0
+        self.live, self.queue, self.dropped, self.most = live, _Queue(), 0, 3 * count  # most: that are not yet taken
         self.futures, self.changed = collections.deque(), threading.Condition(threading.Lock())
         self.late = []          # in work still when newer ones were handed out; only their errors are wanted
         self.end = None         # once no more is read: StopIteration, or an exception
@@ -794,7 +800,7 @@ class _Order:
         self.unfinished, self.untaken = SimpleQueue(), SimpleQueue()  # a token for each frame that may be read
         for _ in range(count + 1 if live else 2 * count):  # live: what is in work, and the newest
             self.unfinished.put(None)
-        for _ in range(3 * count):
+        for _ in range(self.most):
             self.untaken.put(None)
 
     def may_read(self):
@@ -818,21 +824,31 @@ class _Order:
         del shed, future
 
     def _shed(self, now):
-        """Drop the finished results that a slow consumer left lying, but for the newest, and for errors: a list."""
+        """Drop the finished results that a slow consumer left lying, but for the newest, and for the last errors: a
+        list."""
+        old = [*filter(_failed, [*self.late, *self.futures])][:-self.most]
+        for future in old:
+            self.dropped += future in self.futures  # those in `late` are counted already
+            (self.futures if future in self.futures else self.late).remove(future)
         head = self.futures[0] if self.futures else None
         if head is None or not _has_result(head) or now - max(head.done_at, self.newest_done) <= PROMPT:
-            return []
-        return self._overtake()
+            return old
+        return old + self._overtake()
 
     def _overtake(self):
         newest = max((place for place, future in enumerate(self.futures) if future.done()), default=0)
-        shed = []
-        while newest and not (self.futures[0].done() and not _has_result(self.futures[0])):
-            shed.append(self.futures.popleft())
-            self.late += [] if shed[-1].done() else shed[-1:]
+        before = len(self.futures)
+        while newest and not _failed(self.futures[0]):
+            self.late.append(self.futures.popleft())
             newest -= 1
-        self.dropped += len(shed)
-        return shed
+        self.dropped += before - len(self.futures)
+        return self._settled()
+
+    def _settled(self):
+        """Take out of `late` what has come out well: a list, to be let go of where no lock is held."""
+        settled = [late for late in self.late if _has_result(late)]
+        self.late = [late for late in self.late if late not in settled]
+        return settled
 
     def take(self):
         """The next future that is done, waiting for it. Raises what ended the reading once there is none left."""
@@ -841,12 +857,12 @@ class _Order:
             while True:
                 now = time.perf_counter()
                 shed += self._shed(now) if self.live else []
-                future = next((late for late in self.late if late.done() and not _has_result(late)), None)
+                future = next(filter(_failed, self.late), None)
                 if future is not None:  # a context that hangs is told, whatever has overtaken it
                     self.late.remove(future)
                     self.dropped -= 1  # it counts as failed, not as dropped
                     break
-                self.late = [late for late in self.late if not late.done()]
+                shed += self._settled()
                 if self.futures and self.futures[0].done():
                     future = self.futures.popleft()
                     self.newest_done = max(self.newest_done, getattr(future, "done_at", now))
@@ -891,6 +907,10 @@ def _cut_short():
     return CancelledError("the pool was released before all frames were served")
 
 
+def _failed(future):
+    return future.done() and (future.cancelled() or future.exception() is not None)
+
+
 def _has_result(future):
     return future.done() and hasattr(future, "done_at") and not future.cancelled() and future.exception() is None
 
@@ -930,8 +950,8 @@ class Results:
         return self._order.dropped
 
     def close(self, timeout: float = GRACE) -> None:
-        """Stop reading, cancel what no context has begun, and wait up to `timeout` seconds for a frame being read. Raises
-        RuntimeError in a forked process."""
+        """Stop reading, cancel what no context has begun, and wait up to `timeout` seconds for a frame being read.
+        Raises RuntimeError in a forked process."""
         self._pool._dispatcher.check_process()
         self._order.stop()
         if _interrupting():

@@ -156,6 +156,7 @@ class RKNNLite:
     NPU_CORE_0_1 = 3
     NPU_CORE_0_1_2 = 7
     NPU_CORE_ALL = 0xffff
+    ON_CPU = True  # for rknnpool.py: an inference that takes long does not hang
 
     _said = False
     _saying = threading.Lock()

@@ -13,6 +13,7 @@ import time
 import weakref
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -242,6 +243,45 @@ def test_an_exception_of_func_comes_at_its_frame_and_the_rest_goes_on(runtime):
                 seen.append(-error.args[0])
         assert seen == [-frame if frame % 10 == 3 else frame for frame in range(40)]
         assert list(results) == []
+
+
+@pytest.mark.parametrize("raised", [StopIteration, CancelledError])
+def test_what_would_end_a_map_comes_from_func_as_an_error_like_any_other(runtime, raised):
+    def func(context, frame):
+        if frame == 3:
+            raise raised("of func's own")
+        return infer(context, frame)
+
+    with rknnPoolExecutor("model", 2, func, runtime=runtime) as pool:
+        results = pool.map(range(10))
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(RuntimeError, match=raised.__name__) as told:
+            next(results)
+        assert isinstance(told.value.__cause__, raised)
+        assert list(results) == [4, 5, 6, 7, 8, 9]
+
+        async def one():
+            with pytest.raises(RuntimeError, match=raised.__name__):  # a StopIteration never reaches who awaits it
+                await asyncio.wait_for(asyncio.wrap_future(pool.submit(3)), 20)
+        asyncio.run(one())
+
+
+def test_a_frame_may_be_anything_whatever_attributes_it_has(runtime):
+    """One with an attribute `first` has no right to be first."""
+    pair = collections.namedtuple("pair", "first second")
+    image, go_on, order = np.zeros((2, 2)), threading.Event(), []
+
+    def func(context, frame):
+        go_on.wait(20)
+        order.append(frame)
+
+    with rknnPoolExecutor("model", 1, func, runtime=runtime) as pool:
+        frames = [[0], pair(image, image), pair("left", "right")]
+        futures = [pool._dispatcher.enqueue(frame, func, rknnpool._Queue()) for frame in frames]
+        go_on.set()
+        for future in futures:
+            future.result(20)
+        assert all(one is other for one, other in zip(order, frames))
 
 
 def test_an_exception_ahead_of_the_consumer_waits_for_its_turn(runtime):

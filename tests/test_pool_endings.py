@@ -16,6 +16,7 @@ from conftest import ROOT
 
 import rknnpool
 from rknnpool import rknnPoolExecutor
+from runtimes import cpu
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 
@@ -356,6 +357,44 @@ def test_ctrl_c_in_release_and_release_again(runtime):
     assert done.stdout == "3 3 True\n", done.stderr
 
 
+def test_a_get_that_ctrl_c_interrupts_leaves_its_frame_to_the_next_one():
+    done = run_script("""
+        go_on = threading.Event()
+        with rknnPoolExecutor("model", 1, lambda context, frame: go_on.wait(20) and frame, runtime=Runtime) as pool:
+            pool.put(1)
+            pool.put(2)
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                pool.get()
+            except KeyboardInterrupt:
+                go_on.set()
+            print(pool.get(), pool.get(), pool.get())
+        """)
+    assert done.stdout == "(1, True) (2, True) (None, False)\n", done.stderr
+
+
+def test_release_in_a_thread_with_the_ident_of_a_worker_that_has_ended_waits_all_the_same(runtime, monkeypatch):
+    """Linux gives a new thread the ident of the one that ended last."""
+    go_on, strict = threading.Event(), runtime.release
+    runtime.release = lambda self: (self is runtime.contexts[0] or go_on.wait(20), strict(self))
+    pool = rknnPoolExecutor("model", 2, infer, runtime=runtime)
+    first = pool._dispatcher.workers[0].thread
+    releasing = threading.Thread(target=pool.release)
+    releasing.start()
+    first.join()
+    monkeypatch.setattr(first, "_ident", threading.get_ident())
+    asked, waited = threading.Event(), rknnpool._Dispatcher.wait_for_end
+
+    def wait_for_end(self, timeout):
+        go_on.set()
+        asked.set()
+        waited(self, timeout)
+    monkeypatch.setattr(rknnpool._Dispatcher, "wait_for_end", wait_for_end)
+    pool.release()
+    assert asked.is_set() and closed_once(runtime)
+    releasing.join()
+
+
 def test_a_context_whose_release_raises_costs_the_others_nothing_and_is_told_once(runtime):
     strict, broken = runtime.release, []
 
@@ -508,6 +547,15 @@ def test_a_func_that_takes_its_time_outside_of_inference_does_not_hang(runtime, 
         time.sleep(1.5)  # the work, longer than the keeper's second
         return infer(context, frame)
     with rknnPoolExecutor("model", 1, func, runtime=runtime) as pool:
+        assert list(pool.map([1])) == [1]
+
+
+def test_an_inference_on_the_cpu_that_takes_long_does_not_hang(runtime, monkeypatch):
+    """A large model on a small CPU: nobody shall look at dmesg for it."""
+    monkeypatch.setattr(rknnpool, "HANG", 0.2)
+    quick, runtime.ON_CPU = runtime.inference, cpu.RKNNLite.ON_CPU
+    runtime.inference = lambda self, inputs: (time.sleep(1.5), quick(self, inputs))[1]  # over the keeper's second
+    with rknnPoolExecutor("model", 1, infer, runtime=runtime) as pool:
         assert list(pool.map([1])) == [1]
 
 

@@ -222,6 +222,32 @@ def test_a_frame_that_fails_after_newer_ones_came_out_counts_once(runtime, monke
     assert len(read) == seen["served"] + seen["failed"] + results.dropped
 
 
+def test_a_result_that_was_overtaken_does_not_come_out_after_newer_ones(runtime, monkeypatch):
+    """Though its worker is interrupted between its end and what it then tells."""
+    monkeypatch.setattr(rknnpool, "OVERTAKE", 0.05)
+    go_on, interrupted, told, done = threading.Event(), threading.Event(), threading.Event(), rknnpool._Order._done
+
+    def late(self, future):
+        if future.result() == 0:
+            interrupted.set()
+            told.wait(20)
+        done(self, future)
+
+    def camera():
+        yield 0
+        yield 1
+        assert interrupted.wait(20)
+        yield 2
+
+    monkeypatch.setattr(rknnpool._Order, "_done", late)
+    with rknnPoolExecutor("model", 2, lambda _, frame: (frame or go_on.wait(20), frame)[1], runtime=runtime) as pool:
+        results = pool.map(camera(), live=True)
+        assert next(results) == 1
+        go_on.set()
+        assert list(results) == [2] and results.dropped == 1
+        told.set()
+
+
 def test_what_lies_finished_for_a_slow_consumer_is_bounded(runtime, monkeypatch):
     monkeypatch.setattr(rknnpool, "PROMPT", 0.001)
 
@@ -247,6 +273,50 @@ def test_what_lies_finished_for_a_slow_consumer_is_bounded(runtime, monkeypatch)
         next(results)
         results._feeder.join(20)
         assert max(most[50:]) < 100
+
+
+def test_what_has_failed_or_was_overtaken_and_lies_there_for_a_slow_consumer_is_bounded(runtime, monkeypatch):
+    monkeypatch.setattr(rknnpool, "PROMPT", 0.0)
+    alive, read, failing = collections.Counter(), [], threading.Event()
+
+    class Result:
+        def __init__(self):
+            alive["results"] += 1
+
+        def __del__(self):
+            alive["results"] -= 1
+
+    def slow_at_every_third(context, number):
+        time.sleep(0.005 if number % 3 == 0 else 0)
+        result = Result()
+        if failing.is_set():
+            raise KeyError(number)  # whose traceback holds the result
+        return result
+
+    def camera():
+        for number in range(600):
+            read.append(number)
+            if number == 300:
+                failing.set()
+            yield number
+            time.sleep(0.001)
+            assert alive["results"] < 40
+
+    with rknnPoolExecutor("model", 3, slow_at_every_third, runtime=runtime) as pool:
+        results, seen = pool.map(camera(), live=True), []
+        next(results)
+        results._feeder.join(30)
+        served = 1
+        while True:
+            try:
+                next(results)
+                served += 1
+            except KeyError as error:
+                seen.append(error.args[0])
+            except StopIteration:
+                break
+    assert seen == sorted(seen) and 0 < len(seen) < 20 and seen[-1] > 590
+    assert len(read) == served + len(seen) + results.dropped
 
 
 # ---- an NPU that fails ----
