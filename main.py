@@ -145,15 +145,14 @@ def open_pool(args, model, func):
         raise InputError(f"{error}.") from None
 
 
-def end_when_asked(streams):
-    """Let the signals that end a program stop the reading, no more. Returns the list of those that came."""
+def end_when_asked():
+    """Let the signals that end a program only be noted, for watch(). Returns the list of those that came."""
     signals = []
 
     def end(number, _):
-        # An exception, raised in the middle of a lock's own code, could break that lock.
+        # An exception, raised in the middle of a lock's own code, could break that lock; and Event.set() takes one,
+        # which whatever was interrupted, another signal's handler perhaps, may hold.
         signals.append(number)
-        for stream in streams:
-            stream.stop.set()
         signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
 
     for number in ENDINGS:
@@ -175,10 +174,13 @@ def begin(streams, pool, quiet):
     return threads, bars
 
 
-def watch(threads, streams, window):
-    """Show results until all threads have ended. False: no frame came for PATIENCE after the streams were stopped."""
+def watch(threads, streams, window, signals):
+    """Show results until all threads have ended; a signal stops the reading. False: no frame came for PATIENCE after
+    the streams were stopped."""
     count, since = 0, time.perf_counter()
     while any(thread.is_alive() for thread in threads):
+        for stream in streams if signals else ():
+            stream.stop.set()
         served = sum(stream.count + stream.failed for stream in streams)
         if count != served or not all(stream.stop.is_set() for stream in streams):
             count, since = served, time.perf_counter()
@@ -231,9 +233,9 @@ def run(args):
     for stream in streams:
         stream.complaints = streams[0].complaints  # a context that fails is named once, not by every stream
     pool = open_pool(args, model, func)
-    signals = end_when_asked(streams)  # until here nothing is lost when they end the program at once
+    signals = end_when_asked()  # until here nothing is lost when they end the program at once
     threads, bars = begin(streams, pool, args.quiet)
-    finished = watch(threads, streams, window)
+    finished = watch(threads, streams, window, signals)
     for stream in streams:
         stream.given_up = not finished
     try:

@@ -314,6 +314,22 @@ def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, p
     assert len(frames_of(out)) == said >= 30
 
 
+def test_a_signal_that_comes_while_a_stream_is_being_stopped_ends_the_run():
+    """Then the lock in its Event is held: by Window.step() upon a key, or by the handler of another signal."""
+    script = """if True:
+        import signal, threading, types
+        import main
+        stream = types.SimpleNamespace(stop=threading.Event(), count=0, failed=0)
+        signals = main.end_when_asked()
+        with stream.stop._cond:
+            signal.raise_signal(signal.SIGTERM)
+        thread = threading.Thread(target=stream.stop.wait)
+        thread.start()
+        print(main.watch([thread], [stream], None, signals), signals == [signal.SIGTERM])"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True True\n", done.stderr
+
+
 @pytest.mark.slow
 def test_nohup_is_respected(clip, tmp_path, plain_func):
     running = subprocess.Popen(["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)],
