@@ -243,8 +243,9 @@ def run(args):
     except TimeoutError as error:
         say(f"{error}.", sys.stderr)
         finished = False  # an ordinary exit has the vendor's library close what hangs
-    for each in [*bars, *streams, *places]:
+    for each in [*bars, *streams]:
         each.close()
+    streams[0].close_places(places)
     code = report(streams, signals, complete)
     # A reader may be in OpenCV still, where nobody can call it back: what is there to be lost has been closed.
     if not finished or not all(stream.released.wait(0.5) for stream in streams if stream.reading):

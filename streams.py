@@ -247,11 +247,15 @@ class Stream:
             place.write(result)
             return True
         except Exception as error:
-            known = isinstance(error, InputError)
-            self.complain(str(error) if known else traceback.format_exc().rstrip())
-            self.code = self.code or (2 if known else 1)
+            self.blame(error)
             self.places = [other for other in self.places if place not in (other, getattr(other, "place", None))]
             return False
+
+    def blame(self, error: Exception) -> None:
+        """Say, once, what a place has failed with. It costs the exit code, and nothing else."""
+        known = isinstance(error, InputError)
+        self.complain(str(error) if known else traceback.format_exc().rstrip())
+        self.code = self.code or (2 if known else 1)
 
     def complain(self, text: str) -> None:
         """Say something, but only once."""
@@ -275,12 +279,15 @@ class Stream:
 
     def close(self) -> None:
         """Close the places that end with the stream. May be called again."""
-        for place in self.own:
+        self.close_places(self.own)
+
+    def close_places(self, places: List[Any]) -> None:
+        """Close places. One that fails, or its author's mistake in it, costs no other its end."""
+        for place in places:
             try:
                 place.close()
-            except InputError as error:
-                self.complain(str(error))
-                self.code = self.code or 2
+            except Exception as error:
+                self.blame(error)
 
     @property
     def dropped(self) -> int:

@@ -45,3 +45,5 @@ class Beside:
         self.thread.join(PATIENCE)
         if not self.thread.is_alive():
             self.place.close()
+        else:
+            self.stream.unsaved += len(self.waiting)

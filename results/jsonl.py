@@ -16,6 +16,8 @@ import numpy as np
 
 from rknnmodel import InputError
 
+CLOSING = 2  # seconds that close() waits for a line that is being written
+
 
 def as_dict(result: Any) -> Dict[str, Any]:
     """What --json says of a streams.Result, ready for json.dumps(): pixels of the frame with one decimal."""
@@ -145,7 +147,12 @@ class JSONLines:
             stream.stop.set()
 
     def close(self) -> None:
-        with self.writing:
-            if self.file is not None:
-                os.close(self.file)
-            self.file, self.broken = None, True
+        """End. May be called again. Raises InputError where a line cannot be finished, for its reader has stopped."""
+        if not self.writing.acquire(timeout=CLOSING):
+            raise InputError(f"--json {self.path}: its reader takes nothing any more, and has half of the last line.")
+        try:
+            file, self.file, self.broken = self.file, None, True
+            if file is not None:
+                os.close(file)
+        finally:
+            self.writing.release()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, frames_of
 
+from results import jsonl
 from results.jsonl import JSONLines, as_dict
 from rknnmodel import InputError
 
@@ -149,6 +150,26 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reader_that_stops_to_read_does_not_keep_close_from_ending(monkeypatch):
+    """`--json - | less` and SIGTERM: main.py could not end."""
+    monkeypatch.setattr(jsonl, "CLOSING", 0.1)
+    reading, writing = os.pipe()
+    place = JSONLines(f"/dev/fd/{writing}")
+    stream = threading.Thread(target=place.write, args=[result(Found(3000))])  # more than a pipe holds
+    stream.start()
+    read = os.read(reading, 1)
+    with pytest.raises(InputError, match="its reader takes nothing any more"):
+        place.close()
+    while not read.endswith(b"\n"):
+        read += os.read(reading, 1 << 16)
+    stream.join()
+    place.close()
+    place.close()
+    assert len(json.loads(read)["objects"]) == 3000
+    for file in (reading, writing):
+        os.close(file)
+
+
 def test_lines_of_many_streams_never_mix(tmp_path):
     read, write = os.pipe()  # takes 64 KB at once, and each line is more
     kept = os.dup(1)

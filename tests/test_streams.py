@@ -201,6 +201,21 @@ def test_a_place_that_fails_is_left_out_and_costs_no_other_place_a_frame(clip, r
     assert stream.code == 2 and "the third is too many" in stream.complaints
 
 
+def test_a_place_that_fails_as_it_is_closed_costs_no_other_place_its_end(clip, runtime, capsys):
+    class Fails(Slow):
+        def close(self):
+            raise KeyError("a mistake of its author's")
+
+    stream = streams.Stream(clip)
+    for place in (Fails(), Slow()):
+        place.may.set()
+        stream.add(place)
+    with rknnPoolExecutor("model", 2, lambda context, result: result, runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), quiet=True)
+    assert stream.own[1].closed and stream.count == 45
+    assert stream.code == 1 and "a mistake of its author's" in capsys.readouterr().err
+
+
 def test_a_picture_is_drawn_when_first_asked_for_and_only_once(clip):
     drawn = []
     result = streams.Result(streams.Stream(clip), 0, 0, [0], 0)
