@@ -23,7 +23,7 @@ from rknnmodel import InputError, ModelError
 from rknnpool import NPUError
 from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
 from sources.names import short_names
-from sources.pace import Wanted
+from sources.pace import Position, Wanted
 
 # seconds between two attempts to open a live source that is not there; the last one for ever
 RETRIES = 1, 2, 4, 8, 15, 30
@@ -68,7 +68,8 @@ class Stream:
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
         self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
-        self.began, self.ended, self.wanted = time.perf_counter(), None, Wanted(most)
+        self.began, self.ended = time.perf_counter(), None
+        self.wanted, self.position = Wanted(most), Position()
         self._served, self._results, self._gone = collections.deque(maxlen=100), None, 0
         self.owed = False  # its turn came between two frames
         self._passed = 0  # frames in whose place a newer one was served
@@ -100,6 +101,8 @@ class Stream:
                 if not more:
                     return
                 received, number, moment = time.perf_counter(), self.number, self.source.now()
+                if not self.live:
+                    moment = self.position.of(moment, self.rate)
                 self.number += 1
                 if self.wanted.too_soon(received if self.live else moment, self.rate):
                     continue

@@ -3,6 +3,7 @@ import time
 
 LAP = 32           # frames after which it is seen whether a live source is read as fast as it sends
 MOST = 0.9         # of the time between two frames that one may wait
+BACK = 0.3         # seconds by which a file's times begin again; by less some are out of order
 
 
 class Pace:
@@ -41,6 +42,24 @@ class Pace:
     def left(self) -> float:
         """Seconds that it may still wait."""
         return max(0.0, self.came + self.share * self.period - time.perf_counter()) if self.waits else 0.0
+
+
+class Position:
+    """The times of a file's frames, which go on though what the file says does not: a bare .h264 has no times, and in
+    videos joined end to end they begin again."""
+
+    def __init__(self):
+        self.time = self.said = float("-inf")  # of the frame before, and as the file said it
+        self.behind = 0.0                      # seconds that the file's own are behind since they began again
+
+    def of(self, said: float, rate: float) -> float:
+        """The time of the next frame, in seconds, of a file of so many FPS that says `said` of it."""
+        step = 1 / rate if 0.01 <= rate <= 1000 else 1 / 30
+        if said < self.said - BACK:
+            self.behind = self.time + step - said
+        self.said, now = said, said + self.behind
+        self.time = now if now > self.time else self.time + step
+        return self.time
 
 
 class Wanted:

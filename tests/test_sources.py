@@ -324,6 +324,34 @@ def test_fps_bounds_what_is_served_of_a_file(clip, runtime, most, expected):
     assert stream.count == expected and stream.number == 45
 
 
+@pytest.fixture
+def without_times(tmp_path):
+    """Paths of a bare H.264 of 30 frames, which has no times, and of three videos of 30 frames joined end to end."""
+    av = pytest.importorskip("av", reason="PyAV makes such files")
+    for name, kind in (("bare.h264", "h264"), ("one.ts", "mpegts")):
+        with av.open(str(tmp_path / name), "w", format=kind) as container:
+            stream = container.add_stream("libx264", rate=30)
+            stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+            for number in range(30):
+                picture = np.full((120, 160, 3), 8 * number, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+            container.mux(stream.encode())
+    (tmp_path / "joined.ts").write_bytes((tmp_path / "one.ts").read_bytes() * 3)
+    return tmp_path / "bare.h264", tmp_path / "joined.ts"
+
+
+@pytest.mark.parametrize("reader", ["opencv", "av"])
+def test_the_time_goes_on_where_a_file_has_none_or_begins_again(without_times, runtime, reader):
+    for path, count in zip(without_times, (30, 90)):
+        stream, times = streams.Stream(path, reader=reader), []
+        with rknnPoolExecutor("model", 2, lambda context, result: result, runtime=runtime) as pool:
+            times = [result.time for result in stream.results(pool)]
+            assert len(times) == count and (np.diff(times) > 0.02).all() and times[-1] < count / 20
+            stream = streams.Stream(path, reader=reader, most=10)
+            stream.run(pool, tqdm(disable=True), quiet=True)
+        assert abs(stream.count - times[-1] * 10) <= 2
+
+
 # ---- pictures ----
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".webp"])
