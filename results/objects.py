@@ -45,6 +45,7 @@ class Objects:
                     "update", "crosses", **{key: crossing.get(key) for key in ("line", "direction", "since")}))
         missing = self.present.keys() - set(numbers)
         for number in sorted(missing):
+            self.present[number].time = min(self.present[number].time, frame.time)  # the clock may have been set back
             if frame.time > self.present[number].time + GONE:
                 events += self.present.pop(number).finish()
         return events

@@ -21,6 +21,7 @@ SAME = 0.6         # IoU from which two detections of one frame are the same obj
 OTHER_CLASS = 0.5  # factor on the IoU where the class is another: detectors waver between car and truck
 SETTLE = 1.0       # seconds over which a track's velocity is averaged
 REACH = 2.0        # of its sides a second: so far beside its box a newcomer, of unknown velocity, is looked for
+AHEAD = 1.0        # seconds by which a live stream's clock may run ahead of the time that passes
 FIRM = 0.12        # seconds in which a track's position follows its detections
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -76,6 +77,7 @@ class Tracker:
     def __init__(self) -> None:
         self.next, self.first = 1, True
         self.clock, self.last, self.time, self.number, self.step = 0.0, 0.0, None, None, 1 / 30
+        self.received = None                 # by perf_counter(), of a live frame
         self.boxes = np.empty((0, 4))        # xyxy where each track was when last seen, smoothed, in pixels
         self.speeds = np.empty((0, 2))       # of its centre, x and y, in pixels a second
         self.seen = np.empty(0)              # the clock's time at which it was last seen
@@ -90,12 +92,16 @@ class Tracker:
         time, number = getattr(result, "time", None), getattr(result, "number", None)
         frames = number - self.number if None not in (number, self.number) else 1
         step = time - self.time if None not in (time, self.time) else 0
+        live = getattr(getattr(result, "stream", None), "live", False)
+        received = getattr(result, "received", None) if live else None
+        if None not in (received, self.received) and step > received - self.received + AHEAD:
+            step = received - self.received  # the clock was set, as at the start of a board without one of its own
         if step > 0:
             self.step = step / max(1, frames)
         else:  # no clock, or one that was set back: as many frames as have passed, at the rate known
             step = self.step * max(1, frames)
         self.last, self.clock = self.clock, self.clock + step
-        self.time, self.number = time, number
+        self.time, self.number, self.received = time, number, received
 
     def update(self, result: Any) -> None:
         """Set `result.detections.ids`: (n,) int64, -1 where an object is not sure yet.
@@ -122,6 +128,8 @@ class Tracker:
     def follow(self, boxes, classes, scores) -> np.ndarray:
         """The identities (n,) int64 of detections seen now."""
         self.forget()
+        odd = ~(np.isfinite(boxes).all(1) & np.isfinite(scores))  # of a network that overflows: nobody's
+        boxes, scores = np.where(odd[:, None], 0, boxes), np.where(odd, 0, scores)
         track_of = np.full(len(boxes), -1)
         if len(self.ids) and len(boxes):
             away = self.clock - self.seen

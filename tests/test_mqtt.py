@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from results import mqtt
 from results.mqtt import MQTT, level, parse, slug
+from results.objects import Objects
 from rknnmodel import InputError
 
 pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
@@ -262,6 +263,14 @@ def test_a_slow_network_delays_events_and_loses_none(broker, listener, opened):
         events = listener.wait_for_events(lambda events: 99 in numbers_of(events))
         assert numbers_of(once(events)) == list(range(100))
         place.close()
+
+
+def test_an_object_ends_though_the_clock_is_set_back():
+    gate, objects = parts.stream(), Objects("run")
+    seen = objects.follow(parts.result(gate, [(1, "person", 10)], time_=5000))
+    for number in range(100):
+        seen += objects.follow(parts.result(gate, time_=1000 + number / 25))
+    assert [event["event"] for event in seen] == ["appears", "ends"] and not objects.present
 
 
 def test_close_ends_the_objects_and_leaves_nothing_unsent(broker, listener, opened, said):

@@ -198,6 +198,26 @@ def test_a_clock_that_goes_wrong_costs_no_identity(clock):
         assert see(tracker, clock(number), [box(100 + 2 * number)], number=number) == [1]
 
 
+def test_a_clock_that_is_set_while_a_live_stream_runs_costs_no_identity():
+    """As a board without a clock of its own does, once it has asked the network."""
+    tracker, camera = Tracker(), SimpleNamespace(live=True)
+    for number in range(60):
+        found = SimpleNamespace(boxes=np.float32([box(100 + 2 * number)]), classes=np.int64([0]), ids=None,
+                                scores=np.float32([0.9]))
+        moment = number / 30 + (1e9 if number >= 30 else 0)
+        tracker.update(SimpleNamespace(detections=found, time=moment, number=number, stream=camera,
+                                       received=7 + number / 30))
+        assert found.ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_a_box_that_is_none_costs_no_other_its_identity_and_has_none(odd):
+    tracker = Tracker()
+    for number in range(30):
+        boxes = [box(100 + 2 * number), [odd] * 4, box(500 - 2 * number)]
+        assert see(tracker, number / 30, boxes) == [1, -1, 2]
+
+
 def test_without_a_clock_frames_count_as_long_as_they_were_before_it_stopped():
     for dropped, identity in ((45, 1), (75, 2)):
         tracker = Tracker()
