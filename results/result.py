@@ -70,6 +70,7 @@ class Result:
                         draw(self.shown)
                 except Exception as error:  # in the user's code, and the place that asks is not to blame
                     self.stream.fail(error)
+                    self.shown = frame if self.shown is NOT_YET else self.shown
             return self.shown
 
 

@@ -24,7 +24,7 @@ def counted(detections) -> dict:
     if detections is None or detections.boxes is None:
         return {}
     counts = {}  # two numbers may have one name
-    for number, count in sorted(collections.Counter(detections.classes.tolist()).items()):
+    for number, count in sorted(collections.Counter(map(int, detections.classes)).items()):
         name = str(detections.name(number))
         counts[name] = counts.get(name, 0) + count
     return counts

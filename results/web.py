@@ -182,7 +182,11 @@ class Web:
         """Send the status to every page, once a second."""
         while not self.ending.is_set():
             if self.viewers:
-                text = json.dumps(self.status())
+                try:
+                    text = json.dumps(self.status())
+                except Exception:  # as in encode(): a page whose numbers stand still would be believed
+                    self.broken = f"--web: {traceback.format_exc().rstrip()}"
+                    break
                 for viewer in self.viewers:
                     viewer.status = text
                     viewer.wake.set()

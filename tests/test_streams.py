@@ -223,3 +223,10 @@ def test_a_picture_is_drawn_when_first_asked_for_and_only_once(clip):
     result.overlay.append(lambda picture: picture.append(1))
     assert drawn == []
     assert result.picture == result.picture == [0, 1] and len(drawn) == 1
+
+
+def test_a_picture_that_cannot_be_drawn_is_the_frame_and_nobody_else_is_blamed(clip):
+    stream = streams.Stream(clip)
+    result = streams.Result(stream, 0, 0, [0], 0)
+    result.draw = lambda frame, detections: detections.nothing
+    assert result.picture == [0] and stream.code == 1 and "nothing" in stream.error

@@ -665,6 +665,20 @@ def test_detections_that_cannot_be_told_cost_the_stream_nothing_but_the_page(ope
         page.write(parts.result(gate))
 
 
+def test_a_page_whose_numbers_can_no_longer_be_told_does_not_stand_still_unsaid(opened):
+    gate = parts.stream()
+    page = opened(gate)
+    with raw(page) as connection:
+        connection.sendall(UPGRADE)
+        wait(lambda: page.viewers)
+        broken = parts.result(gate, [(1, "person", 10)])
+        broken.detections.name = None
+        page.write(broken)
+        wait(lambda: page.broken)
+    with pytest.raises(InputError, match="--web"):
+        page.write(parts.result(gate))
+
+
 def test_what_waits_for_a_listener_is_bounded(opened, monkeypatch):
     monkeypatch.setattr(answers, "MOST_TEXTS", 10)
     gate = parts.stream("g" * 10000)
