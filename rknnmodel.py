@@ -196,7 +196,10 @@ def _split(path: str) -> Tuple[str, str]:
 
 
 def _choose(folder: str, soc: Optional[str]) -> str:
-    files = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    try:
+        files = sorted(os.path.join(folder, name) for name in os.listdir(folder))
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}).") from None
     rknn, onnx = ([name for name in files if name.lower().endswith(end) and os.path.isfile(name)]
                   for end in (".rknn", ".onnx"))
     if soc is None and onnx:

@@ -36,7 +36,7 @@ def list_pictures(source: str) -> Optional[List[str]]:
     sources."""
     source = local(source)
     if os.path.isdir(source):
-        found = sorted(entry.path for entry in os.scandir(source) if is_picture(entry.name))
+        found = sorted(os.path.join(source, name) for name in listed(source) if is_picture(name))
         if not found:
             raise InputError(f"{source}: is a directory, and has no pictures ({', '.join(PICTURES[:4])}, ...).")
         return found
@@ -50,7 +50,7 @@ def list_pictures(source: str) -> Optional[List[str]]:
         digits = rf"(\d{{{width},}})" if zero and width else r"(\d+)"
         pattern = re.compile(re.escape(before) + digits + re.escape(after))
         folder = os.path.dirname(source)
-        names = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+        names = listed(folder or ".") if os.path.isdir(folder or ".") else []
         matches = sorted(filter(None, map(pattern.fullmatch, names)), key=lambda match: int(match.group(1)))
         found = [os.path.join(folder, match.group()) for match in matches]
     elif glob.has_magic(source):
@@ -63,6 +63,14 @@ def list_pictures(source: str) -> Optional[List[str]]:
     if not found:
         raise InputError(f"{source}: no picture has such a name.")
     return found
+
+
+def listed(folder: str) -> List[str]:
+    """The names in a folder. Raises InputError where it may not be read."""
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}).") from None
 
 
 def open_source(source: Any, reader: Optional[str] = None, camera: Optional[Camera] = None) -> Video:

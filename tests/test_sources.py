@@ -19,6 +19,7 @@ from conftest import ROOT
 from test_live import CAMERAS, Camera, Running, needs_gst
 from tqdm import tqdm
 
+import rknnmodel
 import sources
 import streams
 from rknnmodel import InputError
@@ -364,6 +365,16 @@ def test_the_orientation_that_exif_tells_is_respected(tmp_path, extension):
     exif[0x0112] = 6  # to be turned by 90 degrees
     picture.save(tmp_path / f"turned{extension}", exif=exif)
     assert sources.open_source(tmp_path / f"turned{extension}").read().shape == (60, 40, 3)
+
+
+@pytest.mark.parametrize("name", ["", "img_%03d.jpg"])
+def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch, name):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", folder)
+    monkeypatch.setattr(os, "listdir", refuse)  # root may read all
+    for opened in (sources.open_source, rknnmodel.describe)[:1 if name else 2]:
+        with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+            opened(os.path.join(tmp_path, name))
 
 
 def test_pictures_come_in_the_order_of_their_names_or_numbers(tmp_path):
