@@ -2,6 +2,7 @@
 
     --json results.jsonl     # appended to; --json - | jq
 """
+import errno
 import json
 import math
 import os
@@ -87,6 +88,24 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def is_fifo(path: str) -> bool:
+    return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+
+
+def open_fifo(path: str) -> int:
+    """The file descriptor of a FIFO, once somebody reads it. For writing alone: who reads it, too, never learns that
+    the reader has gone, and then writes no more."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        os.set_blocking(file, True)
+        return file
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+    print(f"--json {path}: waits for somebody to read it.", file=sys.stderr)
+    return os.open(path, os.O_WRONLY)
+
+
 class JSONLines:
     """The place that writes results as lines of JSON, of any number of streams, each line at once and whole.
 
@@ -103,7 +122,8 @@ class JSONLines:
                 os.dup2(2, 1)  # the vendor's library prints to file descriptor 1, whatever sys.stdout is
                 sys.stdout = sys.stderr
             else:
-                self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                self.file = open_fifo(path) if is_fifo(path) else os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND,
+                                                                          0o666)
         except OSError as error:
             raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from None
         self.regular = stat.S_ISREG(os.fstat(self.file).st_mode)

@@ -170,6 +170,25 @@ def test_a_reader_that_stops_to_read_does_not_keep_close_from_ending(monkeypatch
         os.close(file)
 
 
+def test_a_fifo_whose_reader_has_gone_is_said_and_blocks_nobody(tmp_path, capsys):
+    path, lines = str(tmp_path / "fifo"), []
+    os.mkfifo(path)
+
+    def read_one():
+        with open(path) as file:
+            lines.append(json.loads(file.readline()))
+    reader = threading.Thread(target=read_one)
+    reader.start()
+    place, ours = JSONLines(path), result(Found(3))
+    place.write(ours)
+    reader.join()
+    ours.stream.places = [place]
+    for _ in range(1000):  # more than a pipe holds
+        place.write(ours)
+    place.close()
+    assert len(lines) == 1 and ours.stream.complaints == [f"--json {path}: nobody reads it any more."]
+
+
 def test_lines_of_many_streams_never_mix(tmp_path):
     read, write = os.pipe()  # takes 64 KB at once, and each line is more
     kept = os.dup(1)
