@@ -179,7 +179,10 @@ class Pictures:
         path = self.paths[self.place]
         self.file = os.path.basename(path)
         check_utf8(path)
-        picture = cv2.imread(path)
+        try:
+            picture = cv2.imread(path)
+        except cv2.error:  # of more pixels than OpenCV takes, or says to have
+            picture = None
         if picture is None:
             raise InputError(f"{path}: not a picture that OpenCV can read.")
         return picture

@@ -7,9 +7,11 @@ import re
 import shutil
 import signal
 import socketserver
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import cv2
@@ -365,6 +367,19 @@ def test_the_orientation_that_exif_tells_is_respected(tmp_path, extension):
     exif[0x0112] = 6  # to be turned by 90 degrees
     picture.save(tmp_path / f"turned{extension}", exif=exif)
     assert sources.open_source(tmp_path / f"turned{extension}").read().shape == (60, 40, 3)
+
+
+def test_a_picture_of_more_pixels_than_opencv_takes_costs_no_other_one(tmp_path, runtime):
+    for name in "ac":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((10, 10, 3), np.uint8))
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[16:24] = struct.pack(">II", 60000, 60000)  # IHDR's width and height
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    (tmp_path / "b.png").write_bytes(content)
+    stream = streams.Stream(tmp_path)
+    with rknnPoolExecutor("model", 1, lambda context, result: result, runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), quiet=True)
+    assert (stream.count, stream.failed, stream.code, stream.error) == (2, 1, 2, None)
 
 
 @pytest.mark.parametrize("name", ["", "img_%03d.jpg"])
