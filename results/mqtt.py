@@ -171,12 +171,16 @@ class MQTT:
                 self.wake.clear()
         except Exception:  # a fault of ours, or detections of a user's own: the streams go on without the broker
             self.broken = f"--mqtt: {traceback.format_exc().rstrip()}"
+            self.hand(f"{self.prefix}/available", "offline", True)
 
     def look(self):
-        """Follow the frames that have come."""
+        """Follow the frames that have come. With a stream that has ended, its objects end."""
+        ended = [stream for stream in self.streams.values() if stream.status.state == "ended"]  # no more will come
         while self.frames:
             stream, frame = self.frames.popleft()
             self.queue(stream.objects.follow(frame), frame)
+        for stream in ended:
+            self.queue(stream.objects.end(), stream.status.newest)
 
     def queue(self, events, frame):
         """Number the events; an id never comes twice, so that one delivered again is known by it."""

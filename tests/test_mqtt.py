@@ -438,12 +438,24 @@ def test_streams_whose_names_make_the_same_topic_get_topics_of_their_own(broker,
                                                                    "house/events_2"]
 
 
-def test_detections_that_cannot_be_followed_cost_the_stream_nothing_but_the_broker(broker, opened):
+def test_the_objects_of_a_stream_that_ends_end_with_it_while_others_go_on(broker, listener, opened):
+    gate, yard = map(parts.stream, ["gate", "yard"])
+    place = opened(broker.url, gate, yard)
+    for stream, number in ((gate, 1), (yard, 2)):
+        place.write(parts.result(stream, [(number, "person", 10)]))
+    gate.ended = time.perf_counter()
+    events = listener.wait_for_events(lambda events: numbers_of(events, "end"))
+    assert numbers_of(events, "end") == [1]
+
+
+def test_detections_that_cannot_be_followed_cost_the_stream_nothing_but_the_broker(broker, listener, opened):
     gate = parts.stream()
     place = opened(broker.url, gate)
+    listener.wait_for_value("house/available", "online")
     broken = parts.result(gate, [(1, "person", 10)])
     broken.detections.scores = None
     place.write(broken)
     wait(lambda: place.broken)
     with pytest.raises(InputError, match="--mqtt"):
         place.write(parts.result(gate))
+    listener.wait_for_value("house/available", "offline")  # and nobody takes its last numbers for today's
