@@ -229,11 +229,12 @@ class H264:
             self.container.close()
             raise
         self.duration = round(CLOCK / fps)
-        self.closed = False
+        self.closed, self.pts = False, -1
 
     def write(self, picture: np.ndarray, moment: float) -> None:
         frame = self.av.VideoFrame.from_ndarray(picture, format="bgr24")
-        frame.pts, frame.time_base = round(moment * CLOCK), Fraction(1, CLOCK)
+        self.pts = max(round(moment * CLOCK), self.pts + 1)  # FFmpeg takes no two at the same
+        frame.pts, frame.time_base = self.pts, Fraction(1, CLOCK)
         self.mux(self.stream.encode(frame))
 
     def mux(self, packets: Any) -> None:

@@ -71,8 +71,9 @@ def test_a_saved_video_lasts_as_long_as_what_it_shows(path, live, rate, times):
     assert duration(path) == pytest.approx(shown, abs=max(0.1, 1.1 / rate))
 
 
-def test_every_frame_of_a_file_is_in_it(path):
-    saved(path, [number / 30 for number in range(60)])
+@pytest.mark.parametrize("shift", [0, 1 / 30 - 1e-9], ids=["steady", "two at once"])
+def test_every_frame_of_a_file_is_in_it(path, shift):
+    saved(path, [number / 30 - shift * (number % 2) for number in range(60)])
     assert len(frames_of(path)) == 60
 
 
