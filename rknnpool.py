@@ -547,7 +547,9 @@ class _Dispatcher:
                 error = RuntimeError(f"func raised {type(raised).__name__}")
                 error.__cause__ = raised
         if worker.failure is not None:  # func may not have looked at what inference returned
-            worker.failure.__cause__, worker.failure.frame, error = error, frame, worker.failure
+            worker.failure.__cause__, error = error, worker.failure
+        if isinstance(error, NPUError):  # another pool's, perhaps, which func asks
+            error.frame = frame
         worker.future = worker.frame = worker.failure = None
         worker.hung = False  # it came back after all
         if error is None:

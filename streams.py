@@ -64,7 +64,6 @@ class Stream:
         self.stop = threading.Event()      # no more shall be read
         self.released = threading.Event()  # the source has been closed, by the thread that reads it
         self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
-        self.in_work: Dict[int, Result] = {}  # by number: what a context has begun, and has not come out
         self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
         self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
         self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
@@ -212,18 +211,13 @@ class Stream:
                 except NPUError as error:
                     if error.fatal:
                         raise
-                    # Those before it have come out: of what a context has begun it is the first.
-                    first = self.in_work.get(min(self.in_work, default=0))
-                    result = error.frame or first or Result(self, newest + 1, 0, None, 0)
+                    result = error.frame or Result(self, newest + 1, 0, None, 0)
                     result.error, result.detections, self.code = str(error), None, max(self.code, 3)
                     self.complain(f"{error}.")
                 if result.number < newest:  # newer ones have come out before it was known to have failed
                     self.failed += 1
-                    self.in_work.pop(result.number, None)
                     continue
                 newest = result.number
-                for number in [number for number in list(self.in_work) if number <= result.number]:
-                    del self.in_work[number]  # this one, and those that a newer one was taken for
                 yield result
         finally:
             self._results.close()

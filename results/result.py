@@ -89,7 +89,6 @@ class Served:
             if not result.take():
                 result.stream.owed = True
                 raise Gone
-            result.stream.in_work[result.number] = result
             if self.detections:
                 result.detections, result.draw = self.func.detect(context, result.frame), self.func.draw
             else:

@@ -393,6 +393,14 @@ def test_three_failures_and_ten_seconds_of_silence_are_fatal(monkeypatch):
     assert [result.fatal for result in seen] == [False, False, True, True, True]
 
 
+def test_the_failure_of_another_pool_that_func_asks_is_that_of_its_own_frame():
+    good, bad = FailingNPU.make(lambda run, mask: False), FailingNPU.make(lambda run, mask: True)
+    with rknnPoolExecutor("second", 1, infer, runtime=bad) as second:
+        with rknnPoolExecutor("first", 1, lambda _, frame: second.submit([frame]).result(), runtime=good) as first:
+            error = first.submit("the first's").exception()
+    assert isinstance(error, NPUError) and error.frame == "the first's"
+
+
 def test_func_detect_names_the_context_that_failed(demo_frames):
     with rknnPoolExecutor("model", 3, func.detect, runtime=FailingNPU.make(lambda run, mask: True)) as pool:
         with pytest.raises(func.ModelError, match="context . of 3, core ."):

@@ -203,7 +203,7 @@ def test_a_picture_that_nobody_asks_for_is_not_made(clip):
 
 
 def test_a_live_frame_whose_turn_comes_too_late_is_refused():
-    result = streams.Result(SimpleNamespace(in_work={}), 0, 0, lambda _: None, 0)
+    result = streams.Result(SimpleNamespace(), 0, 0, lambda _: None, 0)
     with pytest.raises(results.result.Gone):
         Served(SimpleNamespace(myFunc=None))(None, result)
     assert result.stream.owed

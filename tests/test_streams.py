@@ -4,13 +4,17 @@ import re
 import subprocess
 import sys
 import threading
+import weakref
+from types import SimpleNamespace
 
 import cv2
+import numpy as np
 import pytest
 from conftest import ROOT, frames_of, number_in
 from tqdm import tqdm
 
 import main
+import rknnpool
 import streams
 from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor
@@ -178,6 +182,58 @@ def test_a_slow_place_of_a_live_stream_holds_up_nobody_and_what_it_drops_is_said
     stream.close()
     assert place.numbers == [0, *range(22, 30)] and place.closed
     assert stream.summary().endswith(", 21 not saved")
+
+
+def test_while_a_place_stalls_a_live_stream_keeps_no_pictures_but_the_newest(clip, runtime, monkeypatch):
+    monkeypatch.setattr(rknnpool, "PROMPT", 0.0)
+    many, most = threading.Event(), []
+
+    class Camera:
+        live, fps, total, size, file, pictures = True, 100.0, 0, (64, 48), None, weakref.WeakSet()
+
+        def grab(self):
+            if len(most) == 300:
+                many.set()
+            return len(most) < 400
+
+        def now(self):
+            return 0.0
+
+        def later(self):
+            return lambda _: self.retrieve()
+
+        def retrieve(self):
+            picture = np.zeros((48, 64, 3), np.uint8).view(Picture)
+            self.pictures.add(picture)
+            most.append(len(self.pictures))
+            return picture
+
+        def hand_over(self, *_):
+            return False
+
+        def hold(self):
+            pass
+
+        def release(self):
+            pass
+
+    class Picture(np.ndarray):
+        __hash__, __eq__ = object.__hash__, object.__eq__
+
+    class Stalls:
+        def write(self, result):
+            assert many.wait(20)
+
+        def close(self):
+            pass
+
+    stream = streams.Stream(clip)
+    stream.source, stream.live, stream.places = Camera(), True, [Stalls()]
+    stream.come_back = lambda: False
+    func = SimpleNamespace(myFunc=lambda context, frame: frame)
+    with rknnPoolExecutor("model", 2, streams.Served(func), runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), quiet=True)
+    assert many.is_set() and max(most) < 40, stream.error
 
 
 def test_a_place_that_fails_is_left_out_and_costs_no_other_place_a_frame(clip, runtime):

@@ -55,7 +55,7 @@ class Held:
         """Frames a second that the board serves, from a trial with blank ones. Measured once."""
         with self._measuring:
             if not self._capacity:
-                blank, nobody = np.zeros((720, 1280, 3), np.uint8), SimpleNamespace(in_work={})
+                blank, nobody = np.zeros((720, 1280, 3), np.uint8), SimpleNamespace()
                 began = time.perf_counter()
 
                 def trial() -> Iterator[Result]:
