@@ -826,8 +826,7 @@ class _Order:
         del shed, future
 
     def _shed(self, now):
-        """Drop the finished results that a slow consumer left lying, but for the newest, and for the last errors: a
-        list."""
+        """Drop the results, and old errors, that a slow consumer left lying, but for the newest: a list."""
         old = [*filter(_failed, [*self.late, *self.futures])][:-self.most]
         for future in old:
             self.dropped += future in self.futures  # those in `late` are counted already
