@@ -227,10 +227,14 @@ def run(args):
     if not funcs.has_detections(func):
         results.refuse_without_detections(args, func)
     streams, complete = open_streams(args)
-    places, window = results.open_places(args, streams)
+    pool = open_pool(args, model, func)  # before a window, a file or a page is opened for what cannot run
+    try:
+        places, window = results.open_places(args, streams)
+    except BaseException:
+        pool.release()
+        raise
     for stream in streams:
         stream.complaints = streams[0].complaints  # a context that fails is named once, not by every stream
-    pool = open_pool(args, model, func)
     signals = end_when_asked(streams)  # until here nothing is lost when they end the program at once
     threads, bars = begin(streams, pool, args.quiet)
     finished = watch(threads, streams, window)

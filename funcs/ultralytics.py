@@ -62,6 +62,9 @@ def plan_of(model: Any, found: Optional[Sequence[Tuple[int, ...]]] = None) -> Op
     points = getattr(model, "metadata", {}).get("kpt_shape")
     points = tuple(points) if isinstance(points, (list, tuple)) and len(points) == 2 else None
     name = os.path.basename(getattr(model, "path", "")).lower()
+    about = [str(getattr(model, "metadata", {}).get(key, "")).lower() for key in ("head", "description")]
+    if any(re.search("rt-?detr", text) for text in [name, *about]):  # its rows look like end2end's, and are others
+        return None
     task = getattr(model, "task", None)
     if task is None:  # a file that was taken out of its folder
         told = re.search("(seg|pose|obb)", name)
@@ -93,7 +96,11 @@ def layout(found: Tuple[Tuple[int, ...], ...], size: Tuple[int, int], task: Opti
         return None
     _, first, last = found[boxes]
     cells = [sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides) for strides in STRIDES]
-    if last in cells:
+    if first == last == 0 and task:  # all left open; the outputs themselves will tell
+        return Layout(task, "rows", 0, *(points or (0, 0)), boxes)
+    if first == 0 and names and last == 5 + names and not masks:
+        first = 3 * cells[0]
+    if last in (0, *cells):  # 0: left open, as dynamic=True does
         kind, more = "columns", first - 4
     elif first in [3 * count for count in cells]:
         return Layout("detect", "yolov5", last - 5, 0, 0, boxes) if last > 5 and not masks and task in (

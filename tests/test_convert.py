@@ -108,6 +108,19 @@ def test_one_output_in_int8_gets_relative_coordinates_and_metadata_beside_it(run
                           "load": {}, "quantised": True, "images": [[640, 640, 3]] * 2}
 
 
+def test_what_a_conversion_says_of_the_rknn_is_not_believed_of_the_onnx_that_it_was_made_from(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    for _ in range(2):  # the second one finds what the first has written
+        assert run(path, "--calibration", photos)[0] == 0
+        end = onnx.load(str(path.with_suffix(".built"))).graph.node[-1]
+        assert [name.endswith("_relative") for name in end.input] == [True, False]
+        for name in (".onnx", ".rknn"):  # on a PC both mean the .onnx
+            assert rknnmodel.describe(path.with_suffix(name)).relative is False
+        assert rknnmodel.describe(path.with_suffix(".rknn"), soc="rk3588").relative is True
+    path.unlink()
+    assert rknnmodel.describe(path.with_suffix(".rknn"), soc="rk3588").relative is True
+
+
 def test_in_floats_the_model_stays_as_it_is(run, tmp_path):
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     assert run(path, "--dtype", "fp")[0] == 0

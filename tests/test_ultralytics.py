@@ -275,6 +275,13 @@ def test_the_model_s_own_settings_hold(opened, frame):
     ([(1, 300, 57)], "x.onnx", None, None, ("pose", 0)),
     ([(1, 25200, 85)], "x.onnx", None, None, ("detect", 80)),
     ([(1, 5, 8400)], "x.rknn", None, None, ("detect", 1)),
+    # open sides, as dynamic=True leaves them
+    ([(1, 84, 0)], "x.onnx", "detect", 80, ("detect", 80)),
+    ([(1, 84, 0)], "x.onnx", None, None, ("detect", 80)),
+    ([(1, 116, 0), (1, 32, 0, 0)], "x.onnx", "segment", 80, ("segment", 80)),
+    ([(1, 0, 85)], "x.onnx", None, 80, ("detect", 80)),
+    ([(1, 0, 6)], "x.onnx", "detect", 80, ("detect", 0)),
+    ([(1, 0, 0)], "x.onnx", "detect", 80, ("detect", 0)),
 ])
 def test_what_a_model_does_not_say_is_told_by_its_shapes_and_name(shapes, name, task, names, expected):
     model = rknnmodel.Model(name, outputs=[("", shape) for shape in shapes], size=(640, 640), task=task,
@@ -286,11 +293,51 @@ def test_what_a_model_does_not_say_is_told_by_its_shapes_and_name(shapes, name, 
 @pytest.mark.parametrize("shapes, task", [
     ([(1, 84, 8401)], None), ([(1, 4, 8400)], None), ([(1, 255, 80, 80)] * 3, None), ([(1, 1000)], None), ([], None),
     ([(1, 84, 8400), (1, 84, 8400)], None), ([(1, 84, 8400)], "classify"), ([(1, 84, 8400)], "segment"),
-    ([(2, 84, 8400)], None), ([(1, 84, 8400), (1, 32, 160, 160), (1, 1)], None),
+    ([(2, 84, 8400)], None), ([(1, 84, 8400), (1, 32, 160, 160), (1, 1)], None), ([(1, 0, 0)], None),
 ])
 def test_other_outputs_are_left_to_others(shapes, task):
     model = rknnmodel.Model("x.rknn", outputs=[("", shape) for shape in shapes], size=(640, 640), task=task)
     assert not ultralytics.reads(model)
+
+
+@pytest.mark.parametrize("name, metadata", [
+    ("x.onnx", {"head": "RTDETRDecoder"}), ("x.onnx", {"description": "Ultralytics rtdetr-l model"}),
+    ("RT-DETR.onnx", {})])
+def test_rows_of_an_rt_detr_are_not_taken_for_end2ends(name, metadata):
+    """They are centres, widths and heights in 0..1 of a picture that was stretched, not letterboxed."""
+    model = rknnmodel.Model(name, outputs=[("o", (1, 300, 6))], size=(640, 640), task="detect", metadata=metadata)
+    with pytest.raises(rknnmodel.InputError, match="its outputs, .1, 300, 6.*--func FILE"):
+        funcs.find(model)
+
+
+@pytest.mark.parametrize("inputs, said", [
+    ([("images", (4, 3, 640, 640))], "takes 4 pictures at a time.*export it again with batch=1"),
+    ([("images", (1, 3, 640, 640)), ("scale", (1, 2))], "takes 2 inputs, images, scale,.*--func FILE"),
+    ([("images", (1, 1, 640, 640))], r"takes an input of shape \(1, 1, 640, 640\),.*--func FILE"),
+    ([("x", (1, 40))], r"takes an input of shape \(1, 40\)"), ([("images", (1, 640, 640, 3))], None),
+    ([("images", (1, 0, 0, 0))], None)])
+def test_a_model_that_takes_anything_but_a_picture_is_refused_before_a_frame_is(inputs, said):
+    model = rknnmodel.Model("x.onnx", inputs=inputs, outputs=[("o", (1, 84, 8400))], size=(640, 640),
+                            layout="NHWC" if inputs[0][1][-1] == 3 else "NCHW")
+    if said is None:
+        assert funcs.find(model) is ultralytics
+        return
+    with pytest.raises(rknnmodel.InputError, match="x.onnx: " + said):
+        funcs.find(model)
+
+
+def test_an_export_with_open_sides_finds_the_same_objects(opened, frame, tmp_path):
+    model = layouts.ultralytics()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for dim in list(value.type.tensor_type.shape.dim)[2:]:
+            dim.ClearField("dim_value")
+            dim.dim_param = "open"
+    about = rknnmodel.describe(layouts.save(model, tmp_path / "m.onnx", task="detect", names=NAMES, imgsz=[640, 640]))
+    assert about.outputs[0][1] == (1, 84, 0) and funcs.find(about) is ultralytics
+    context = RKNNLite()
+    assert context.load_rknn(about.path) == context.init_runtime() == 0, context.error
+    context.model = about
+    same_objects(ultralytics.detect(context, frame), ultralytics.detect(opened("detect"), frame))
 
 
 class context_of:
