@@ -136,18 +136,14 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     on a CPU, another number of names than of classes.
     """
     stem, extension = _split(model.path)
-    if extension in OTHERS:
-        of = "" if extension == ".pt" else "of the .pt that it was made from, "
-        raise InputError(f"{model.path}: is {OTHERS[extension]}: {of}yolo export model={os.path.basename(stem)}.pt "
-                         f"format=onnx makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board "
-                         f"runs.")
+    check_kind(model.path, soc)
     if soc is None:
         onnx = onnx_beside(stem) if extension == ".rknn" else model.path
         if model.folder and not os.path.isfile(onnx):
             raise InputError(f"{model.folder}: only a board's NPU runs the {os.path.basename(model.path)} in it, and "
                              f"this machine has none; here an .onnx runs (with Ultralytics: yolo export format=onnx), "
                              f"in the same folder or given as --model.")
-        what = _not_onnx(onnx) if extension != ".tflite" and os.path.isfile(onnx) else None
+        what = not_onnx(onnx) if extension != ".tflite" and os.path.isfile(onnx) else None
         if what:
             raise InputError(f"{onnx} is not an ONNX model that can be run, but {what}.")
     elif extension != ".tflite":
@@ -169,6 +165,15 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
                 f"{version}. Often it runs all the same; if not, update that library or convert with toolkit "
                 f"{version}."]
     return []
+
+
+def check_kind(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) -> None:
+    """Raises InputError, with what to export instead, for a file whose name says that it is none of ours."""
+    stem, extension = _split(os.fspath(path))
+    if extension in OTHERS:
+        of = "" if extension == ".pt" else "of the .pt that it was made from, "
+        raise InputError(f"{path}: is {OTHERS[extension]}: {of}yolo export model={os.path.basename(stem)}.pt "
+                         f"format=onnx makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board runs.")
 
 
 def check_names(model: Model, count: Optional[int]) -> None:
@@ -225,15 +230,21 @@ def _choose(folder: str, soc: Optional[str]) -> str:
     files = sorted(os.path.join(folder, name) for name in os.listdir(folder))
     rknn, onnx = ([name for name in files if name.lower().endswith(end) and os.path.isfile(name)]
                   for end in (".rknn", ".onnx"))
-    if soc is None and onnx:
-        return onnx[0]
     if soc and len(rknn) > 1:
+        fitting = []
         for name in rknn:
             found = Model(name)
             _read_rknn(name, found)
             named = re.search(r"rk\d{4}\w*|rv\d{4}\w*", os.path.basename(name).lower())
             if family(found.soc or (named[0] if named else "")) == family(soc):
-                return name
+                fitting.append(name)
+        rknn = fitting or rknn[:1]
+    several = onnx if soc is None else rknn or onnx
+    if len(several) > 1:
+        names = ", ".join(os.path.basename(name) for name in several)
+        raise InputError(f"{folder}: several models stand in it ({names}), name one of them.")
+    if soc is None and onnx:
+        return onnx[0]
     if not rknn and not onnx:
         raise InputError(f"{folder}: holds no .rknn and no .onnx: yolo export format=rknn "
                          f"name={family(soc) or 'rk3588'} makes what a board runs, format=onnx what a PC runs.")
@@ -252,15 +263,18 @@ def _not_rknn(path: str) -> Optional[str]:
     return _something_else(start) or f"a file that begins with {start[:8]!r}"
 
 
-def _not_onnx(path: str) -> Optional[str]:
-    """The same of an .onnx: a protobuf with a graph in it (field 7)."""
+def not_onnx(path: Union[str, "os.PathLike[str]"]) -> Optional[str]:
+    """What a file is that cannot be an .onnx, in words; None for one that may be: a protobuf with a graph in it (field
+    7, and its field 1: nodes; onnx.proto3)."""
+    path = os.fspath(path)
     try:
         with open(path, "rb") as file:
             found = _something_else(file.read(64))
         if found:
             return found
         with _mapped(path) as data:
-            if 7 in dict(_fields(data, 0, len(data))):
+            graph = dict(_fields(data, 0, len(data))).get(7)
+            if graph and 1 in dict(_fields(data, *graph)):  # its nodes
                 return None
             damage = "holds no network"
     except OSError as error:

@@ -152,6 +152,16 @@ def test_of_several_rknn_that_of_this_boards_soc_is_taken(tmp_path):
         assert describe(tmp_path, soc).path == str(tmp_path / name)
 
 
+@pytest.mark.parametrize("soc", [None, "rk3588"])
+def test_of_several_models_in_a_folder_none_is_chosen_by_chance(tmp_path, soc):
+    for name in ("a", "b"):
+        rknn(tmp_path / f"{name}.rknn")
+        onnx_file(tmp_path / f"{name}.onnx")
+    end = "rknn" if soc else "onnx"
+    with pytest.raises(InputError, match=rf"several models stand in it \(a.{end}, b.{end}\), name one of them"):
+        describe(tmp_path, soc)
+
+
 def test_an_onnx_carries_names_task_and_size_as_texts(tmp_path):
     path = onnx_file(tmp_path / "m.onnx", inputs=[("images", ["n", 3, "h", "w"])], outputs=[("o", [1, 6, 126])],
                      metadata={"names": "{0: 'cat', 1: 'dog'}", "task": "detect", "imgsz": "[64, 96]", "author": "me"})
