@@ -173,7 +173,8 @@ def check_kind(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) 
     if extension in OTHERS:
         of = "" if extension == ".pt" else "of the .pt that it was made from, "
         raise InputError(f"{path}: is {OTHERS[extension]}: {of}yolo export model={os.path.basename(stem)}.pt "
-                         f"format=onnx makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board runs.")
+                         f"format=onnx makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board "
+                         f"runs.")
 
 
 def check_names(model: Model, count: Optional[int]) -> None:

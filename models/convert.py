@@ -15,6 +15,7 @@ metadata.yaml says so (`relative`), and funcs/ultralytics.py multiplies again.
 """
 import argparse
 import importlib.util
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -330,9 +331,16 @@ def failure(step, soc, message="", fixed=None):
     if step == "build" and "IndexError" in message:
         return ("rknn-toolkit2 2.5.0 cannot build Ultralytics' exports (its issue 581, IndexError above), 2.3.2 can: "
                 "pip install rknn-toolkit2==2.3.2.")
-    reason = message.strip().splitlines()[-1:] or ["its own message stands above"]
+    reason = last_line(message) or "its own message stands above"
     advice = "; its sides are left open: export it again with dynamic=False" if fixed else ""
-    return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason[0].strip(' .!')}{advice}."
+    return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason.strip(' .!')}{advice}."
+
+
+def last_line(message):
+    """What counts in the text of the toolkit's exceptions, which is a whole traceback; of the system's its reason."""
+    line = (message.strip().splitlines() or [""])[-1]
+    known = re.search(r"\[Errno \d+\] ([^:]+)", line)
+    return known[1] if known else line
 
 
 def write_metadata(out, metadata):
@@ -399,7 +407,7 @@ def main():
         try:
             code = rknn.export_rknn(str(out))
         except (Exception, SystemExit) as error:
-            code = getattr(error, "strerror", None) or str(error)
+            code = last_line(str(error)) or "the toolkit ended"
         if code:
             if out.exists():  # a part of one would be taken for a model
                 out.unlink()

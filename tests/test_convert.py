@@ -45,7 +45,8 @@ class RKNN:
     def export_rknn(self, path):
         if FAILS == "disk full":
             Path(path).write_bytes(b"RKNN")
-            raise OSError(28, "No space left on device")
+            raise ValueError("Traceback (most recent call last):\\n  ...\\n"
+                             "OSError: [Errno 28] No space left on device: 'check.rknn' -> 'm.rknn'\\n")
         Path(path).write_bytes(b"RKNN" + bytes(80))
         Path(path).with_suffix(".told").write_text(json.dumps(self.told))
         Path(path).with_suffix(".built").write_bytes(self.onnx)
