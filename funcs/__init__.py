@@ -173,6 +173,9 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
         raise InputError(f"--names {args.names}: has {len(model.names)} names, and the model {count or len(names)} "
                          "classes.")
     check_names(model, count)
+    doubt = getattr(func, "doubt", lambda model: None)(model)
+    if doubt:
+        print(doubt, file=sys.stderr)
     names = model.names
     if args.classes:
         names = names or getattr(func, "CLASSES", ())

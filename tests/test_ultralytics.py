@@ -290,6 +290,22 @@ def test_what_a_model_does_not_say_is_told_by_its_shapes_and_name(shapes, name, 
     assert (plan.task, plan.classes) == expected
 
 
+@pytest.mark.parametrize("shape, name, task, names, said", [
+    ((1, 84, 8400), "x.rknn", None, None, None), ((1, 6, 8400), "x.rknn", None, 2, None),
+    ((1, 56, 8400), "x.rknn", None, None, None), ((1, 300, 6), "x.rknn", None, None, None),
+    ((1, 15, 8400), "x.rknn", "detect", None, None), ((1, 20, 8400), "x-obb.rknn", None, None, None),
+    ((1, 15, 8400), "x.rknn", None, None, "read as detect with 11 classes: a metadata.yaml"),
+    ((1, 85, 8400), "x.rknn", None, None, "read as detect with 81 classes: "),
+    ((1, 84, 8400), "x.rknn", None, 79, "read as obb with 79 classes: "),  # more likely a name was forgotten
+    ((1, 135, 8400), "x.rknn", None, 80, "read as pose with 80 classes and 17 key points: "),
+])
+def test_a_task_that_had_to_be_guessed_is_said(capsys, shape, name, task, names, said):
+    model = rknnmodel.Model(name, outputs=[("o", shape)], size=(640, 640), task=task, names=names and ["x"] * names)
+    funcs.apply_settings(SimpleNamespace(conf=None, iou=None, classes=None, names=None), model, ultralytics)
+    error = capsys.readouterr().err
+    assert error == "" if said is None else said in error and len(error.splitlines()) == 1 and name in error
+
+
 @pytest.mark.parametrize("shapes, task", [
     ([(1, 84, 8401)], None), ([(1, 4, 8400)], None), ([(1, 255, 80, 80)] * 3, None), ([(1, 1000)], None), ([], None),
     ([(1, 84, 8400), (1, 84, 8400)], None), ([(1, 84, 8400)], "classify"), ([(1, 84, 8400)], "segment"),
@@ -365,6 +381,21 @@ def test_a_broken_model_s_values_end_nothing(frame, task, channels, value):
     found = ultralytics.detect(context_of(*outputs, model=model), frame)
     assert len(found) <= func.MAX_BOXES
     func.draw(frame.copy(), found)
+
+
+@pytest.mark.parametrize("shape, place", [((1, 84, 8400), (0, 4, 7)), ((1, 300, 6), (0, 3, 4)),
+                                          ((1, 25200, 85), (0, 3, 5))])
+def test_a_score_beyond_1_is_none(frame, shape, place):
+    """As of a key point that is taken for a score, where a model does not say its task."""
+    output = np.zeros(shape, np.float32)
+    box = output[0, :, 7] if shape[1] == 84 else output[0, 3]
+    box[:4] = (100, 300, 300, 400) if shape[2] == 6 else (300, 300, 50, 50)
+    if shape[2] == 85:
+        box[4] = 1
+    for score, count in ((0.9, 1), (1.004, 1), (577, 0)):
+        output[place] = score
+        found = ultralytics.detect(context_of(output, model=rknnmodel.Model("x.onnx", size=(640, 640))), frame)
+        assert len(found) == count and (found.scores <= 1).all()
 
 
 def test_no_object_is_no_object(frame):
