@@ -132,7 +132,7 @@ def find(model: Any) -> ModuleType:
             return module
     shapes = ", ".join(str(tuple(shape)) for _, shape in getattr(model, "outputs", None) or [])
     metadata = getattr(model, "metadata", {})
-    kind = f" of a {metadata['head']}" if metadata.get("head") else ""
+    kind = f" of a {metadata['head']}" if isinstance(metadata.get("head"), str) else ""
     kind += "" if getattr(model, "size", True) else ", for an input of no certain size"
     raise InputError(f"{model.path}: its outputs, {shapes}{kind}, are none that func.py or funcs/ read, which are "
                      f"YOLO's as Ultralytics and Rockchip export them, such as (1, 255, 80, 80) or (1, 84, 8400), and "
