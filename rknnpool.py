@@ -930,8 +930,8 @@ class Results:
         return self._order.dropped
 
     def close(self, timeout: float = GRACE) -> None:
-        """Stop reading, cancel what no context has begun, and wait up to `timeout` seconds for a frame being read. Raises
-        RuntimeError in a forked process."""
+        """Stop reading, cancel what no context has begun, and wait up to `timeout` seconds for a frame being read.
+        Raises RuntimeError in a forked process."""
         self._pool._dispatcher.check_process()
         self._order.stop()
         if _interrupting():

@@ -204,6 +204,7 @@ def build(path, source, about, frames, mean, std):
 
     source: the pathlib.Path to read; about: its rknnmodel.Model; the others as of convert().
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     from runtimes.teflon import stored

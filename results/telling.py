@@ -15,7 +15,7 @@ from sources.names import hide
 
 ROOT = os.path.dirname(rknnpool.__file__)
 # files through which an error in the user's code comes
-OURS = (rknnpool.__file__, result.__file__, funcs.__file__, threading.__file__, "<frozen importlib",
+OURS = (rknnpool.__file__, result.__file__, funcs.__file__, threading.__file__,
         os.path.dirname(concurrent.futures.__file__), os.path.join(ROOT, "streams.py"), os.path.join(ROOT, "main.py"))
 
 
@@ -28,9 +28,14 @@ def say(text: str, file: Any = None) -> None:
         setattr(sys, "stderr" if file else "stdout", open(os.devnull, "w"))
 
 
+def is_ours(file: str) -> bool:
+    # Python 3.8 knows main.py under the name that it was started by.
+    return file.startswith("<frozen importlib") or os.path.abspath(file).startswith(OURS)
+
+
 def users_traceback(error: BaseException) -> str:
     """The traceback of an error in the user's code, without our lines, through which it came."""
     trace = error.__traceback__
-    while trace and trace.tb_frame.f_code.co_filename.startswith(OURS):
+    while trace and is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace or error.__traceback__)).rstrip()

@@ -196,6 +196,7 @@ class RKNNLite:
         the file."""
         if self._path is None:
             return self._fail("load_rknn comes before init_runtime")
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # from 1.32 on it reports to Microsoft from Linux, too
         try:
             import onnxruntime
         except ImportError:

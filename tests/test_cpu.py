@@ -2,6 +2,7 @@
 
 What the wheel takes was asked of the wheel itself (rknn-toolkit-lite2 2.5.0 on the board in a box).
 """
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -32,6 +33,12 @@ def test_it_runs_the_onnx_beside_the_rknn(context):
     outputs = context.inference(inputs=[np.zeros((1, 640, 640, 3), np.uint8)])
     assert [output.shape for output in outputs] == [(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)]
     assert all(output.dtype == np.float32 for output in outputs)
+
+
+def test_onnx_runtime_is_not_let_report_and_leaves_nothing_at_home(main_py, tmp_path):
+    ran = main_py("models/page.jpg", "--headless", env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
+    assert ran.returncode == 0, ran.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_model_returns_minus_one(context):

@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import ROOT
 
-UNITS = [ROOT / "examples/rknnpool.service", ROOT / "examples/rknnpool-clocks.service"]
+UNITS = [ROOT / f"examples/rknnpool{name}.service" for name in ("", "-clocks", "-worker")]
 ANALYZE = shutil.which("systemd-analyze")
 
 
@@ -25,7 +25,7 @@ def read(unit):
 @pytest.mark.skipif(not ANALYZE, reason="apt-get install systemd")
 def test_systemd_has_nothing_to_say_against_the_units(tmp_path):
     for unit in UNITS:
-        text = unit.read_text().replace("/opt/rknnpool/.venv/bin/python", sys.executable)
+        text = unit.read_text().replace("/opt/rknnpool/.venv/bin", os.path.dirname(sys.executable))
         (tmp_path / unit.name).write_text(text.replace("/opt/rknnpool", str(ROOT)))
     environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:/lib/systemd/system"}
     ran = subprocess.run([ANALYZE, "verify", "--man=no", *(tmp_path / unit.name for unit in UNITS)],
@@ -33,11 +33,16 @@ def test_systemd_has_nothing_to_say_against_the_units(tmp_path):
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
-def test_the_service_needs_no_root_and_comes_back_after_a_fault():
-    service = read(UNITS[0])["Service"]
-    assert service["DynamicUser"] == "yes" and service["Restart"] == "on-failure"
-    assert "User" not in service or service["User"] != "root"
-    assert UNITS[1].name in read(UNITS[0])["Unit"]["After"] and read(UNITS[1])["Service"]["Type"] == "oneshot"
+@pytest.mark.parametrize("unit, restart", [(UNITS[0], "on-failure"), (UNITS[2], "always")])
+def test_the_services_need_no_root_and_come_back_after_a_fault(unit, restart):
+    service = read(unit)["Service"]
+    assert service["DynamicUser"] == "yes" and service["Restart"] == restart and "User" not in service
+    assert UNITS[1].name in read(unit)["Unit"]["After"] and read(UNITS[1])["Service"]["Type"] == "oneshot"
+
+
+def test_a_worker_starts_as_the_readme_says_it():
+    command = read(UNITS[2])["Service"]["ExecStart"].replace("/opt/rknnpool/", "", 1)
+    assert f"\n{command} " in (ROOT / "README.md").read_text()
 
 
 def test_its_command_is_one_that_main_py_takes(tmp_path, main_py):
