@@ -26,7 +26,7 @@ import funcs
 import results
 import runtimes
 from rknnmodel import InputError
-from rknnpool import rknnPoolExecutor, soc
+from rknnpool import npu_of, rknnPoolExecutor
 from sources import check_reader, parse_camera
 from sources.names import hide, name_streams, split_name
 from streams import Served, Stream, say, users_traceback
@@ -221,7 +221,8 @@ def leave(code):
 def run(args):
     """Run the sources to their ends. Returns the exit code; raises InputError where nothing can be run."""
     check(args)
-    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, soc()))
+    npu = npu_of(runtimes.named(args.runtime))
+    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, npu))
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):

@@ -2,6 +2,7 @@
 with real detections."""
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import cv2
@@ -487,6 +488,20 @@ def test_main_py_runs_it_with_no_line_edited(opened, frame, main_py, tmp_path, n
         if values is not None:
             np.testing.assert_allclose([entry[key] for entry in line["objects"]], values, atol=0.06)
     assert all(len(entry["polygon"]) > 2 for entry in line["objects"]) if found.masks else True
+
+
+def test_a_board_without_its_runtime_believes_the_onnx_that_the_cpu_runs(frame, main_py, tmp_path):
+    path = layouts.save(layouts.ultralytics(size=(320, 320)), tmp_path / "m.onnx", task="detect", names=NAMES)
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    found = []
+    for _ in range(2):
+        ended = main_py(tmp_path / "a.png", "--model", path.with_suffix(".rknn"), "--json", "-", "--headless",
+                        env={**os.environ, "RKNN_SOC": "rk3588", "RKNNRT_LIB": "none"})
+        assert ended.returncode == 0, ended.stderr
+        found.append(json.loads(ended.stdout.splitlines()[0])["objects"])
+        (tmp_path / "m.rknn").write_bytes(b"RKNN")  # and now with what models/convert.py leaves beside it
+        (tmp_path / "metadata.yaml").write_text("relative: true")
+    assert found[0] == found[1] and len(found[0]) > 5
 
 
 def test_a_person_s_pose_is_one_without_names(frame):
