@@ -438,7 +438,10 @@ def _read_onnx(path: str, model: Model, overrule: bool) -> Dict[str, Any]:
 def _value_info(data: Any, place: Tuple[int, int]) -> Tensor:
     found = dict(_fields(data, *place))
     shape = []
-    tensor = dict(_fields(data, *dict(_fields(data, *found[2]))[1]))
+    kinds = dict(_fields(data, *found[2]))
+    if 1 not in kinds:  # a sequence or a map, as scikit-learn's classifiers give
+        return _text(data, found[1]), ()
+    tensor = dict(_fields(data, *kinds[1]))
     for number, inside in _fields(data, *tensor.get(2, (0, 0))):
         if number == 1:
             side = dict(_fields(data, *inside)).get(1, 0)

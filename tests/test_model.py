@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnx import helper as h
 
+import funcs
 import rknnmodel
 from rknnmodel import InputError, Model, describe, problems
 
@@ -90,6 +91,34 @@ def test_an_onnx_says_its_shape_without_the_package_onnx(tmp_path, shape, layout
 def test_constants_that_older_files_name_as_inputs_are_none(tmp_path):
     path = onnx_file(tmp_path / "m.onnx", constants=[("weight", [1])])
     assert [name for name, _ in describe(path).inputs] == ["images"]
+
+
+def test_an_output_that_is_no_tensor_is_one_without_a_shape(tmp_path):
+    graph = h.make_graph([h.make_node("SequenceConstruct", ["x"], ["s"])], "g",
+                         [h.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64, 64])],
+                         [h.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)])
+    onnx.save(h.make_model(graph), str(tmp_path / "m.onnx"))
+    model = describe(tmp_path / "m.onnx")
+    assert model.outputs == [("s", ())] and model.size == (64, 64)
+    with pytest.raises(InputError, match=r"its outputs, \(\), are none that func.py or funcs/ read"):
+        funcs.find(model)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 9, 12, 13])
+@pytest.mark.parametrize("task", [None, *rknnmodel.TASKS])
+def test_outputs_of_any_shape_are_read_or_refused(count, task):
+    """Whatever a graph ends in: labels (n,), a sequence (), five dimensions, open sides."""
+    shapes = [(), (5,), (0, 0), (1, 1, 1), (1, 0, 0), (1, 64, 80, 80), (1, 0, 0, 0), (1, 3, 85, 80, 80), (0,) * 6]
+    for start in range(len(shapes)):
+        for step in range(3):
+            ends = [("o", shapes[(start + step * place) % len(shapes)]) for place in range(count)]
+            for names in (None, ["a"] * 80):
+                try:
+                    model = Model("m.onnx", [("x", (1, 3, 640, 640))], ends, (640, 640), task=task, names=names)
+                    assert model.classes is None or model.classes > 0
+                    funcs.find(model)
+                except InputError:
+                    pass
 
 
 def test_a_program_elsewhere_needs_this_file_alone(tmp_path):
