@@ -92,7 +92,7 @@ def describe(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) ->
     Read are: a .rknn's own end (toolkit 2.x), an .onnx's shapes and metadata, a .tflite's, metadata.yaml beside it (or
     NAME.yaml), and for the names NAME.txt, which comes before all others, labels.txt and names.txt, a name a line.
     Whatever bytes a file holds, nothing is raised for them; problems() says what cannot be. Raises InputError where
-    there is no such file, or in a folder no model.
+    there is no such file, or in a folder no model, or several for one machine.
     """
     given = os.fspath(path)
     folder = given if os.path.isdir(given) else None
@@ -132,7 +132,7 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     """What stands against opening a model that describe() described: sentences, warnings only.
 
     soc: name of the SoC whose NPU will run it ("rk3588s"), None where a CPU will; library: path of the vendor's
-    librknnrt.so. Raises InputError for what cannot work: not a .rknn, one for another SoC, a folder without an .onnx
+    librknnrt.so. Raises InputError for what cannot work: a file of another kind or not whole, a .rknn for another SoC, a folder without an .onnx
     on a CPU, another number of names than of classes.
     """
     stem, extension = _split(model.path)
