@@ -132,8 +132,8 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     """What stands against opening a model that describe() described: sentences, warnings only.
 
     soc: name of the SoC whose NPU will run it ("rk3588s"), None where a CPU will; library: path of the vendor's
-    librknnrt.so. Raises InputError for what cannot work: a file of another kind or not whole, a .rknn for another SoC, a folder without an .onnx
-    on a CPU, another number of names than of classes.
+    librknnrt.so. Raises InputError for what cannot work: a file of another kind or not whole, a .rknn for another SoC,
+    a folder without an .onnx on a CPU, another number of names than of classes.
     """
     stem, extension = _split(model.path)
     check_kind(model.path, soc)
