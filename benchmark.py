@@ -107,7 +107,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.ceiling, self.held = args, None, None
-        module = funcs.load(args.func) if args.func else funcs.find(rknnmodel.describe(args.model, rknnpool.soc()))
+        module = funcs.load(args.func) if args.func else funcs.find(rknnmodel.describe(args.model, rknnpool.npu_of()))
         self.myFunc = module.myFunc
         self.cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         names = list(dict.fromkeys(args.runtime or [None]))

@@ -26,7 +26,7 @@ import funcs
 import results
 import runtimes
 from rknnmodel import InputError
-from rknnpool import rknnPoolExecutor, soc
+from rknnpool import npu_of, rknnPoolExecutor
 from sources import check_reader, parse_camera
 from sources.names import hide, name_streams, split_name
 from streams import Served, Stream, say, users_traceback
@@ -223,16 +223,22 @@ def leave(code):
 def run(args):
     """Run the sources to their ends. Returns the exit code; raises InputError where nothing can be run."""
     check(args)
-    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, soc()))
+    npu = npu_of(runtimes.named(args.runtime))
+    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, npu))
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):
         results.refuse_without_detections(args, func)
     streams, complete = open_streams(args)
-    places, window = results.open_places(args, streams)
+    stdout = results.take_stdout(args)
+    pool = open_pool(args, model, func)  # before a window, a file or a page is opened for what cannot run
+    try:
+        places, window = results.open_places(args, streams, stdout)
+    except BaseException:
+        pool.release()
+        raise
     for stream in streams:
         stream.complaints = streams[0].complaints  # a context that fails is named once, not by every stream
-    pool = open_pool(args, model, func)
     signals = end_when_asked()  # until here nothing is lost when they end the program at once
     threads, bars = begin(streams, pool, args.quiet)
     finished = watch(threads, streams, window, signals)

@@ -23,6 +23,12 @@ LIBRARY = "/usr/lib/librknnrt.so"
 # have the same NPU, and boards call themselves rk3588s, rk3588s2, rk3588j, rk3588f.
 SOCS = {"rk3588": ("rk3588", 3), "rk3582": ("rk3588", 3), "rk3576": ("rk3576", 2), "rk3562": ("rk3562", 1),
         "rk356": ("rk3566", 1), "rv1126b": ("rv1126b", 1)}
+# What else models are kept in, which neither an NPU's driver nor ONNX Runtime takes.
+OTHERS = {".pt": "PyTorch's", ".pth": "PyTorch's", ".torchscript": "TorchScript's", ".engine": "TensorRT's",
+          ".trt": "TensorRT's", ".xml": "OpenVINO's", ".bin": "OpenVINO's or ncnn's", ".param": "ncnn's",
+          ".mnn": "MNN's", ".pb": "TensorFlow's", ".h5": "Keras'", ".keras": "Keras'", ".mlmodel": "Core ML's",
+          ".mlpackage": "Core ML's", ".pdmodel": "PaddlePaddle's", ".safetensors": "weights without a network",
+          ".yaml": "a description without weights", ".yml": "a description without weights"}
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 Tensor = Tuple[str, Tuple[int, ...]]  # name, shape; 0 where the model leaves a side open
 
@@ -86,14 +92,14 @@ def describe(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) ->
     Read are: a .rknn's own end (toolkit 2.x), an .onnx's shapes and metadata, a .tflite's, metadata.yaml beside it (or
     NAME.yaml), and for the names NAME.txt, which comes before all others, labels.txt and names.txt, a name a line.
     Whatever bytes a file holds, nothing is raised for them; problems() says what cannot be. Raises InputError where
-    there is no such file, or in a folder no model.
+    there is no such file, or in a folder no model, or several for one machine.
     """
     given = os.fspath(path)
     folder = given if os.path.isdir(given) else None
     path = _choose(folder, soc) if folder else given
     stem, extension = _split(path)
-    onnx = path if extension == ".onnx" else stem + ".onnx"
     tflite = extension == ".tflite"
+    onnx = path if extension == ".onnx" else onnx_beside(stem)
     if not os.path.isfile(path) and not (soc is None and os.path.isfile(onnx) and not tflite):
         raise InputError(f"{path}: no such file.")
     model = Model(path, folder=folder)
@@ -106,6 +112,9 @@ def describe(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) ->
     # What is inside the file counts more than what lies beside it; of an .onnx that only lies beside, less.
     inside_first = soc is None or extension == ".onnx" or tflite
     model.metadata = {**beside, **own} if inside_first else {**own, **beside}
+    # A metadata.yaml is a .rknn's: its coordinates, divided for int8, are not those of the .onnx that it was made from.
+    onnx_runs = inside_first and not tflite and os.path.isfile(onnx)
+    model.relative = bool(own.get("relative")) if onnx_runs else _is_relative(model.metadata)
     model.names_from = path if "names" in inside else (
         yaml_path if "names" in beside and not (inside_first and "names" in own) else onnx)
     _apply(model)
@@ -123,18 +132,20 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
     """What stands against opening a model that describe() described: sentences, warnings only.
 
     soc: name of the SoC whose NPU will run it ("rk3588s"), None where a CPU will; library: path of the vendor's
-    librknnrt.so. Raises InputError for what cannot work: not a .rknn, one for another SoC, a folder without an .onnx
-    on a CPU, another number of names than of classes.
+    librknnrt.so. Raises InputError for what cannot work: a file of another kind or not whole, a .rknn for another SoC,
+    a folder without an .onnx on a CPU, another number of names than of classes.
     """
     stem, extension = _split(model.path)
-    if extension == ".pt":
-        raise InputError(f"{model.path}: is PyTorch's: yolo export model={os.path.basename(model.path)} format=onnx "
-                         f"makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board runs.")
+    check_kind(model.path, soc)
     if soc is None:
-        if model.folder and extension != ".onnx" and not os.path.isfile(stem + ".onnx"):
+        onnx = onnx_beside(stem) if extension == ".rknn" else model.path
+        if model.folder and not os.path.isfile(onnx):
             raise InputError(f"{model.folder}: only a board's NPU runs the {os.path.basename(model.path)} in it, and "
                              f"this machine has none; here an .onnx runs (with Ultralytics: yolo export format=onnx), "
                              f"in the same folder or given as --model.")
+        what = not_onnx(onnx) if extension != ".tflite" and os.path.isfile(onnx) else None
+        if what:
+            raise InputError(f"{onnx} is not an ONNX model that can be run, but {what}.")
     elif extension != ".tflite":
         target = family(soc) or soc
         if extension == ".onnx":
@@ -154,6 +165,16 @@ def problems(model: Model, soc: Optional[str] = None, library: str = LIBRARY) ->
                 f"{version}. Often it runs all the same; if not, update that library or convert with toolkit "
                 f"{version}."]
     return []
+
+
+def check_kind(path: Union[str, "os.PathLike[str]"], soc: Optional[str] = None) -> None:
+    """Raises InputError, with what to export instead, for a file whose name says that it is none of ours."""
+    stem, extension = _split(os.fspath(path))
+    if extension in OTHERS:
+        of = "" if extension == ".pt" else "of the .pt that it was made from, "
+        raise InputError(f"{path}: is {OTHERS[extension]}: {of}yolo export model={os.path.basename(stem)}.pt "
+                         f"format=onnx makes what a PC runs, format=rknn name={family(soc) or 'rk3588'} what a board "
+                         f"runs.")
 
 
 def check_names(model: Model, count: Optional[int]) -> None:
@@ -195,6 +216,17 @@ def _split(path: str) -> Tuple[str, str]:
     return stem, extension.lower()
 
 
+def without_soc(stem: str) -> str:
+    """A model's name without the SoC that Ultralytics' exporter ends it with: "x" of "x-rk3588"."""
+    return re.sub(r"-r[kv]\d+[a-z]*\d*$", "", stem)
+
+
+def onnx_beside(stem: str) -> str:
+    """The .onnx that runs on a CPU in place of stem.rknn: of x-rk3588.rknn x.onnx, too."""
+    names = [stem + ".onnx", without_soc(stem) + ".onnx"]
+    return next(filter(os.path.isfile, names), names[0])
+
+
 def _choose(folder: str, soc: Optional[str]) -> str:
     try:
         files = sorted(os.path.join(folder, name) for name in os.listdir(folder))
@@ -202,17 +234,24 @@ def _choose(folder: str, soc: Optional[str]) -> str:
         raise InputError(f"{folder}: cannot be read ({error.strerror}).") from None
     rknn, onnx = ([name for name in files if name.lower().endswith(end) and os.path.isfile(name)]
                   for end in (".rknn", ".onnx"))
-    if soc is None and onnx:
-        return onnx[0]
     if soc and len(rknn) > 1:
+        fitting = []
         for name in rknn:
             found = Model(name)
             _read_rknn(name, found)
             named = re.search(r"rk\d{4}\w*|rv\d{4}\w*", os.path.basename(name).lower())
             if family(found.soc or (named[0] if named else "")) == family(soc):
-                return name
+                fitting.append(name)
+        rknn = fitting or rknn[:1]
+    several = onnx if soc is None else rknn or onnx
+    if len(several) > 1:
+        names = ", ".join(os.path.basename(name) for name in several)
+        raise InputError(f"{folder}: several models stand in it ({names}), name one of them.")
+    if soc is None and onnx:
+        return onnx[0]
     if not rknn and not onnx:
-        raise InputError(f"{folder}: holds no .rknn and no .onnx.")
+        raise InputError(f"{folder}: holds no .rknn and no .onnx: yolo export format=rknn "
+                         f"name={family(soc) or 'rk3588'} makes what a board runs, format=onnx what a PC runs.")
     return (rknn or onnx)[0]
 
 
@@ -224,32 +263,62 @@ def _not_rknn(path: str) -> Optional[str]:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     if b"RKNN" in start:  # at 0; later in encrypted ones
-        return "a damaged one: its description at the end cannot be read" if _is_damaged(path) else None
+        return _damage(path)
+    return _something_else(start) or f"a file that begins with {start[:8]!r}"
+
+
+def not_onnx(path: Union[str, "os.PathLike[str]"]) -> Optional[str]:
+    """What a file is that cannot be an .onnx, in words; None for one that may be: a protobuf with a graph in it (field
+    7, and its field 1: nodes; onnx.proto3)."""
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            found = _something_else(file.read(64))
+        if found:
+            return found
+        with _mapped(path) as data:
+            graph = dict(_fields(data, 0, len(data))).get(7)
+            if graph and 1 in dict(_fields(data, *graph)):  # its nodes
+                return None
+            damage = "holds no network"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError):
+        damage = "ends too early, or is another's"
+    return f"a file of {os.path.getsize(path):,} bytes that {damage}: copy it again, or export it again"
+
+
+def _something_else(start: bytes) -> Optional[str]:
+    """What a file that begins with these bytes is, where it can be no model at all."""
     if not start:
         return "an empty file"
     if start.startswith(b"version https://git-lfs"):
         return "the pointer that Git LFS left in its place (git lfs pull fetches it)"
     if start.lstrip()[:1] == b"<":
         return "a web page"
-    return f"a file that begins with {start[:8]!r}"
+    return None
 
 
-def _is_damaged(path: str) -> bool:
-    """Whether a .rknn's JSON is no JSON. The vendor's library (1.5.2) then ends the process by SIGABRT."""
+def _damage(path: str) -> Optional[str]:
+    """What is wrong with a .rknn of toolkit 2.x, in words: it ends too early, or its JSON is none, for which the
+    vendor's library (1.5.2) ends the process by SIGABRT."""
     try:
         with _mapped(path) as data:
             if data[:4] != b"RKNN":
-                return False
-            end = 64 + struct.unpack_from("<Q", data, 16)[0]  # as _read_rknn() has it
+                return None
+            kind, body = struct.unpack_from("<QQ", data, 8)
+            end = 64 + body  # as _read_rknn() has it
+            if kind == 6 and end + 8 > len(data):
+                return f"the first {len(data):,} bytes of one of more than {end:,}: copy it again"
             length, = struct.unpack_from("<Q", data, end)
             text = data[end + 8:end + 8 + length]
-    except (struct.error, OverflowError):  # not whole, or of another format: the library says so
-        return False
+    except (struct.error, OverflowError):  # of another format: the library says so
+        return None
     try:
         json.loads(text.decode(errors="replace"))
     except ValueError:
-        return True
-    return False
+        return "a damaged one: its description at the end cannot be read"
+    return None
 
 
 def _numbers(version: Optional[str]) -> List[int]:
@@ -372,7 +441,10 @@ def _read_onnx(path: str, model: Model, overrule: bool) -> Dict[str, Any]:
 def _value_info(data: Any, place: Tuple[int, int]) -> Tensor:
     found = dict(_fields(data, *place))
     shape = []
-    tensor = dict(_fields(data, *dict(_fields(data, *found[2]))[1]))
+    kinds = dict(_fields(data, *found[2]))
+    if 1 not in kinds:  # a sequence or a map, as scikit-learn's classifiers give
+        return _text(data, found[1]), ()
+    tensor = dict(_fields(data, *kinds[1]))
     for number, inside in _fields(data, *tensor.get(2, (0, 0))):
         if number == 1:
             side = dict(_fields(data, *inside)).get(1, 0)
@@ -470,7 +542,7 @@ def _read_yaml(stem: str) -> Tuple[Dict[str, Any], str]:
 # ---- what it means ----
 
 def _apply(model: Model) -> None:
-    """Fill in size, layout, task, names, relative from the shapes and the metadata."""
+    """Fill in size, layout, task, names from the shapes and the metadata."""
     found, shape = model.metadata, model.inputs[0][1] if model.inputs else ()
     if len(shape) == 4:
         model.layout = "NHWC" if shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4) else "NCHW"
@@ -491,10 +563,16 @@ def _apply(model: Model) -> None:
         model.names_from = None
     if found.get("scores") in ("probabilities", "logits", "multilabel"):
         model.scores = found["scores"]
+
+
+def _is_relative(found: Dict[str, Any]) -> bool:
+    """Whether a .rknn's or .tflite's coordinates lie in 0..1: models/convert.py writes the word itself; without it
+    those of Ultralytics' int8 exports of 8.4.110 and later do, unless they end in rows, which keep their pixels."""
+    if "relative" in found:
+        return bool(found["relative"])
     arguments = found.get("args") if isinstance(found.get("args"), dict) else {}
-    # Ultralytics' int8 exports of 8.4.110 and later; models/convert.py writes the word itself
-    model.relative = bool(found["relative"]) if "relative" in found else (
-        arguments.get("quantize") == 8 and model.task in TASKS[:4])
+    return (arguments.get("quantize") == 8 and found.get("task") in TASKS[:4] and not found.get("end2end")
+            and found.get("head") != "RTDETRDecoder")
 
 
 def _classes(shapes: List[Tuple[int, ...]], task: Optional[str], metadata: Dict[str, Any]) -> Optional[int]:

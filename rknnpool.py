@@ -272,6 +272,13 @@ def _is_vendors(runtime):
     return (getattr(runtime, "__module__", None) or "").split(".")[0] == "rknnlite"
 
 
+def npu_of(runtime: type | None = None) -> str | None:
+    """The SoC whose NPU contexts of `runtime` run on; None where none does, as of the CPU's, which is the default on a
+    board whose own is not there."""
+    runtime = runtime or RKNNLite
+    return soc() if _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False) else None
+
+
 class _Core:
     """An NPU core (or several, where contexts are bound to several), as all pools of this process use it."""
 
@@ -421,9 +428,8 @@ class _Dispatcher:
     @staticmethod
     def _describe(runtime, path):
         """The rknnmodel.Model at `path`. Raises InputError for one that the vendor's runtime or ours cannot run."""
-        vendors = _is_vendors(runtime) or getattr(runtime, "VENDOR_NPU", False)
-        ours = vendors or getattr(runtime, "__module__", "") in ("runtimes.cpu", "runtimes.teflon")
-        chip = soc() if vendors else None
+        chip = npu_of(runtime)
+        ours = chip or getattr(runtime, "__module__", "") in ("runtimes.cpu", "runtimes.teflon")
         if hasattr(runtime, "find_model") and not isinstance(path, rknnmodel.Model):
             with contextlib.suppress(OSError, TypeError):  # which load_rknn() will tell
                 path = runtime.find_model(path)

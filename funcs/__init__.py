@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, List, Optional
 
-from rknnmodel import InputError, Model, check_names, describe, read_names
+from rknnmodel import InputError, Model, check_names, describe, onnx_beside, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -103,7 +103,7 @@ def check(module: Any, where: str) -> None:
 
 def look_at(path: str, npu: Optional[str]) -> Model:
     """What the model at `path` says of itself. npu: the SoC's name, None where the CPU runs it. Raises InputError."""
-    beside = os.path.splitext(path)[0] + ".onnx"
+    beside = onnx_beside(os.path.splitext(path)[0])
     if npu is None and not os.path.exists(path) and not os.path.exists(beside):
         which = f"; and {beside}: no such file, which runs where there is no NPU" if path.endswith(".rknn") else ""
         raise InputError(f"{path}: no such file{which}.")
@@ -114,11 +114,15 @@ def find(model: Any) -> ModuleType:
     """The func file for a model: func.py where its `reads(model)` says yes or it has none, else the first of funcs/, in
     the order of their names, whose `reads(model)` says yes. Raises InputError with the model's shapes where none does.
 
-    model: a rknnmodel.Model, or None where nothing is known of it: then it is func.py.
+    model: a rknnmodel.Model, or None where nothing is known of it: then it is func.py. Raises InputError, too, for one
+    that takes anything but one picture, for this is what they feed it.
     """
     import func
     check(func, "func.py")
-    if model is None or not hasattr(func, "reads") or func.reads(model):
+    if model is None or not hasattr(func, "reads"):
+        return func
+    check_input(model)
+    if func.reads(model):
         return func
     for name in others():
         module = importlib.import_module(f"funcs.{name}")
@@ -127,9 +131,26 @@ def find(model: Any) -> ModuleType:
             check(module, f"funcs/{name}.py")
             return module
     shapes = ", ".join(str(tuple(shape)) for _, shape in getattr(model, "outputs", None) or [])
-    raise InputError(f"{model.path}: its outputs, {shapes}, are none that func.py or funcs/ read, which are YOLO's as "
-                     f"Ultralytics and Rockchip export them, such as (1, 255, 80, 80) or (1, 84, 8400), and a "
-                     f"classifier's, (1, 1000). --func FILE names a func file of your own.")
+    metadata = getattr(model, "metadata", {})
+    kind = f" of a {metadata['head']}" if isinstance(metadata.get("head"), str) else ""
+    kind += "" if getattr(model, "size", True) else ", for an input of no certain size"
+    raise InputError(f"{model.path}: its outputs, {shapes}{kind}, are none that func.py or funcs/ read, which are "
+                     f"YOLO's as Ultralytics and Rockchip export them, such as (1, 255, 80, 80) or (1, 84, 8400), and "
+                     f"a classifier's, (1, 1000). --func FILE names a func file of your own.")
+
+
+def check_input(model: Model) -> None:
+    """Raise InputError for a model whose input, as far as it is known, is not one RGB picture."""
+    shapes = [shape for _, shape in getattr(model, "inputs", None) or []]
+    own = "func.py and funcs/ feed a model one picture in RGB. --func FILE names a func file of your own."
+    if len(shapes) > 1:
+        raise InputError(f"{model.path}: takes {len(shapes)} inputs, {', '.join(name for name, _ in model.inputs)}, "
+                         f"and {own}")
+    if shapes and len(shapes[0]) == 4 and shapes[0][0] > 1:
+        raise InputError(f"{model.path}: takes {shapes[0][0]} pictures at a time, {shapes[0]}, and frames come one by "
+                         f"one: export it again with batch=1.")
+    if shapes and (len(shapes[0]) != 4 or shapes[0][3 if model.layout == "NHWC" else 1] not in (0, 3)):
+        raise InputError(f"{model.path}: takes an input of shape {shapes[0]}, and {own}")
 
 
 def others() -> List[str]:
@@ -152,6 +173,9 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
         raise InputError(f"--names {args.names}: has {len(model.names)} names, and the model {count or len(names)} "
                          "classes.")
     check_names(model, count)
+    doubt = getattr(func, "doubt", lambda model: None)(model)
+    if doubt:
+        print(doubt, file=sys.stderr)
     names = model.names
     if args.classes:
         names = names or getattr(func, "CLASSES", ())

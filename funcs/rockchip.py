@@ -73,8 +73,8 @@ def kind(model: Any, shapes: Shapes) -> Optional[str]:
             same = len(channels) == 1 and total in ([], [1]) and classes > 0
             return "yolov6" if same and (sides == 4 or sides % 4 == 0 and sides != 4 * yolov8.BINS) else None
     groups = by_stride(shapes, size, 1)
-    channels = {shape[1] for shape in shapes}
-    if not groups or len(channels) != 1:
+    channels = {shape[1] for shape in shapes} if groups else ()
+    if len(channels) != 1:
         return None
     channels = channels.pop()
     if named(model, "yolov7") and channels % 3 == 0 and channels > 15:

@@ -62,12 +62,33 @@ def plan_of(model: Any, found: Optional[Sequence[Tuple[int, ...]]] = None) -> Op
     points = getattr(model, "metadata", {}).get("kpt_shape")
     points = tuple(points) if isinstance(points, (list, tuple)) and len(points) == 2 else None
     name = os.path.basename(getattr(model, "path", "")).lower()
-    task = getattr(model, "task", None)
-    if task is None:  # a file that was taken out of its folder
-        told = re.search("(seg|pose|obb)", name)
-        task = told and {"seg": "segment"}.get(told[1], told[1])
+    about = [str(getattr(model, "metadata", {}).get(key, "")).lower() for key in ("head", "description")]
+    if any(re.search("rt-?detr", text) for text in [name, *about]):  # its rows look like end2end's, and are others
+        return None
     names = getattr(model, "names", None)
-    return layout(tuple(map(tuple, found)), func.settings(model).size, task, len(names) if names else None, points)
+    return layout(tuple(map(tuple, found)), func.settings(model).size, _task(model), len(names) if names else None,
+                  points)
+
+
+def _task(model: Any) -> Optional[str]:
+    """What the model, or its file's name, which is left of it outside its folder, says of its task."""
+    told = re.search("(seg|pose|obb)", os.path.basename(getattr(model, "path", "")).lower())
+    return getattr(model, "task", None) or told and {"seg": "segment"}.get(told[1], told[1])
+
+
+def doubt(model: Any) -> Optional[str]:
+    """A sentence for a model of which nothing says the task, where its outputs may well be those of another than the
+    one that they are read as; None without such a doubt."""
+    plan, names = plan_of(model), getattr(model, "names", None)
+    if plan is None or _task(model) or plan.task == "segment" or plan.kind != "columns":
+        return None
+    usual = (1, 17) if plan.task == "pose" else (len(names or func.CLASSES), 0) if plan.task == "detect" else None
+    if (plan.classes, plan.points) == usual:
+        return None
+    with_points = f" and {plan.points} key points" if plan.points else ""
+    return (f"{model.path}: nothing says its task, so that its outputs, {model.outputs[plan.boxes][1]}, are read as "
+            f"{plan.task} with {plan.classes} classes{with_points}: a metadata.yaml beside it, as Ultralytics' export "
+            f"writes it, with task (and kpt_shape), would say it.")
 
 
 @functools.lru_cache(maxsize=100)
@@ -93,7 +114,11 @@ def layout(found: Tuple[Tuple[int, ...], ...], size: Tuple[int, int], task: Opti
         return None
     _, first, last = found[boxes]
     cells = [sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides) for strides in STRIDES]
-    if last in cells:
+    if first == last == 0 and task:  # all left open; the outputs themselves will tell
+        return Layout(task, "rows", 0, *(points or (0, 0)), boxes)
+    if first == 0 and names and last == 5 + names and not masks:
+        first = 3 * cells[0]
+    if last in (0, *cells):  # 0: left open, as dynamic=True does
         kind, more = "columns", first - 4
     elif first in [3 * count for count in cells]:
         return Layout("detect", "yolov5", last - 5, 0, 0, boxes) if last > 5 and not masks and task in (
@@ -161,6 +186,7 @@ def decode(output: func.Raw, plan: Layout, wanted: func.Settings, relative: bool
         cells = np.flatnonzero(stored[4] >= func.raw_threshold(wanted.conf, scale, zero, stored.dtype))
         good = func.floats(stored[:6, cells], scale, zero)
         scores, classes = good[4], np.round(np.nan_to_num(good[5])).astype(np.int64)
+    scores = func.as_scores(scores, False)  # what is above 1 is none, and goes
     boxes = good[:4]
     if relative or len(cells) and boxes.max() <= 2:
         boxes = boxes * np.float32(wanted.size * 2)[:, np.newaxis]

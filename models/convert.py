@@ -15,6 +15,7 @@ metadata.yaml says so (`relative`), and funcs/ultralytics.py multiplies again.
 """
 import argparse
 import importlib.util
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -47,16 +48,22 @@ def target(name):
 
 
 def calibration_images(source, count):
-    """Up to `count` images, BGR, of a folder or, evenly spread, of a video. Raises InputError where there is none."""
+    """Up to `count` images, BGR, of a folder or, evenly spread, of a video; of a folder those that cannot be read are
+    named. Raises InputError where there is none."""
     if source.is_dir():
         files = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGES)[:count]
         images = [cv2.imread(str(path)) for path in files]
+        broken = [path.name for path, image in zip(files, images) if image is None]
+        if broken and len(broken) < len(files):
+            print(f"--calibration {source}: left out, for no image could be read from it: {', '.join(broken)}",
+                  file=sys.stderr)
     elif source.is_file():
         video = cv2.VideoCapture(str(source))
         frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
         images = []
         for number in range(count):
-            video.set(cv2.CAP_PROP_POS_FRAMES, number * frames // count)
+            if frames > 0:  # some files do not say it: of these the first ones
+                video.set(cv2.CAP_PROP_POS_FRAMES, number * frames // count)
             images.append(video.read()[1])
     else:
         raise InputError(f"--calibration {source}: no such folder or video.")
@@ -71,6 +78,10 @@ def load(path):
     import onnx
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
+    rknnmodel.check_kind(path)
+    what = rknnmodel.not_onnx(path)
+    if what:
+        raise InputError(f"{path}: not an ONNX model, but {what}.")
     try:
         return onnx.load(str(path))
     except Exception as error:  # protobuf's own exception types differ from version to version
@@ -108,7 +119,10 @@ def input_shape(path, model, about):
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     shape = sides(inputs[0])
-    if len(inputs) > 1 or len(shape) != 4 or shape[0] > 1:
+    if len(inputs) > 1:
+        raise InputError(f"{path}: has the inputs {', '.join(value.name for value in inputs)}, and one picture is what "
+                         f"can be calibrated and fed: export it again without the others.")
+    if len(shape) != 4 or shape[0] > 1:
         raise InputError(f"{path}: its input has the shape {shape} (0: left open), and one of (1, channels, height, "
                          f"width) is needed; export it with batch 1.")
     width, height = about.size or (0, 0)
@@ -236,6 +250,8 @@ def build_with_metadata(path, soc, dtype, calibration, count):
     model = load(path)
     if dtype == "i8" and calibration is None:
         raise InputError(NEEDS_PICTURES)
+    if any(node.op_type == "NonMaxSuppression" for node in model.graph.node):
+        raise InputError(f"{path}: has its NMS inside, which no NPU runs: export it again with nms=False.")
     mean, std = normalisation_of(path, model)
     about = rknnmodel.describe(path)
     shape, fixed = input_shape(path, model, about)
@@ -262,9 +278,9 @@ def build_with_metadata(path, soc, dtype, calibration, count):
             try:
                 code = run()
             except (Exception, SystemExit) as error:  # the toolkit raises what it likes, and may exit()
-                raise InputError(f"{path}: {failure(step, soc, str(error))}") from None
+                raise InputError(f"{path}: {failure(step, soc, str(error), fixed)}") from None
             if code:
-                raise InputError(f"{path}: {failure(step, soc)}")
+                raise InputError(f"{path}: {failure(step, soc, fixed=fixed)}")
     return rknn, metadata_of(about, shape, is_relative)
 
 
@@ -309,13 +325,22 @@ def build_tflite(path, calibration, count, out):
     return to_tflite.convert(path, out, model, frames, mean, std, metadata_of(about, shape, about.relative))
 
 
-def failure(step, soc, message=""):
-    """A sentence for what rknn-toolkit2 could not do; message: of the exception that it raised."""
+def failure(step, soc, message="", fixed=None):
+    """A sentence for what rknn-toolkit2 could not do; message: of the exception that it raised; fixed: what it was told
+    of open sides."""
     if step == "build" and "IndexError" in message:
         return ("rknn-toolkit2 2.5.0 cannot build Ultralytics' exports (its issue 581, IndexError above), 2.3.2 can: "
                 "pip install rknn-toolkit2==2.3.2.")
-    reason = message.strip().splitlines()[-1:] or ["its own message stands above"]
-    return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason[0].rstrip('.')}."
+    reason = last_line(message) or "its own message stands above"
+    advice = "; its sides are left open: export it again with dynamic=False" if fixed else ""
+    return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason.strip(' .!')}{advice}."
+
+
+def last_line(message):
+    """What counts in the text of the toolkit's exceptions, which is a whole traceback; of the system's its reason."""
+    line = (message.strip().splitlines() or [""])[-1]
+    known = re.search(r"\[Errno \d+\] ([^:]+)", line)
+    return known[1] if known else line
 
 
 def write_metadata(out, metadata):
@@ -331,6 +356,21 @@ def write_metadata(out, metadata):
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
     return path
+
+
+def check_out(out, extension):
+    """Raise InputError where nothing can be written to the path `out`, before minutes are spent on it."""
+    if out.suffix.lower() != extension:
+        raise InputError(f"--out {out}: the name must end in {extension}.")
+    if not out.parent.is_dir():
+        raise InputError(f"--out {out}: there is no folder {out.parent}.")
+    new = not out.exists()
+    try:
+        out.open("ab").close()
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}).") from None
+    if new:
+        out.unlink()
 
 
 def main():
@@ -354,8 +394,9 @@ def main():
         if given:
             set_normalisation(args.onnx, **given)
         out = args.out or args.onnx.with_suffix(f".{args.to}")
-        if not out.parent.is_dir():
-            raise InputError(f"--out {out}: there is no folder {out.parent}.")
+        check_out(out, f".{args.to}")
+        if args.count < 1:
+            raise InputError(f"--count {args.count}: at least one image is needed.")
         if args.to == "tflite":
             if args.dtype != "i8":
                 raise InputError(f"--dtype {args.dtype}: the open driver runs int8 only.")
@@ -363,8 +404,14 @@ def main():
             print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {told}")
             return
         rknn, metadata = build_with_metadata(args.onnx, args.target, args.dtype, args.calibration, args.count)
-        if rknn.export_rknn(str(out)):
-            raise InputError(f"{out}: cannot be written.")
+        try:
+            code = rknn.export_rknn(str(out))
+        except (Exception, SystemExit) as error:
+            code = last_line(str(error)) or "the toolkit ended"
+        if code:
+            if out.exists():  # a part of one would be taken for a model
+                out.unlink()
+            raise InputError(f"{out}: cannot be written{f' ({code})' if isinstance(code, str) else ''}.")
         beside = write_metadata(out, metadata)
     except InputError as error:
         print(error, file=sys.stderr)

@@ -38,8 +38,14 @@ def refuse_without_detections(args: Any, func: Any) -> None:
                              f"returns Detections, and draw(IMG, detections).")
 
 
-def open_places(args: Any, streams: List[Any]) -> Tuple[List[Any], Any]:
-    """Give every stream its tracker, lines and places. Returns the places that all share, and the Window or None."""
+def take_stdout(args: Any) -> Any:
+    """The place of `--json -`, or None. It comes before the contexts, whose opening the vendor's library prints of."""
+    return part("results.jsonl", "--json").JSONLines("-") if args.json == "-" else None
+
+
+def open_places(args: Any, streams: List[Any], stdout: Any = None) -> Tuple[List[Any], Any]:
+    """Give every stream its tracker, lines and places; stdout: what take_stdout() gave. Returns the places that all
+    share, and the Window or None."""
     if args.track or args.lines or args.zones or args.mqtt:  # whose events are of objects that last
         tracking = part("results.tracking", "--track")
         for stream in streams:
@@ -51,7 +57,7 @@ def open_places(args: Any, streams: List[Any]) -> Tuple[List[Any], Any]:
             stream.lines = counting[stream.name]
     shared = []
     if args.json:
-        shared.append(part("results.jsonl", "--json").JSONLines(args.json))
+        shared.append(stdout or part("results.jsonl", "--json").JSONLines(args.json))
     if args.mqtt:
         shared.append(part("results.mqtt", "--mqtt").MQTT(args.mqtt, streams))
     if args.web:

@@ -17,6 +17,8 @@ from typing import List, Optional, Tuple
 
 import numpy as np
 
+from rknnmodel import onnx_beside, without_soc
+
 why = "No Rockchip NPU found"  # the beginning of what is said once, on stderr
 
 # What the wheel takes as a frame's dtype, and what a model may want: ONNX's word for it, NumPy's.
@@ -58,22 +60,17 @@ def find_onnx(path) -> str:
         if os.path.isfile(path):
             return path
         raise FileNotFoundError(f"{path}: no such file")
-    names = [stem + ".onnx", _without_soc(stem) + ".onnx"]
-    for name in names:
-        if os.path.isfile(name):
-            return name
+    name = onnx_beside(stem)
+    if os.path.isfile(name):
+        return name
     there = " (the .rknn is there, but only an NPU can run it)" if os.path.isfile(path) else ""
-    raise FileNotFoundError(f"{names[0]}: no such file{there}")
-
-
-def _without_soc(stem):
-    return re.sub(r"-r[kv]\d+[a-z]*\d*$", "", stem)
+    raise FileNotFoundError(f"{name}: no such file{there}")
 
 
 def _in_folder(folder):
     files = sorted(os.listdir(folder))
     models = [name for name in files if name.endswith(".onnx")]
-    named = {_without_soc(name[:-5]) + ".onnx" for name in files if name.endswith(".rknn")}
+    named = {without_soc(name[:-5]) + ".onnx" for name in files if name.endswith(".rknn")}
     chosen = [name for name in models if name in named] or models
     if len(chosen) == 1:
         return os.path.join(folder, chosen[0])
@@ -146,6 +143,28 @@ class _Input:
         return self._fed.astype(self.dtype, copy=False)
 
 
+# What ONNX Runtime says of a model that it does not open, why that is, and the way out.
+WAYS_OUT = (
+    (r"ir.version|opset \d+ is under dev|opset.*unsupported", "it is newer than ONNX Runtime {}: pip install -U "
+     "onnxruntime, or export it again with opset=17"),
+    (r"external (data|initializer)", "its weights stand in a file of their own, which has to lie whole and under its "
+     "old name beside it: copy that, too, or export it again into one file"),
+    (r"not a registered function/op|no op registered|opset.import for domain", "it has operations that ONNX "
+     "Runtime {} lacks: export it again without them"),
+)
+
+
+def reason_of(error: Exception, version: str) -> str:
+    """Why ONNX Runtime, of this version, raised an exception as it opened a model: the end of a sentence."""
+    said = " ".join(str(error).split())
+    for noise in (r"\[ONNXRuntimeError\] : \d+ : \w+ : ", r"Load model from .*? failed:",
+                  r"/onnxruntime_src/\S+ .*\) "):  # a place in its sources
+        said = re.sub(noise, "", said)
+    way = next((way for sign, way in WAYS_OUT if re.search(sign, said, re.IGNORECASE)), None)
+    said = said.rstrip(".") if len(said) < 250 else said[:250] + "..."
+    return f", for {way.format(version)} ({said})" if way else f": {said}"
+
+
 class RKNNLite:
     """One context: a model on one CPU thread."""
 
@@ -192,7 +211,8 @@ class RKNNLite:
         try:
             session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exception types are not public
-            return self._fail(f"{self._path} is not an ONNX model that can be run: {' '.join(str(error).split())}")
+            return self._fail(f"{self._path} is not an ONNX model that can be run"
+                              f"{reason_of(error, onnxruntime.__version__)}")
         try:
             mean, std = normalisation(session.get_modelmeta().custom_metadata_map)
             self._inputs = [_Input(node, mean, std) for node in session.get_inputs()]

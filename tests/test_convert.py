@@ -1,5 +1,6 @@
 """What models/convert.py promises beside test_resnet.py: what it tells rknn-toolkit2, the metadata beside the .rknn,
 and coordinates that int8 can hold. The toolkit, several GB, is a stand-in here that writes down what it is told."""
+import re
 import sys
 
 import cv2
@@ -42,6 +43,10 @@ class RKNN:
                                ] if do_quantization else []
         return -1 if FAILS == "code" else 0
     def export_rknn(self, path):
+        if FAILS == "disk full":
+            Path(path).write_bytes(b"RKNN")
+            raise ValueError("Traceback (most recent call last):\\n  ...\\n"
+                             "OSError: [Errno 28] No space left on device: 'check.rknn' -> 'm.rknn'\\n")
         Path(path).write_bytes(b"RKNN" + bytes(80))
         Path(path).with_suffix(".told").write_text(json.dumps(self.told))
         Path(path).with_suffix(".built").write_bytes(self.onnx)
@@ -108,6 +113,19 @@ def test_one_output_in_int8_gets_relative_coordinates_and_metadata_beside_it(run
                           "load": {}, "quantised": True, "images": [[640, 640, 3]] * 2}
 
 
+def test_what_a_conversion_says_of_the_rknn_is_not_believed_of_the_onnx_that_it_was_made_from(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    for _ in range(2):  # the second one finds what the first has written
+        assert run(path, "--calibration", photos)[0] == 0
+        end = onnx.load(str(path.with_suffix(".built"))).graph.node[-1]
+        assert [name.endswith("_relative") for name in end.input] == [True, False]
+        for name in (".onnx", ".rknn"):  # on a PC both mean the .onnx
+            assert rknnmodel.describe(path.with_suffix(name)).relative is False
+        assert rknnmodel.describe(path.with_suffix(".rknn"), soc="rk3588").relative is True
+    path.unlink()
+    assert rknnmodel.describe(path.with_suffix(".rknn"), soc="rk3588").relative is True
+
+
 def test_in_floats_the_model_stays_as_it_is(run, tmp_path):
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     assert run(path, "--dtype", "fp")[0] == 0
@@ -171,6 +189,54 @@ def test_what_int8_would_kill_is_refused_with_what_to_do(run, tmp_path, photos, 
     path = folder_with(tmp_path, model())
     code, _, error = run(path, "--calibration", photos)
     assert code == 2 and len(error.splitlines()) == 1 and words in error and not path.with_suffix(".rknn").exists()
+
+
+def test_what_no_npu_runs_is_refused_whatever_the_type(run, tmp_path):
+    model = layouts.ultralytics()
+    model.graph.node.append(onnx.helper.make_node("NonMaxSuppression", ["a", "b"], ["nms"]))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, str(path))
+    code, _, error = run(path, "--dtype", "fp")
+    assert (code, error) == (2, f"{path}: has its NMS inside, which no NPU runs: export it again with nms=False.\n")
+
+
+@pytest.mark.parametrize("content, name, said", [
+    (b"PK", "m.pt", "is PyTorch's: yolo export model=m.pt format=onnx"),
+    (b"", "m.onnx", "not an ONNX model, but an empty"),
+    ((ROOT / "models/resnet18_emoji.onnx").read_bytes()[:-9], "m.onnx", "not an ONNX model, but a file .* ends too")])
+def test_a_file_that_is_no_onnx_is_said_before_the_toolkit_sees_it(run, tmp_path, content, name, said):
+    (tmp_path / name).write_bytes(content)
+    code, _, error = run(tmp_path / name, "--dtype", "fp")
+    assert code == 2 and len(error.splitlines()) == 1 and re.search(f"{name}: {said}", error), error
+
+
+def test_where_nothing_can_be_written_is_said_at_once_and_no_half_model_stays(run, tmp_path):
+    path, folder = folder_with(tmp_path, layouts.ultralytics()), tmp_path / "folder.rknn"
+    folder.mkdir()
+    for out, said in ((folder, "cannot be written (Is a directory)"), (path, "must end in .rknn"),
+                      (tmp_path / "none" / "x.rknn", "there is no folder")):
+        code, _, error = run(path, "--dtype", "fp", "--out", out, fails="never asked")
+        assert code == 2 and len(error.splitlines()) == 1 and said in error, error
+    code, _, error = run(path, "--dtype", "fp", fails="disk full")
+    assert code == 2 and error == f"{path.with_suffix('.rknn')}: cannot be written (No space left on device).\n"
+    assert not path.with_suffix(".rknn").exists() and path.exists()
+
+
+def test_open_sides_that_the_toolkit_cannot_are_said_with_the_way_out(run, tmp_path):
+    model = layouts.ultralytics()
+    model.graph.input[0].type.tensor_type.shape.dim[2].Clear()
+    code, _, error = run(folder_with(tmp_path, model, imgsz=[640, 640]), "--dtype", "fp", fails="code")
+    assert code == 2 and error.endswith("its sides are left open: export it again with dynamic=False.\n")
+
+
+def test_a_broken_picture_is_named_and_left_out(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    (photos / "broken.jpg").write_bytes(b"no picture")
+    code, _, error = run(path, "--calibration", photos)
+    assert code == 0 and error.endswith("left out, for no image could be read from it: broken.jpg\n")
+    assert len(told(path)["images"]) == 2
+    code, _, error = run(path, "--calibration", photos, "--count", 0)
+    assert (code, error) == (2, "--count 0: at least one image is needed.\n")
 
 
 @pytest.mark.parametrize("given, expected", [("rk3588s", "rk3588"), ("RK3588S2", "rk3588"), ("rk3582", "rk3588"),

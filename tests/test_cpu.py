@@ -3,6 +3,7 @@
 What the wheel takes was asked of the wheel itself (rknn-toolkit-lite2 2.5.0 on the board in a box).
 """
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -49,6 +50,29 @@ def test_a_file_that_is_no_model_returns_minus_one(context):
     assert context.load_rknn(str(ROOT / "README.md")) == 0  # as the wheel, which only reads it here
     assert context.init_runtime() == -1
     assert "README.md is not an ONNX model" in context.error
+
+
+@pytest.mark.parametrize("edit, said", [
+    (lambda model: setattr(model, "ir_version", 99), "newer than ONNX Runtime .*pip install -U onnxruntime"),
+    (lambda model: setattr(model.opset_import[0], "version", 99), "newer than ONNX Runtime .*opset=17"),
+    (lambda model: setattr(model.graph.node[0], "op_type", "Own"), "operations that ONNX Runtime .* lacks"),
+])
+def test_why_a_model_cannot_be_opened_comes_with_the_way_out(context, tmp_path, edit, said):
+    model = onnx.load(str(ROOT / "models/resnet18_emoji.onnx"))
+    edit(model)
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    assert context.load_rknn(str(tmp_path / "m.onnx")) == 0 and context.init_runtime() == -1
+    assert re.search(r"m\.onnx is not an ONNX model that can be run, for it .*" + said, context.error), context.error
+    assert "onnxruntime_src" not in context.error and len(context.error) < 600
+
+
+def test_weights_in_a_file_of_their_own_are_read_and_missed(context, tmp_path):
+    onnx.save(onnx.load(str(ROOT / "models/resnet18_emoji.onnx")), str(tmp_path / "m.onnx"), save_as_external_data=True,
+              location="m.onnx.data", size_threshold=100)
+    assert context.load_rknn(str(tmp_path / "m.onnx")) == context.init_runtime() == 0, context.error
+    (tmp_path / "m.onnx.data").unlink()
+    assert context.init_runtime() == -1
+    assert "its weights stand in a file of their own, which has to lie whole" in context.error, context.error
 
 
 def test_calls_in_the_wrong_order_return_minus_one_or_none(context):

@@ -105,6 +105,22 @@ def test_pictures_of_a_folder_have_their_names(main_py, clip, found, tmp_path):
     assert done.returncode == 2 and "c.jpg: not a picture" in lines[2]["error"] and "objects" not in lines[2]
 
 
+def test_what_the_runtime_prints_as_it_opens_is_not_among_the_lines(main_py, clip, tmp_path):
+    noisy = tmp_path / "noisy.py"
+    noisy.write_text(FOUND + """
+import os
+from runtimes.cpu import RKNNLite
+opened = RKNNLite.init_runtime
+def init_runtime(self, **options):
+    os.write(1, b"I RKNN: opened\\n")
+    return opened(self, **options)
+RKNNLite.init_runtime = init_runtime
+""")
+    done = main_py(clip, "--headless", "--func", noisy, "--json", "-")
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 45
+    assert "I RKNN: opened" in done.stderr
+
+
 def piped_into_head(found, *arguments):
     main = f"{sys.executable} main.py {' '.join(map(str, arguments))} --headless --func {found} --json -"
     done = subprocess.run(["sh", "-c", f"timeout -s KILL 60 {main} | head -n 1"], cwd=ROOT, capture_output=True,

@@ -121,6 +121,17 @@ def test_a_model_of_another_kind_is_named_with_its_shapes(main_py, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@needs_no_npu
+def test_what_cannot_run_is_said_before_a_file_or_a_page_is_opened(main_py, clip, tmp_path):
+    model = onnx.load(str(ROOT / "models/resnet18_emoji.onnx"))
+    model.ir_version = 99
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    done = main_py(clip, "--model", tmp_path / "m.onnx", "--headless", "--json", tmp_path / "o.jsonl", "--save",
+                   tmp_path / "o.avi", "--web", "0")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == "", done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_what_was_done_before_a_bad_frame_is_saved_and_counted(main_py, clip, tmp_path):
     (tmp_path / "fails.py").write_text(
         "from func import ModelError\nimport itertools\ncount = itertools.count()\n"

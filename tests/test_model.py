@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from onnx import helper as h
 
+import funcs
 import rknnmodel
 from rknnmodel import InputError, Model, describe, problems
 
@@ -92,6 +93,34 @@ def test_constants_that_older_files_name_as_inputs_are_none(tmp_path):
     assert [name for name, _ in describe(path).inputs] == ["images"]
 
 
+def test_an_output_that_is_no_tensor_is_one_without_a_shape(tmp_path):
+    graph = h.make_graph([h.make_node("SequenceConstruct", ["x"], ["s"])], "g",
+                         [h.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 64, 64])],
+                         [h.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)])
+    onnx.save(h.make_model(graph), str(tmp_path / "m.onnx"))
+    model = describe(tmp_path / "m.onnx")
+    assert model.outputs == [("s", ())] and model.size == (64, 64)
+    with pytest.raises(InputError, match=r"its outputs, \(\), are none that func.py or funcs/ read"):
+        funcs.find(model)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 6, 9, 12, 13])
+@pytest.mark.parametrize("task", [None, *rknnmodel.TASKS])
+def test_outputs_of_any_shape_are_read_or_refused(count, task):
+    """Whatever a graph ends in: labels (n,), a sequence (), five dimensions, open sides."""
+    shapes = [(), (5,), (0, 0), (1, 1, 1), (1, 0, 0), (1, 64, 80, 80), (1, 0, 0, 0), (1, 3, 85, 80, 80), (0,) * 6]
+    for start in range(len(shapes)):
+        for step in range(3):
+            ends = [("o", shapes[(start + step * place) % len(shapes)]) for place in range(count)]
+            for names in (None, ["a"] * 80):
+                try:
+                    model = Model("m.onnx", [("x", (1, 3, 640, 640))], ends, (640, 640), task=task, names=names)
+                    assert model.classes is None or model.classes > 0
+                    funcs.find(model)
+                except InputError:
+                    pass
+
+
 def test_a_program_elsewhere_needs_this_file_alone(tmp_path):
     shutil.copy(ROOT / "rknnmodel.py", tmp_path)
     code = f"import rknnmodel; print(rknnmodel.describe({str(MODELS / 'yolov5n_emoji.rknn')!r}).size)"
@@ -122,6 +151,27 @@ def test_int8_exports_of_ultralytics_have_relative_coordinates(tmp_path, task, q
     assert describe(tmp_path / "m.rknn", "rk3588").relative == relative
 
 
+@pytest.mark.parametrize("more", [{"end2end": True}, {"head": "RTDETRDecoder"}])
+def test_int8_exports_that_end_in_rows_keep_their_pixels(tmp_path, more):
+    rknn(tmp_path / "m.rknn", outputs=[("o", (1, 300, 6))])
+    (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({"task": "detect", "args": {"quantize": 8}, **more}))
+    assert describe(tmp_path / "m.rknn", "rk3588").relative is False
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_onnx_in_int8_keeps_its_pixels(tmp_path, beside):
+    """Ultralytics divides them in a .rknn alone (8.4.190: yolo export format=onnx quantize=8)."""
+    said = {"task": "detect", "imgsz": [64, 96]}
+    path = onnx_file(tmp_path / "m.onnx", metadata={} if beside else {**said, "imgsz": "[64, 96]",
+                                                                      "args": "{'quantize': 8}"})
+    if beside:  # its .rknn's
+        (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({**said, "args": {"quantize": 8}}))
+        rknn(tmp_path / "m.rknn", outputs=[("o", (1, 84, 126))])
+        assert describe(tmp_path / "m.rknn").relative is False and describe(tmp_path / "m.rknn", "rk3588").relative
+    model = describe(path)
+    assert model.relative is False and model.task == "detect" and model.size == (96, 64)
+
+
 def test_of_several_rknn_that_of_this_boards_soc_is_taken(tmp_path):
     for soc in ("rk3566", "rk3576", "rk3588"):
         rknn(tmp_path / f"m-{soc}.rknn", soc)
@@ -129,6 +179,16 @@ def test_of_several_rknn_that_of_this_boards_soc_is_taken(tmp_path):
     for soc, name in (("rk3588s2", "m-rk3588.rknn"), ("rk3582", "m-rk3588.rknn"), ("rk3576", "m-rk3576.rknn"),
                       ("rk3568", "m-rk3566.rknn"), (None, "m.onnx")):
         assert describe(tmp_path, soc).path == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("soc", [None, "rk3588"])
+def test_of_several_models_in_a_folder_none_is_chosen_by_chance(tmp_path, soc):
+    for name in ("a", "b"):
+        rknn(tmp_path / f"{name}.rknn")
+        onnx_file(tmp_path / f"{name}.onnx")
+    end = "rknn" if soc else "onnx"
+    with pytest.raises(InputError, match=rf"several models stand in it \(a.{end}, b.{end}\), name one of them"):
+        describe(tmp_path, soc)
 
 
 def test_an_onnx_carries_names_task_and_size_as_texts(tmp_path):
@@ -182,6 +242,41 @@ def test_what_is_no_rknn_is_refused_before_an_npu_sees_it(tmp_path, content, sai
     (tmp_path / "m.rknn").write_bytes(content)
     with pytest.raises(InputError, match=r"m\.rknn: is not a \.rknn, but .*" + said):
         problems(describe(tmp_path / "m.rknn", "rk3588"), "rk3588")
+
+
+def test_a_rknn_that_was_cut_off_is_said(tmp_path):
+    (tmp_path / "m.rknn").write_bytes((MODELS / "resnet18_emoji.rknn").read_bytes()[:400000])
+    with pytest.raises(InputError, match=r"is not a \.rknn, but the first 400,000 bytes of one of more than 934,272"):
+        problems(describe(tmp_path / "m.rknn", "rk3588"), "rk3588")
+
+
+@pytest.mark.parametrize("content, said", [
+    (b"", "an empty file"), (b"<html>", "a web page"), (b"plain text", "ends too early, or is another's: copy it"),
+    ((MODELS / "resnet18_emoji.onnx").read_bytes()[:-1000], "ends too early"), (b"\x08\x07", "holds no network")])
+@pytest.mark.parametrize("name", ["m.onnx", "m.rknn"])
+def test_what_is_no_onnx_is_refused_before_anything_is_opened(tmp_path, content, said, name):
+    (tmp_path / "m.rknn").write_bytes(b"RKNN")
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(InputError, match=r"m\.onnx is not an ONNX model that can be run, but .*" + said):
+        problems(describe(tmp_path / name))
+    (tmp_path / "m.onnx").write_bytes((MODELS / "resnet18_emoji.onnx").read_bytes())
+    assert problems(describe(tmp_path / name)) == []
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.torchscript", "m.engine", "m.xml", "m.param", "m.pb"])
+@pytest.mark.parametrize("soc", [None, "rk3576"])
+def test_a_model_of_another_kind_of_file_is_said_with_what_runs_instead(tmp_path, name, soc):
+    (tmp_path / name).write_bytes(b"PK")
+    with pytest.raises(InputError, match=f"{name}: is .*yolo export model=m.pt format=onnx .*name={soc or 'rk3588'}"):
+        problems(describe(tmp_path / name, soc), soc)
+
+
+def test_on_a_pc_the_onnx_that_runs_in_place_of_ultralytics_rknn_speaks(tmp_path):
+    rknn(tmp_path / "m-rk3588.rknn", outputs=[("o", (1, 84, 126))])
+    (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({"task": "detect", "args": {"quantize": 8}}))
+    onnx_file(tmp_path / "m.onnx")
+    model = describe(tmp_path / "m-rk3588.rknn")
+    assert (model.size, model.relative) == ((96, 64), False)
 
 
 @pytest.mark.parametrize("made_for, board, fits", [

@@ -2,6 +2,7 @@
 with real detections."""
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import cv2
@@ -275,6 +276,13 @@ def test_the_model_s_own_settings_hold(opened, frame):
     ([(1, 300, 57)], "x.onnx", None, None, ("pose", 0)),
     ([(1, 25200, 85)], "x.onnx", None, None, ("detect", 80)),
     ([(1, 5, 8400)], "x.rknn", None, None, ("detect", 1)),
+    # open sides, as dynamic=True leaves them
+    ([(1, 84, 0)], "x.onnx", "detect", 80, ("detect", 80)),
+    ([(1, 84, 0)], "x.onnx", None, None, ("detect", 80)),
+    ([(1, 116, 0), (1, 32, 0, 0)], "x.onnx", "segment", 80, ("segment", 80)),
+    ([(1, 0, 85)], "x.onnx", None, 80, ("detect", 80)),
+    ([(1, 0, 6)], "x.onnx", "detect", 80, ("detect", 0)),
+    ([(1, 0, 0)], "x.onnx", "detect", 80, ("detect", 0)),
 ])
 def test_what_a_model_does_not_say_is_told_by_its_shapes_and_name(shapes, name, task, names, expected):
     model = rknnmodel.Model(name, outputs=[("", shape) for shape in shapes], size=(640, 640), task=task,
@@ -283,14 +291,70 @@ def test_what_a_model_does_not_say_is_told_by_its_shapes_and_name(shapes, name, 
     assert (plan.task, plan.classes) == expected
 
 
+@pytest.mark.parametrize("shape, name, task, names, said", [
+    ((1, 84, 8400), "x.rknn", None, None, None), ((1, 6, 8400), "x.rknn", None, 2, None),
+    ((1, 56, 8400), "x.rknn", None, None, None), ((1, 300, 6), "x.rknn", None, None, None),
+    ((1, 15, 8400), "x.rknn", "detect", None, None), ((1, 20, 8400), "x-obb.rknn", None, None, None),
+    ((1, 15, 8400), "x.rknn", None, None, "read as detect with 11 classes: a metadata.yaml"),
+    ((1, 85, 8400), "x.rknn", None, None, "read as detect with 81 classes: "),
+    ((1, 84, 8400), "x.rknn", None, 79, "read as obb with 79 classes: "),  # more likely a name was forgotten
+    ((1, 135, 8400), "x.rknn", None, 80, "read as pose with 80 classes and 17 key points: "),
+])
+def test_a_task_that_had_to_be_guessed_is_said(capsys, shape, name, task, names, said):
+    model = rknnmodel.Model(name, outputs=[("o", shape)], size=(640, 640), task=task, names=names and ["x"] * names)
+    funcs.apply_settings(SimpleNamespace(conf=None, iou=None, classes=None, names=None), model, ultralytics)
+    error = capsys.readouterr().err
+    assert error == "" if said is None else said in error and len(error.splitlines()) == 1 and name in error
+
+
 @pytest.mark.parametrize("shapes, task", [
     ([(1, 84, 8401)], None), ([(1, 4, 8400)], None), ([(1, 255, 80, 80)] * 3, None), ([(1, 1000)], None), ([], None),
     ([(1, 84, 8400), (1, 84, 8400)], None), ([(1, 84, 8400)], "classify"), ([(1, 84, 8400)], "segment"),
-    ([(2, 84, 8400)], None), ([(1, 84, 8400), (1, 32, 160, 160), (1, 1)], None),
+    ([(2, 84, 8400)], None), ([(1, 84, 8400), (1, 32, 160, 160), (1, 1)], None), ([(1, 0, 0)], None),
 ])
 def test_other_outputs_are_left_to_others(shapes, task):
     model = rknnmodel.Model("x.rknn", outputs=[("", shape) for shape in shapes], size=(640, 640), task=task)
     assert not ultralytics.reads(model)
+
+
+@pytest.mark.parametrize("name, metadata", [
+    ("x.onnx", {"head": "RTDETRDecoder"}), ("x.onnx", {"description": "Ultralytics rtdetr-l model"}),
+    ("RT-DETR.onnx", {})])
+def test_rows_of_an_rt_detr_are_not_taken_for_end2ends(name, metadata):
+    """They are centres, widths and heights in 0..1 of a picture that was stretched, not letterboxed."""
+    model = rknnmodel.Model(name, outputs=[("o", (1, 300, 6))], size=(640, 640), task="detect", metadata=metadata)
+    with pytest.raises(rknnmodel.InputError, match="its outputs, .1, 300, 6.*--func FILE"):
+        funcs.find(model)
+
+
+@pytest.mark.parametrize("inputs, said", [
+    ([("images", (4, 3, 640, 640))], "takes 4 pictures at a time.*export it again with batch=1"),
+    ([("images", (1, 3, 640, 640)), ("scale", (1, 2))], "takes 2 inputs, images, scale,.*--func FILE"),
+    ([("images", (1, 1, 640, 640))], r"takes an input of shape \(1, 1, 640, 640\),.*--func FILE"),
+    ([("x", (1, 40))], r"takes an input of shape \(1, 40\)"), ([("images", (1, 640, 640, 3))], None),
+    ([("images", (1, 0, 0, 0))], None)])
+def test_a_model_that_takes_anything_but_a_picture_is_refused_before_a_frame_is(inputs, said):
+    model = rknnmodel.Model("x.onnx", inputs=inputs, outputs=[("o", (1, 84, 8400))], size=(640, 640),
+                            layout="NHWC" if inputs[0][1][-1] == 3 else "NCHW")
+    if said is None:
+        assert funcs.find(model) is ultralytics
+        return
+    with pytest.raises(rknnmodel.InputError, match="x.onnx: " + said):
+        funcs.find(model)
+
+
+def test_an_export_with_open_sides_finds_the_same_objects(opened, frame, tmp_path):
+    model = layouts.ultralytics()
+    for value in (model.graph.input[0], model.graph.output[0]):
+        for dim in list(value.type.tensor_type.shape.dim)[2:]:
+            dim.ClearField("dim_value")
+            dim.dim_param = "open"
+    about = rknnmodel.describe(layouts.save(model, tmp_path / "m.onnx", task="detect", names=NAMES, imgsz=[640, 640]))
+    assert about.outputs[0][1] == (1, 84, 0) and funcs.find(about) is ultralytics
+    context = RKNNLite()
+    assert context.load_rknn(about.path) == context.init_runtime() == 0, context.error
+    context.model = about
+    same_objects(ultralytics.detect(context, frame), ultralytics.detect(opened("detect"), frame))
 
 
 class context_of:
@@ -318,6 +382,21 @@ def test_a_broken_model_s_values_end_nothing(frame, task, channels, value):
     found = ultralytics.detect(context_of(*outputs, model=model), frame)
     assert len(found) <= func.MAX_BOXES
     func.draw(frame.copy(), found)
+
+
+@pytest.mark.parametrize("shape, place", [((1, 84, 8400), (0, 4, 7)), ((1, 300, 6), (0, 3, 4)),
+                                          ((1, 25200, 85), (0, 3, 5))])
+def test_a_score_beyond_1_is_none(frame, shape, place):
+    """As of a key point that is taken for a score, where a model does not say its task."""
+    output = np.zeros(shape, np.float32)
+    box = output[0, :, 7] if shape[1] == 84 else output[0, 3]
+    box[:4] = (100, 300, 300, 400) if shape[2] == 6 else (300, 300, 50, 50)
+    if shape[2] == 85:
+        box[4] = 1
+    for score, count in ((0.9, 1), (1.004, 1), (577, 0)):
+        output[place] = score
+        found = ultralytics.detect(context_of(output, model=rknnmodel.Model("x.onnx", size=(640, 640))), frame)
+        assert len(found) == count and (found.scores <= 1).all()
 
 
 def test_no_object_is_no_object(frame):
@@ -409,6 +488,20 @@ def test_main_py_runs_it_with_no_line_edited(opened, frame, main_py, tmp_path, n
         if values is not None:
             np.testing.assert_allclose([entry[key] for entry in line["objects"]], values, atol=0.06)
     assert all(len(entry["polygon"]) > 2 for entry in line["objects"]) if found.masks else True
+
+
+def test_a_board_without_its_runtime_believes_the_onnx_that_the_cpu_runs(frame, main_py, tmp_path):
+    path = layouts.save(layouts.ultralytics(size=(320, 320)), tmp_path / "m.onnx", task="detect", names=NAMES)
+    cv2.imwrite(str(tmp_path / "a.png"), frame)
+    found = []
+    for _ in range(2):
+        ended = main_py(tmp_path / "a.png", "--model", path.with_suffix(".rknn"), "--json", "-", "--headless",
+                        env={**os.environ, "RKNN_SOC": "rk3588", "RKNNRT_LIB": "none"})
+        assert ended.returncode == 0, ended.stderr
+        found.append(json.loads(ended.stdout.splitlines()[0])["objects"])
+        (tmp_path / "m.rknn").write_bytes(b"RKNN")  # and now with what models/convert.py leaves beside it
+        (tmp_path / "metadata.yaml").write_text("relative: true")
+    assert found[0] == found[1] and len(found[0]) > 5
 
 
 def test_a_person_s_pose_is_one_without_names(frame):

@@ -28,7 +28,7 @@ import runtimes
 from results.jsonl import as_dict
 from results.result import Result
 from rknnmodel import InputError, ModelError
-from rknnpool import NPUError, rknnPoolExecutor, soc
+from rknnpool import NPUError, npu_of, rknnPoolExecutor
 from sources.names import hide
 from streams import Served, Stream, say, users_traceback
 
@@ -103,7 +103,7 @@ def open_pool(args: Any) -> rknnPoolExecutor:
     if args.bigCores == "yes":
         main.stay_on_big_cores()
     runtime = runtimes.named(args.runtime)
-    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, None if args.simulate else soc()))
+    model = funcs.look_at(*runtimes.model_for(args.runtime, args.model, None if args.simulate else npu_of(runtime)))
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     if not funcs.has_detections(func):
