@@ -534,7 +534,7 @@ def _read_yaml(stem: str) -> Tuple[Dict[str, Any], str]:
                 content = yaml.safe_load(file.read())
         except Exception:  # damaged
             continue
-        if isinstance(content, dict):
+        if isinstance(content, dict) and "backbone" not in content:  # yolo11n.yaml, of which the model was built
             return {key: value for key, value in content.items() if isinstance(key, str)}, path
     return {}, ""
 

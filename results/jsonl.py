@@ -149,7 +149,9 @@ class JSONLines:
                     try:
                         written += os.write(self.file, line[written:])
                     except BlockingIOError:  # a pipe that its reader has made so
-                        select.select([], [self.file], [])
+                        waiting = select.poll()
+                        waiting.register(self.file, select.POLLOUT)
+                        waiting.poll()
             except BrokenPipeError:
                 self.broken = True
                 result.stream.complain(f"--json {self.path}: nobody reads it any more.")

@@ -1,6 +1,9 @@
 """What --json promises to the program that reads it."""
+import contextlib
+import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -109,6 +112,7 @@ def test_what_the_runtime_prints_as_it_opens_is_not_among_the_lines(main_py, cli
     noisy = tmp_path / "noisy.py"
     noisy.write_text(FOUND + """
 import os
+import resource
 from runtimes.cpu import RKNNLite
 opened = RKNNLite.init_runtime
 def init_runtime(self, **options):
@@ -146,6 +150,36 @@ def test_a_closed_pipe_is_said_once_and_ends_streams_whose_results_go_nowhere_el
 def test_after_a_closed_pipe_a_run_that_saves_goes_on(clip, found, tmp_path):
     assert "clip.avi: 45 frames" in piped_into_head(found, clip, "--save", tmp_path / "out.mp4")
     assert sum(1 for _ in frames_of(tmp_path / "out.mp4")) == 45
+
+
+def test_a_pipe_that_does_not_block_loses_nothing(tmp_path):
+    place = JSONLines(str(tmp_path / "none.jsonl"))
+    os.close(place.file)
+    reading, writing = os.pipe()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limit[1]), limit[1]))
+    try:
+        place.file = fcntl.fcntl(writing, fcntl.F_DUPFD, 1500)  # as where many cameras are open
+        os.close(writing)
+        os.set_blocking(place.file, False)
+
+        def write():
+            with contextlib.closing(place):
+                for _ in range(20):
+                    place.write(result(Found(300)))
+
+        writer = threading.Thread(target=write)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(place.file, b"\n" * 4096)  # nothing more goes in
+        writer.start()
+        while not place.writing.locked():
+            pass
+        with open(reading) as lines:
+            assert [len(json.loads(line)["objects"]) for line in lines if line.strip()] == [300] * 20
+        writer.join(10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 
 
 def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path):

@@ -151,6 +151,13 @@ def test_int8_exports_of_ultralytics_have_relative_coordinates(tmp_path, task, q
     assert describe(tmp_path / "m.rknn", "rk3588").relative == relative
 
 
+def test_the_yaml_that_a_network_was_built_of_does_not_hide_its_metadata(tmp_path):
+    rknn(tmp_path / "yolo11n.rknn", outputs=[("o", (1, 84, 8400))])
+    (tmp_path / "yolo11n.yaml").write_text(yaml.safe_dump({"nc": 80, "backbone": [], "head": []}))
+    (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({"task": "detect"}))
+    assert describe(tmp_path / "yolo11n.rknn", "rk3588").task == "detect"
+
+
 @pytest.mark.parametrize("more", [{"end2end": True}, {"head": "RTDETRDecoder"}])
 def test_int8_exports_that_end_in_rows_keep_their_pixels(tmp_path, more):
     rknn(tmp_path / "m.rknn", outputs=[("o", (1, 300, 6))])
