@@ -173,7 +173,7 @@ def test_a_pipe_that_does_not_block_loses_nothing(tmp_path):
             while True:
                 os.write(place.file, b"\n" * 4096)  # nothing more goes in
         writer.start()
-        while not place.writing.locked():
+        while writer.is_alive() and not place.writing.locked():
             pass
         with open(reading) as lines:
             assert [len(json.loads(line)["objects"]) for line in lines if line.strip()] == [300] * 20
