@@ -147,8 +147,8 @@ class _Input:
 WAYS_OUT = (
     (r"ir.version|opset \d+ is under dev|opset.*unsupported", "it is newer than ONNX Runtime {}: pip install -U "
      "onnxruntime, or export it again with opset=17"),
-    (r"external (data|initializer)", "its weights stand in a file of their own, which has to lie whole and under its "
-     "old name beside it: copy that, too, or export it again into one file"),
+    (r"external (data|initializer)|open file .* failed", "its weights stand in a file of their own, which has to lie "
+     "whole and under its old name beside it: copy that, too, or export it again into one file"),
     (r"not a registered function/op|no op registered|opset.import for domain", "it has operations that ONNX "
      "Runtime {} lacks: export it again without them"),
 )

@@ -62,6 +62,7 @@ def run_script(script, *arguments):
     head = """
         import itertools, os, queue, signal, sys, threading, time
         from rknnpool import rknnPoolExecutor
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         class Runtime:
             NPU_CORES, open, closed = 3, 0, 0
             def load_rknn(self, path): Runtime.open += 1; return 0
@@ -101,7 +102,6 @@ def test_nothing_waits_for_a_reader_that_blocks(runtime, way):
 
 def test_ctrl_c_reaches_the_user_while_the_reader_blocks():
     done = run_script("""
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
         source = queue.Queue()
         source.put(1)
         pool = rknnPoolExecutor("model", 3, infer, runtime=Runtime)
