@@ -112,10 +112,10 @@ def look_at(path: str, npu: Optional[str]) -> Model:
 
 def find(model: Any) -> ModuleType:
     """The func file for a model: func.py where its `reads(model)` says yes or it has none, else the first of funcs/, in
-    the order of their names, whose `reads(model)` says yes. Raises InputError with the model's shapes where none does.
+    the order of their names, whose `reads(model)` says yes.
 
-    model: a rknnmodel.Model, or None where nothing is known of it: then it is func.py. Raises InputError, too, for one
-    that takes anything but one picture, for this is what they feed it.
+    model: a rknnmodel.Model, or None where nothing is known of it: then it is func.py. Raises InputError with the
+    model's shapes where none reads it, and for one that takes anything but one picture, for this is what they feed it.
     """
     import func
     check(func, "func.py")

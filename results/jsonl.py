@@ -89,6 +89,7 @@ def plain(value: Any) -> Any:
 
 
 def is_fifo(path: str) -> bool:
+    """Whether a FIFO stands at this path."""
     return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
 
 

@@ -29,6 +29,7 @@ def say(text: str, file: Any = None) -> None:
 
 
 def is_ours(file: str) -> bool:
+    """Whether a file, as a traceback names it, is one through which an error in the user's code only comes."""
     # Python 3.8 knows main.py under the name that it was started by.
     return file.startswith("<frozen importlib") or os.path.abspath(file).startswith(OURS)
 

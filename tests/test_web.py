@@ -652,17 +652,22 @@ def test_close_ends_every_connection_and_thread(opened):
     assert threading.active_count() == before
 
 
+def given_up_for_lack_of(field, page, gate):
+    """Write a result whose detections lack a field: the page finds it out beside the stream, which is told once."""
+    broken = parts.result(gate, [(1, "person", 10)])
+    setattr(broken.detections, field, None)
+    page.write(broken)
+    wait(lambda: page.broken)
+    with pytest.raises(InputError, match="--web"):
+        page.write(parts.result(gate))
+
+
 def test_detections_that_cannot_be_told_cost_the_stream_nothing_but_the_page(opened):
     gate = parts.stream()
     page = opened(gate)
     with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE):
         wait(lambda: page.listeners)
-        broken = parts.result(gate, [(1, "person", 10)])
-        broken.detections.scores = None
-        page.write(broken)
-        wait(lambda: page.broken)
-    with pytest.raises(InputError, match="--web"):
-        page.write(parts.result(gate))
+        given_up_for_lack_of("scores", page, gate)
 
 
 def test_a_page_whose_numbers_can_no_longer_be_told_does_not_stand_still_unsaid(opened):
@@ -671,12 +676,7 @@ def test_a_page_whose_numbers_can_no_longer_be_told_does_not_stand_still_unsaid(
     with raw(page) as connection:
         connection.sendall(UPGRADE)
         wait(lambda: page.viewers)
-        broken = parts.result(gate, [(1, "person", 10)])
-        broken.detections.name = None
-        page.write(broken)
-        wait(lambda: page.broken)
-    with pytest.raises(InputError, match="--web"):
-        page.write(parts.result(gate))
+        given_up_for_lack_of("name", page, gate)
 
 
 def test_what_waits_for_a_listener_is_bounded(opened, monkeypatch):
