@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
-# performance.sh: pins the CPU clusters, the NPU, the memory and the GPU to their highest step, so that a frame rate is the best the board
-# can do and can be compared with another. Prints one table: what was there before, what was asked for, what the kernel made of it.
+# performance.sh: pins the clocks of CPU, NPU, memory and GPU to their highest step, so that frame
+# rates are the board's best and can be compared. Prints a table: the clocks before, what was
+# requested, and the clocks now.
 #
-#     sudo ./performance.sh              pin; what was there is kept in /run/rknnpool-clocks, which a reboot empties
-#     sudo ./performance.sh --restore    put back governors and limits as they were
+#     sudo ./performance.sh              pin, and save the previous state in /run/rknnpool-clocks,
+#                                        which a reboot empties
+#     sudo ./performance.sh --restore    restore the previous governors and limits
 #     ./performance.sh --status          print the table, change nothing
 #
-# With SYSROOT=FOLDER it reads and writes under that folder instead of /, for the tests.
+# For the tests: SYSROOT=FOLDER makes it read and write in that folder instead of /.
 set -u
 shopt -s nullglob
 umask 022 # --status is for everyone, whatever root's umask says
-exec 3>&2 # a trap may run while stderr is turned away
+exec 3>&2 # for traps, which may run while stderr is redirected
 
 sysroot=${SYSROOT:-}
 cpufreq=$sysroot/sys/devices/system/cpu/cpufreq
 devfreq=$sysroot/sys/class/devfreq
-state=$sysroot/run/rknnpool-clocks # a line for each part: folder governor limit step clock, with - for what it did not have
-declare -A kept=()                 # the same: folder -> the rest of its line
+# One line per part: folder governor limit step clock; - stands for a missing value.
+state=$sysroot/run/rknnpool-clocks
+declare -A kept=() # the same: folder -> the rest of its line
 usage='usage: sudo ./performance.sh [--restore | --status]'
 
 die() {
@@ -24,19 +27,19 @@ die() {
     exit 2
 }
 
-# get FILE: its first line into REPLY; false where there is none.
+# get FILE: put its first line into REPLY; false if there is none.
 get() {
     REPLY=
     { read -r REPLY <"$1"; } 2>/dev/null
     [[ -n $REPLY ]]
 }
 
-# put VALUE FILE: false where there is no such file or the kernel refuses the value.
+# put VALUE FILE: false if there is no such file or the kernel refuses the value.
 put() {
     [[ -e $2 ]] && { printf '%s\n' "$1" >"$2"; } 2>/dev/null
 }
 
-# Root may write; under SYSROOT anyone to whom some governor is writable.
+# Root may write; with SYSROOT, everyone who can write to some governor.
 may_write() {
     local file denied=0
     [[ -n $sysroot ]] || { (($(id -u) == 0)); return; }
@@ -47,11 +50,12 @@ may_write() {
     return "$denied"
 }
 
-# look_at FOLDER: its name and files, what to ask for ($want at the step $top), and what is kept of it ($was_...).
+# look_at FOLDER: set the part's name and files, what to request ($want at the step $top), and its
+# saved state ($was_...).
 look_at() {
     local hz prefix=$1/
     note='' key=${1#"$sysroot"} want='' top=0
-    step=$1/userspace/set_freq per_mhz=1000000 # the file comes and goes with the governor
+    step=$1/userspace/set_freq per_mhz=1000000 # exists only with governor userspace
     case ${1##*/} in
         policy*)
             prefix=$1/scaling_ step=$1/scaling_setspeed per_mhz=1000 # cpufreq counts in kHz
@@ -69,7 +73,7 @@ look_at() {
     for hz in $REPLY; do
         [[ $hz == *[!0-9]* ]] || ((hz <= top)) || top=$hz
     done
-    get "${prefix}available_governors" # boards have hung on a governor that is not on the list
+    get "${prefix}available_governors" # boards have hung on unlisted governors
     offered=" $REPLY "
     if [[ $offered == *' userspace '* ]] && ((top)); then
         want=userspace
@@ -79,53 +83,61 @@ look_at() {
     read -r was_governor was_limit was_step was_clock <<<"${kept[$key]:-- - - -}"
 }
 
-# Keeps what the part has now, unless a run before has: the original is what --restore is for.
+# Save the part's state, unless an earlier run has saved it: --restore needs the original.
 keep() {
     local file values=()
     [[ -z ${kept[$key]:-} ]] || return
     for file in "$governor" "$limit" "$step" "$clock"; do
         REPLY=
-        [[ $file == "$step" && ${values[0]} != userspace ]] || get "$file" # only under userspace is there a step to put back
+        # There is a step to restore only with governor userspace.
+        [[ $file == "$step" && ${values[0]} != userspace ]] || get "$file"
         values+=("${REPLY:--}")
     done
     [[ ${values[0]} == - ]] || kept[$key]=${values[*]}
 }
 
-# Writes $kept beside the state file and moves it there in one step: an interruption leaves the old file or the new one.
+# Write $kept beside the state file, then rename it: an interruption leaves a complete file.
 save() {
     local key
     ((${#kept[@]})) || return 0
-    { for key in "${!kept[@]}"; do printf '%s %s\n' "$key" "${kept[$key]}"; done >"$state.new" && mv -f "$state.new" "$state"; } 2>/dev/null
+    {
+        for key in "${!kept[@]}"; do printf '%s %s\n' "$key" "${kept[$key]}"; done >"$state.new" &&
+            mv -f "$state.new" "$state"
+    } 2>/dev/null
 }
 
 pin() {
     [[ -n $want ]] || { note=', offers neither userspace nor performance'; return; }
-    # The limit first, for the kernel cuts a step down to it. 0 is an old kernel's word for none.
+    # The limit first: the kernel lowers a step to it. Old kernels say 0 for no limit.
     get "$limit"
     if [[ $REPLY =~ ^[1-9][0-9]*$ ]] && ((REPLY < top)); then
         put "$top" "$limit" || note=', limit refused'
-        get "$limit" # unchanged: refused, or a hot chip's own limit, which must not be put back once the chip has cooled
+        get "$limit"
+        # Unchanged: it was refused, or it is the limit of a hot chip, which must not be restored
+        # when the chip has cooled.
         [[ $REPLY != "$was_limit" ]] || { kept[$key]="$was_governor - $was_step $was_clock"; save; }
     fi
     if [[ $want == performance ]]; then
         put performance "$governor" || note+=', performance refused'
     elif ! { put userspace "$governor" && put "$top" "$step"; }; then
         note+=', userspace refused'
-        # userspace without its step stays at the clock it found, perhaps the lowest
-        { [[ $offered == *' performance '* ]] && put performance "$governor"; } || put "$was_governor" "$governor"
+        # userspace without a step keeps the present clock, perhaps the lowest
+        { [[ $offered == *' performance '* ]] && put performance "$governor"; } ||
+            put "$was_governor" "$governor"
     fi
 }
 
 restore() {
-    # The governor first: a step can be written under userspace only, a limit under any governor.
+    # The governor first: a step can be written only with userspace, a limit with any governor.
     put "$was_governor" "$governor" || note+=', governor refused'
     [[ $was_step == - ]] || put "$was_step" "$step" || note+=', step refused'
     get "$limit"
-    [[ $was_limit == - || $was_limit == "$REPLY" ]] || put "$was_limit" "$limit" || note+=', limit refused'
+    [[ $was_limit == - || $was_limit == "$REPLY" ]] || put "$was_limit" "$limit" ||
+        note+=', limit refused'
     [[ -z $note ]] || failed=1
 }
 
-# show GOVERNOR CLOCK, or with neither what the part has now: both into REPLY, in MHz.
+# show GOVERNOR CLOCK: put both into REPLY, in MHz; without arguments, the part's present ones.
 show() {
     local hz=${2:-}
     (($#)) || { get "$clock"; hz=$REPLY; get "$governor"; set -- "$REPLY"; }
@@ -133,7 +145,7 @@ show() {
     [[ ! $hz =~ ^[1-9][0-9]*$ ]] || REPLY+=" $((hz / per_mhz)) MHz"
 }
 
-# Does to the part what $action says, and prints its line of the table.
+# Apply $action to the part and print its line of the table.
 row() {
     local before asked
     show "$was_governor" "$was_clock"; before=$REPLY
@@ -141,7 +153,11 @@ row() {
     [[ -n ${kept[$key]:-} ]] || asked=-
     case $action in
         pin) pin ;;
-        restore) show "$was_governor" "$was_step"; asked=$REPLY; show; before=$REPLY; [[ $asked == - ]] || restore ;;
+        restore)
+            show "$was_governor" "$was_step"; asked=$REPLY
+            show; before=$REPLY
+            [[ $asked == - ]] || restore
+            ;;
     esac
     show
     printf '%-12s%-26s%-26s%s\n' "$name" "$before" "$asked" "$REPLY$note"
@@ -167,7 +183,8 @@ if [[ $action == pin ]]; then
     save || die "cannot write $state, so nothing was changed"
 fi
 [[ $action == status ]] ||
-    trap 'echo "performance.sh: interrupted; sudo ./performance.sh --restore puts back what was there" >&3; exit 130' INT TERM HUP
+    trap 'echo "performance.sh: interrupted; to undo it: sudo ./performance.sh --restore" >&3
+        exit 130' INT TERM HUP
 
 failed=0 seen=''
 printf '%-12s%-26s%-26s%s\n' part before 'asked for' now
@@ -177,7 +194,7 @@ for folder in "${folders[@]}"; do
     seen+=" $name"
 done
 for part in CPU NPU memory GPU; do
-    [[ $seen == *" $part"* ]] || printf '%-12s%s\n' "$part" 'this kernel has no clock to set for it'
+    [[ $seen == *" $part"* ]] || printf '%-12s%s\n' "$part" 'this kernel offers no clock for it'
 done
 [[ $action != restore ]] || ((failed)) || rm -f "$state"
 exit "$failed"

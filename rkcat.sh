@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# rkcat.sh: what a Rockchip board is doing: NPU load per core, clocks and governors, temperatures, driver and runtime versions.
+# rkcat.sh: the state of a Rockchip board: NPU load per core, clocks and governors, temperatures,
+# versions of driver and runtime.
 #
-#     sudo ./rkcat.sh      once; without sudo all but the load, which the kernel shows to root only
-#     sudo ./rkcat.sh 1    again every second, in place, until Ctrl-C; fractions too where sleep takes them
+#     sudo ./rkcat.sh      once; without sudo, everything except the load
+#     sudo ./rkcat.sh 1    again every second until Ctrl-C; a fraction is allowed if sleep allows it
 #
-# With SYSROOT=FOLDER it reads under that folder instead of /, for the tests. RKNN_SOC=NAME names the SoC where a container
-# hides the device tree.
+# RKNN_SOC=NAME names the SoC if a container hides the device tree. For the tests: SYSROOT=FOLDER
+# makes it read in that folder instead of /.
 set -u
 shopt -s nullglob
-export LC_ALL=C # the point in 45.3, and the runtime's library read as bytes
+export LC_ALL=C # for the decimal point, and to read the runtime's library as bytes
 
 sysroot=${SYSROOT:-}
 devfreq=$sysroot/sys/class/devfreq
@@ -20,14 +21,15 @@ die() {
     exit 2
 }
 
-# get FILE: its first line into REPLY; false where there is none.
+# get FILE: put its first line into REPLY; false if there is none.
 get() {
     REPLY=
     { read -r REPLY <"$1"; } 2>/dev/null
     [[ -n $REPLY ]]
 }
 
-# row NAME FOLDER FILES UNITS: a part's clock and governor. FILES is what their names begin with, UNITS how many of theirs make a MHz.
+# row NAME FOLDER PREFIX UNITS: print a part's clock and governor. PREFIX: how the files' names
+# begin; UNITS: how many units of the clock are 1 MHz.
 row() {
     local clock=-
     get "$2/${3}cur_freq" && [[ $REPLY != *[!0-9]* ]] && clock="$((REPLY / $4)) MHz"
@@ -35,7 +37,8 @@ row() {
     printf '%-20s%-10s%s\n' "$1" "$clock" "${REPLY:--}"
 }
 
-# part NAME FOLDER ...: a row for each folder; without one, a line that says so, but not on a PC, which never had the part.
+# part NAME FOLDER ...: print a row for each folder. Without a folder, a board gets a line that says
+# so; a PC gets none.
 part() {
     local folder
     (($# > 1)) || [[ -z $board ]] || printf '%-20s%s\n' "$1" 'this kernel shows no clock for it'
@@ -61,38 +64,45 @@ temperatures() {
     local zone celsius
     for zone in "$sysroot"/sys/class/thermal/thermal_zone*; do
         get "$zone/temp"
-        [[ $REPLY =~ ^-?[0-9]+$ ]] || continue # a sensor that is switched off cannot be read
+        [[ $REPLY =~ ^-?[0-9]+$ ]] || continue # it is switched off
         printf -v celsius '%.1f' "${REPLY}e-3"
         get "$zone/type"
         printf '%-20s%s C\n' "${REPLY:-${zone##*/}}" "$celsius"
     done
 }
 
-# Mainline kernels have the open driver rocket in rknpu's place.
+# Mainline kernels have the open driver rocket instead of rknpu.
 rocket() {
     local path
-    for path in sys/module/rocket sys/bus/platform/drivers/rocket sys/class/accel/accel0 dev/accel/accel0; do
+    for path in sys/module/rocket sys/bus/platform/drivers/rocket sys/class/accel/accel0 \
+        dev/accel/accel0; do
         [[ ! -e $sysroot/$path ]] || return 0
     done
     return 1
 }
 
-# The NPU's load and its driver's version stand in debugfs, which is root's; some kernels have them in /proc too.
+# The NPU's load and the driver's version are in debugfs, readable by root only; some kernels have
+# them in /proc too.
 driver() {
-    local load='not shown: no rknpu in /sys/kernel/debug (is debugfs mounted, the driver loaded?)' version
+    local version
+    local load='not shown: no rknpu in /sys/kernel/debug (is debugfs mounted, the driver loaded?)'
     version=$load
-    if [[ ! -e $sysroot/sys/module/rknpu && ! -e $sysroot/sys/bus/platform/drivers/RKNPU ]] && rocket; then
-        load='not shown: the rocket driver tells none'
-        version="rocket, the open one, which Rockchip's librknnrt.so cannot use: boot the board vendor's kernel, which has rknpu"
+    if [[ ! -e $sysroot/sys/module/rknpu && ! -e $sysroot/sys/bus/platform/drivers/RKNPU ]] &&
+        rocket; then
+        load='not shown: the rocket driver does not report it'
+        version="rocket, the open one, which Rockchip's librknnrt.so cannot use: boot the board "
+        version+="vendor's kernel, which has rknpu"
     elif [[ -d $debugfs && ! -x $debugfs ]]; then
         load='shown to root only: sudo ./rkcat.sh' version=$load
     fi
     get "$debugfs/rknpu/load" || get "$sysroot/proc/rknpu/load" || REPLY=$load
     REPLY=${REPLY#*load:} && REPLY=${REPLY#"${REPLY%%[! ]*}"}
     printf '%-20s%s\n' 'NPU load' "${REPLY%,}"
-    get "$debugfs/rknpu/version" || get "$sysroot/proc/rknpu/version" || get "$sysroot/sys/module/rknpu/version" || REPLY=$version
+    get "$debugfs/rknpu/version" || get "$sysroot/proc/rknpu/version" ||
+        get "$sysroot/sys/module/rknpu/version" || REPLY=$version
     printf '%-20s%s\n' 'NPU driver' "${REPLY#RKNPU driver: v}"
-    printf '%-20s%s\n' 'RKNN runtime' "${runtime:-not found: no librknnrt.so with a version in /usr/lib}"
+    printf '%-20s%s\n' 'RKNN runtime' \
+        "${runtime:-not found: no librknnrt.so with a version in /usr/lib}"
 }
 
 everything() {
@@ -112,11 +122,12 @@ case $seconds in
 esac
 
 board='' runtime=''
-chips=${RKNN_SOC:-$({ tr '\0' '\n' <"$sysroot/proc/device-tree/compatible"; } 2>/dev/null | sed -n 's/^rockchip,//p')}
+chips=${RKNN_SOC:-$({ tr '\0' '\n' <"$sysroot/proc/device-tree/compatible"; } 2>/dev/null |
+    sed -n 's/^rockchip,//p')}
 for chip in ${chips,,}; do
-    chip=${chip%%-*} # of a board of Rockchip's own, rk3588-evb7-v11
+    chip=${chip%%-*} # rk3588-evb7-v11 is a board of Rockchip's
     case $chip in
-        rk3588* | rk3582* | rk3576* | rk356* | rv1126b*) board=$chip; break ;; # the families of rknnpool.py
+        rk3588* | rk3582* | rk3576* | rk356* | rv1126b*) board=$chip; break ;; # as in rknnpool.py
     esac
 done
 if [[ -n $board ]]; then
@@ -133,8 +144,8 @@ fi
 in_place=''
 [[ -t 1 && ${TERM:-dumb} != dumb ]] && in_place=yes
 leave() {
-    [[ -z ${!-} ]] || { kill "$!"; wait "$!"; } 2>/dev/null # the sleep; $! has it before any trap can run
-    [[ -z $in_place ]] || printf '\033[?25h\033[?1049l' # the cursor, and the screen as it was
+    [[ -z ${!-} ]] || { kill "$!"; wait "$!"; } 2>/dev/null # the sleep in the background
+    [[ -z $in_place ]] || printf '\033[?25h\033[?1049l' # show the cursor and the old screen
 }
 trap leave EXIT
 trap 'exit 130' INT
@@ -144,12 +155,12 @@ trap 'exit 129' HUP
 while :; do
     shown=$(everything)
     if [[ -n $in_place ]]; then
-        # Home, and the rest of each line and of the screen cleared: clearing all of it first would flicker.
+        # Go home, then clear the rest of each line and of the screen: clearing first would flicker.
         printf '\033[H%s\033[K\033[J' "${shown//$'\n'/$'\033[K\r\n'}"
     else
         printf '%s\n\n' "$shown"
     fi
-    sleep "$seconds" 2>/dev/null & # a trap would wait for the end of a sleep in the foreground
+    sleep "$seconds" 2>/dev/null & # a trap waits for a sleep in the foreground
     wait "$!" || break
 done
 leave

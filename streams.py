@@ -1,307 +1,228 @@
-"""A stream is one source on its way: read, brought back when it goes away, through the pool, tracked, counted, and
-handed to the places that its results go to.
+"""A stream reads one source, runs its frames through the pool, and passes the results to sinks.
 
     stream = Stream("rtsp://192.168.1.20/live")
-    with rknnPoolExecutor("models/yolov5n_emoji.rknn", func=Served(func)) as pool:
+    with rknnPoolExecutor("models/yolov5n_emoji.rknn", func=FrameTask(func)) as pool:
         stream.run(pool, tqdm())
     print(stream.summary())
 """
-import collections
+from __future__ import annotations
+
 import concurrent.futures
+import math
 import sys
 import threading
 import time
-import traceback
-from typing import Any, Dict, Iterator, List, Optional, Set
+from typing import Any, Iterator
 
 from tqdm import tqdm
 
-from results.beside import Beside
-from results.result import Gone, Result, Served  # noqa: F401  Served: for who writes a program of their own
-from results.telling import say, users_traceback
-from rknnmodel import InputError, ModelError
+from results.console import say, users_traceback
+from results.delivery import Delivery
+from results.result import FrameTask, Result
 from rknnpool import NPUError
-from sources import TIMEOUT, NotYet, frames_of, open_source  # noqa: F401  frames_of: for programs of their own
+from sources import CameraSettings, Patience, Source
+from sources.connection import Connection
 from sources.names import short_names
-from sources.pace import Position, Wanted
+from sources.pace import FileClock, RateLimit
+from vision.errors import InputError, ModelError
 
-# seconds between two attempts to open a live source that is not there; the last one for ever
-RETRIES = 1, 2, 4, 8, 15, 30
-FIRST_TRIES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30  # the same before it was ever there: what is switched on together
+__all__ = ["FrameTask", "Result", "Stream"]
 
 
-class Stream:
-    """One source, and what becomes of its frames.
+class Stream(Delivery):
+    """One source and what becomes of its frames.
 
-    source: a file, a folder, a camera's number, a URL or a GStreamer pipeline; name: what it is called everywhere, a
-    short name of the source by default; most: frames a second that are served at most, or None for all; opening: what
-    open_source() is told besides. Raises InputError where the source can never be opened.
-    A camera or broadcast is `live`: frames that cannot be served are dropped, and where it is not there, at the start
-    or later, it is tried again.
+    source: a file, a folder, a camera's number, a URL or a GStreamer pipeline.
+    name: what the stream is called everywhere; by default a short name of the source.
+    max_fps: process at most this many frames per second; None for all.
+    reader, camera: as open_source() takes them. loop: play a file again and again.
+    silence: seconds without a picture after which a live URL counts as gone; None: see --silence.
 
-    tracker, lines: see every result first, in order (`update(result)`), or None; places: get every result (`write`,
-    `close`); own: those of the places that end with the stream. All may be set until run() begins.
+    A camera or broadcast is `live`: frames are dropped if the pool is busy. If it is not there, at
+    the start or later, the stream tries again until it is. Raises InputError if the source can
+    never be opened.
+
+    Set these before run(): tracker and lines get every result first (`update(result)`); `sinks` get
+    it next. add_sink() adds a sink that belongs to this stream alone and is closed with it.
     """
 
-    opening: Dict[str, Any] = {}
+    def __init__(self, source: Any, name: str | None = None, max_fps: float | None = None,
+                 reader: str | None = None, camera: CameraSettings | None = None,
+                 loop: bool = False, silence: float | None = None):
+        super().__init__(name or short_names(source)[0], max_fps)
+        self.released = threading.Event()     # set when the source is closed
+        self.reading = self.given_up = False  # given_up: main.py does not wait for it any more
+        self.loop, self.number = loop, 0      # number: frames read
+        self.error: str | None = None         # why the stream failed: a sentence or a traceback
+        self._results: Any = None
+        self._dropped = 0
+        self.connection = Connection(source, lambda text: say(f"{self.name}: {text}", sys.stderr),
+                                     self.stop, reader, camera,
+                                     Patience(silence, 1 / (max_fps or 1), self.stop))
+        self.live = self.connection.live
 
-    def __init__(self, source: Any, name: Optional[str] = None, most: Optional[float] = None, **opening: Any):
-        self.address, self.name, self.most = str(source), name or short_names(str(source))[0], most
-        self.opening = opening
-        try:
-            self.source = open_source(source, **opening)
-        except NotYet as error:
-            self.source = None
-            say(f"{self.name}: is not there yet, trying again ({error})", sys.stderr)
-        self.away = self.source is None  # a live source is not there, and tried again
-        self.total = self.source.total if self.source else 0
-        self.live = self.source.live if self.source else True
-        self.rate = self.source.fps if self.source else 0.0  # frames a second, as it says of itself
-        self.width, self.height = self.source.size if self.source else (0, 0)
-        self.tracker = self.lines = None
-        self.places: List[Any] = []
-        self.own: List[Any] = []
-        self.stop = threading.Event()      # no more shall be read
-        self.released = threading.Event()  # the source has been closed, by the thread that reads it
-        self.reading = self.given_up = False  # given_up: its context hangs, and main.py waits no longer
-        self.complaints: Set[str] = set()  # what has been said and is not said again; main.py gives all streams one
-        self.number = self.count = self.failed = self.unsaved = self.unshown = self.code = 0
-        self.error: Optional[str] = None   # why it failed: a sentence, or a traceback
-        self.began, self.ended = time.perf_counter(), None
-        self.wanted, self.position = Wanted(most), Position()
-        self._served, self._results, self._gone = collections.deque(maxlen=100), None, 0
-        self.owed = False  # its turn came between two frames
-        self._passed = 0  # frames in whose place a newer one was served
-        self.say_note()
+    @property
+    def source(self) -> Source:
+        return self.connection.source
 
-    def add(self, place: Any) -> None:
-        """Add a place of this stream's own, which ends with it. Of a live stream it gets a queue, and may drop."""
-        self.own.append(Beside(place, self) if self.live else place)
-        self.places.append(self.own[-1])
+    @property
+    def rate(self) -> float:
+        """Frames per second according to the source itself; 0 if unknown."""
+        return self.source.fps
+
+    @property
+    def expected(self) -> int | None:
+        """How many frames of a file will be processed; None if unknown."""
+        total, rate = self.source.total, self.rate
+        if not total or self.loop:
+            return None
+        if not self.max_fps or not rate:
+            return total
+        return min(total, math.ceil(total * self.max_fps / rate))
+
+    @property
+    def away(self) -> bool:
+        """Whether the source is live and not there at present."""
+        return self.connection.away
 
     # ---- reading, in the pool's thread ----
 
-    def frames(self, pool: Any = None) -> Iterator[Result]:
-        """The source's frames until it ends or is stopped. A live source that is not there is tried again. Closes the
-        source: no other thread may while this one reads.
-
-        pool: of a live source's frames those that wait for a context of it are made pictures when one takes them, for
-        most will be dropped; None: all are pictures at once.
-        """
+    def frames(self) -> Iterator[Result]:
+        """A Result for each frame, until the source ends or `stop` is set. Then it closes the
+        source: no other thread may close it while this one reads."""
         self.reading = True
+        clock, limit = FileClock(), RateLimit(self.max_fps)
+        began = time.perf_counter()
         try:
-            while not self.stop.is_set():
-                asked = time.perf_counter()
-                more = self.source is not None and self.source.grab()
-                # OpenCV hands out two leftovers of a silent RTSP source, and lets a timeout pass before each.
-                silent = "://" in self.address and time.perf_counter() > asked + 0.9 * TIMEOUT
-                if self.live and (silent or not more) and not self.stop.is_set():
-                    more = self.come_back()
-                if not more:
-                    return
-                received, number, moment = time.perf_counter(), self.number, self.source.now()
+            while not self.stop.is_set() and self.grab():
+                received, moment = time.perf_counter(), self.source.time
                 if not self.live:
-                    moment = self.position.of(moment, self.rate)
+                    moment = clock.of(moment, self.rate)
                 self.number += 1
-                if self.wanted.too_soon(received if self.live else moment, self.rate):
+                if limit.too_soon(received if self.live else moment, self.rate):
                     continue
-                if self.live and self.source.hand_over(number, moment, received):
-                    self._passed += 1  # the frame before it
-                    self.source.hold()
-                    continue
-                picture, error = None, None
-                waits = self.live and pool is not None and not pool.idle
-                try:
-                    picture = self.source.later() if waits else self.source.retrieve()
-                except InputError as unreadable:
-                    error = str(unreadable)
-                if picture is not None or error:
-                    result = Result(self, number, moment, picture, received, self.source.file, error)
-                    result.first, self.owed = self.owed, False
+                result = self.result_of(moment, received)
+                if result is not None:
+                    result.queued = time.perf_counter()
+                    self.spent["read"] += result.queued - began
                     yield result
-                    if waits:
-                        self.source.hold()
-                        if self.most:  # it goes on waiting while the next ones come too soon
-                            result.take()
-                    result = None
+                    began = time.perf_counter()
                 elif not self.live:
-                    self.number = number
+                    self.number -= 1
                     return
+                del result  # or it would keep its picture until the next one has been read
         finally:
-            if self.source is not None:
-                self.source.release()
+            self.source.release()
             self.released.set()
 
-    def come_back(self) -> bool:
-        """Open a live source again and again, until it gives a frame (True) or the stream is stopped (False)."""
-        began, attempt, late, self.away = time.perf_counter(), 0, self.source is None, True
-        if not late:
-            say(f"{self.name}: went away, trying again.", sys.stderr)
-        pauses = FIRST_TRIES if late else RETRIES
-        while not self.stop.wait(pauses[min(attempt, len(pauses) - 1)]):
-            attempt += 1
-            if self.source is not None:
-                self.source.release()
-            try:
-                self.source = open_source(self.address, **self.opening)
-            except InputError as error:
-                if late and not isinstance(error, NotYet):
-                    raise  # it never was there, and never will be
-                continue
-            if self.source.grab():
-                self.rate, (self.width, self.height) = self.source.fps, self.source.size
-                self.away, verb = False, "is there" if late else "came back"
-                say(f"{self.name}: {verb} after {time.perf_counter() - began:.0f} s.", sys.stderr)
-                self.say_note()
-                return True
-        return False
+    def grab(self) -> bool:
+        """Go to the next frame; with `loop`, after the last one of a file to its first."""
+        if self.connection.grab():
+            return True
+        again = self.loop and not self.live and self.number > 0 and not self.stop.is_set()
+        return again and self.connection.restart()
 
-    def say_note(self) -> None:
-        """Say, once, what is to be said of how the source was opened."""
-        if getattr(self.source, "note", None):
-            self.complain(f"{self.name}: {self.source.note}.")
+    def result_of(self, moment: float, received: float) -> Result | None:
+        """The Result that takes the frame just grabbed through the pool; None if there is none."""
+        frame, error = None, None
+        try:
+            # Most frames of a live source may be dropped: the pool converts those that remain.
+            frame = self.source.deferred() if self.live else self.source.retrieve()
+        except InputError as unreadable:
+            error, self.code = str(unreadable), self.code or 2
+            self.complain(error)
+        if frame is None and error is None:
+            return None
+        return Result(self, self.number - 1, moment, frame, received, self.source.file, error)
 
-    # ---- serving, in the stream's own thread ----
+    # ---- processing, in the stream's own thread ----
 
     def run(self, pool: Any, bar: tqdm, title: str = "", quiet: bool = False) -> None:
-        """Serve the stream to its end; `code` is then the exit code, 0 where nothing failed.
+        """Process the stream to its end. Then `code` is the exit code, 0 if nothing failed.
 
-        pool: one whose func is Served; bar: a tqdm bar; title: leads the lines of this stream, which is one of several;
-        quiet: no line every 30 frames.
+        pool: a pool whose func is a FrameTask; bar: a tqdm bar; title: printed before each
+        rate; empty for a single stream; quiet: do not print the rate every 30 frames.
         """
         self.began = lap = time.perf_counter()
         try:
             for result in self.results(pool):
-                self.serve(result)
-                if result.error is not None:
+                failed = result.error is not None
+                if not failed and result.draw is None and result.shown is None:
+                    self.complain("myFunc returned None instead of a picture: is its return "
+                                  "missing?")
+                self.deliver(result)
+                del result  # or the exception that ends this loop would keep it alive
+                if failed:
                     continue
-                self.count += 1
-                self._served.append(time.perf_counter())
                 bar.update()
                 if self.count % 30 == 0 and not quiet:
-                    say(f"{title}FPS over the last 30 frames: {30 / (time.perf_counter() - lap):.1f}")
+                    rate = 30 / (time.perf_counter() - lap)
+                    say(f"{title}FPS over the last 30 frames: {rate:.1f}")
                     lap = time.perf_counter()
             if self.number == 0 and not self.stop.is_set():
                 raise InputError(f"{self.name}: no frame could be read.")
-            if self.number < self.total and not self.stop.is_set():
-                say(f"{self.name}: ended after {self.number} of {self.total} frames.", sys.stderr)
+            total = self.source.total
+            if self.number < total and not self.live and not self.stop.is_set():
+                say(f"{self.name}: ended after {self.number} of {total} frames.", sys.stderr)
         except BaseException as error:
             self.fail(error, pool)
         finally:
             self.ended = time.perf_counter()
             self.stop.set()
-            # A stream alone has its error said last, when the runtime has said all it has to say; a dead NPU's too.
+            # main.py prints the error of a single stream, and that of a dead NPU, at the very end.
             if title and self.error and self.code != 3:
                 say(self.error, sys.stderr)
             self.close()
 
     def results(self, pool: Any) -> Iterator[Result]:
-        """What comes out of the pool, in the order of the frames. A frame at which the NPU failed is a Result with its
-        error."""
-        self._results, newest = pool.map(self.frames(pool), live=self.live), -1
+        """What comes out of the pool, in the order of the frames. A frame that failed on the NPU is
+        a Result with an error."""
+        if not self.connection.wait():
+            return
+        self.live = self.connection.live  # unknown before the source was opened
+        results = self._results = pool.map(self.frames(), live=self.live)
+        newest = -1
         try:
             while True:
                 try:
-                    result = next(self._results)
+                    result = next(results)
                 except StopIteration:
                     return
-                except Gone:
-                    self._gone += 1
-                    continue
                 except NPUError as error:
                     if error.fatal:
                         raise
                     result = error.frame or Result(self, newest + 1, 0, None, 0)
-                    result.error, result.detections, self.code = str(error), None, max(self.code, 3)
+                    result.fail(str(error))
+                    self.code = max(self.code, 3)
                     self.complain(f"{error}.")
-                if result.number < newest:  # newer ones have come out before it was known to have failed
+                if result.number < newest:  # a live frame that failed after newer ones came out
                     self.failed += 1
                     continue
                 newest = result.number
                 yield result
+                del result  # see run()
         finally:
-            self._results.close()
+            results.close()
+            self._dropped, self._results = results.dropped, None
 
-    def serve(self, result: Result) -> None:
-        """Tracking and lines first, then every place that the result goes to."""
-        if result.error is not None:
-            self.failed += 1
-            if self.code != 3:
-                self.code = 2
-                say(result.error, sys.stderr)
-        elif result.shown is None:
-            self.complain("myFunc returned None instead of a picture: is its return missing?")
-        elif result.detections is not None:
-            for first in (self.tracker, self.lines):
-                if first is not None:
-                    first.update(result)
-        for place in list(self.places):
-            self.hand_to(place, result)
-
-    def hand_to(self, place: Any, result: Result) -> bool:
-        """Write a result to a place. One that fails is left out from then on, and the stream goes on."""
-        try:
-            place.write(result)
-            return True
-        except Exception as error:
-            self.blame(error)
-            self.places = [other for other in self.places if place not in (other, getattr(other, "place", None))]
-            return False
-
-    def blame(self, error: Exception) -> None:
-        """Say, once, what a place has failed with. It costs the exit code, and nothing else."""
-        known = isinstance(error, InputError)
-        self.complain(str(error) if known else traceback.format_exc().rstrip())
-        self.code = self.code or (2 if known else 1)
-
-    def complain(self, text: str) -> None:
-        """Say something, but only once."""
-        if text not in self.complaints:
-            self.complaints.add(text)
-            say(text, sys.stderr)
+    # ---- the end ----
 
     def fail(self, error: BaseException, pool: Any = None) -> None:
-        """End the stream because of an error, which `error` and `code` then tell."""
+        """End the stream because of an error; `error` and `code` then describe it."""
         self.stop.set()
-        if self.given_up or isinstance(error, concurrent.futures.CancelledError):  # whoever ends the pool knows why
-            return
+        if self.given_up or isinstance(error, concurrent.futures.CancelledError):
+            return  # main.py ended the pool, and reports why
         if isinstance(error, NPUError):
-            self.code, self.error = 3, f"{error}."
+            self.code, self.error = 3, (f"{error}: see dmesg and sudo ./rkcat.sh, let the board "
+                                        "cool down, or switch it off and on.")
         elif isinstance(error, InputError):
             self.code, self.error = 2, str(error)
         elif isinstance(error, ModelError):
             self.code, self.error = 2, f"{getattr(pool, 'rknnModel', self.name)}: {error}."
-        else:  # an error in the user's func: its author wants the traceback, and the other streams go on
+        else:  # an error in the user's func: its author needs the traceback
             self.code, self.error = 1, users_traceback(error)
-
-    def close(self) -> None:
-        """Close the places that end with the stream. May be called again."""
-        self.close_places(self.own)
-
-    def close_places(self, places: List[Any]) -> None:
-        """Close places. One that fails, or its author's mistake in it, costs no other its end."""
-        for place in places:
-            try:
-                place.close()
-            except Exception as error:
-                self.blame(error)
 
     @property
     def dropped(self) -> int:
-        """Frames of a live source that were read and not served, because a newer one came first."""
-        return self._results.dropped + self._gone + self._passed if self._results else 0
-
-    @property
-    def fps(self) -> float:
-        """Frames served a second, over the last second or two."""
-        now = time.perf_counter()
-        recent = [moment for moment in list(self._served) if moment > now - 2]
-        return len(recent) / max(0.1, now - recent[0]) if len(recent) > 1 else 0.0
-
-    def summary(self) -> str:
-        seconds = (self.ended or time.perf_counter()) - self.began  # not ended: its context hangs
-        more = f", {self.dropped} dropped" if self.live else ""
-        for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"), (self.unshown, "not shown")):
-            more += f", {count} {what}" if count else ""
-        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
-        return f"{self.name}: {frames} in {seconds:.1f} s, {self.count / seconds:.1f} FPS on average{more}"
+        results = self._results
+        return self._dropped if results is None else results.dropped

@@ -1,50 +1,60 @@
-"""Two streams with coroutines: each reads, infers and draws on its own, and all share one pool.
+"""Several streams as coroutines that share one pool: each reads, infers and draws on its own.
 
-    python examples/asyncio_streams.py street.mp4 rtsp://192.168.1.20/live      # without arguments: the demo video,
-    twice
+    python examples/asyncio_streams.py street.mp4 rtsp://192.168.1.20/live
+    python examples/asyncio_streams.py                                     # the demo video, twice
 """
+import argparse
 import asyncio
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from func import detect, draw  # noqa: E402
-from rknnmodel import InputError, ModelError  # noqa: E402
-from rknnpool import rknnPoolExecutor  # noqa: E402
-from sources import open_source  # noqa: E402
-from sources.names import hide  # noqa: E402
+from vision.packages import needed_packages  # noqa: E402
 
-modelPath = str(ROOT / "models/yolov5n_emoji.rknn")
-demo = str(ROOT / "models/demo.mp4")
+with needed_packages():
+    from funcs.yolov8 import detect, draw
+    from rknnpool import rknnPoolExecutor
+    from sources import open_source
+    from sources.names import hide
+    from vision.errors import InputError, ModelError
+
+modelPath = str(ROOT / "models/yolov8n_emoji.rknn")
+cap = [str(ROOT / "models/demo.mp4")] * 2
 
 
-async def stream(pool, address, source):
-    """Serve one source, a frame at a time: returns its address, how many frames there were, and the objects found."""
+async def run_stream(pool, address):
+    """Process one source, a frame at a time, and print how many objects were found."""
+    loop = asyncio.get_running_loop()
+    source = await loop.run_in_executor(None, open_source, address)
     frames = objects = 0
     while True:
-        # in a thread, for reading blocks
-        frame = await asyncio.get_running_loop().run_in_executor(None, source.read)
+        frame = await loop.run_in_executor(None, source.read)  # in a thread, because it blocks
         if frame is None:
-            if frames == 0:
-                raise InputError(f"{address}: no frame could be read.")
-            return address, frames, objects
+            break
         found = await asyncio.wrap_future(pool.submit(frame))
-        draw(frame, found)  # here it can be shown, saved or sent
+        draw(frame, found)  # now it can be shown, saved or sent
         frames, objects = frames + 1, objects + len(found)
+    if frames == 0:
+        raise InputError(f"{address}: no frame could be read.")
+    print(f"{hide(address)}: {frames} frames, {objects} objects", flush=True)
 
 
 async def main(addresses):
-    sources = [open_source(address) for address in addresses]
     with rknnPoolExecutor(modelPath, func=detect) as pool:
-        served = await asyncio.gather(*(stream(pool, *both) for both in zip(addresses, sources)))
-        for address, frames, objects in served:
-            print(f"{hide(address)}: {frames} frames, {objects} objects")
+        await asyncio.gather(*(run_stream(pool, address) for address in addresses))
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="*", default=cap, help="files, cameras or URLs")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main(sys.argv[1:] or [demo, demo]))
+        asyncio.run(main(parse_arguments().sources))
     except (InputError, ModelError) as error:
         print(hide(str(error)), file=sys.stderr)
         sys.exit(2)

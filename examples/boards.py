@@ -1,183 +1,254 @@
-"""Several boards: videos shared out among them, or cameras spread over them, with Dask (pip install distributed).
+"""Several boards: distributes videos or cameras over them, with Dask (pip install distributed).
 
-    python examples/boards.py 192.168.1.10:8786 videos/*.mp4 --json out/            # out/NAME.jsonl for each video
-    python examples/boards.py 192.168.1.10:8786 gate=rtsp://192.168.1.20/live yard=rtsp://192.168.1.21/live --json -
+    python examples/boards.py 192.168.1.10:8786 videos/*.mp4 --json out/      # out/NAME.jsonl each
+    python examples/boards.py 192.168.1.10:8786 --json - \\
+        gate=rtsp://192.168.1.20/live yard=rtsp://192.168.1.21/live
+    python examples/boards.py --simulate 50x3 videos/*.mp4 --json out/    # without boards
 
-A scheduler runs anywhere, and on each board, in its clone of this repository, a worker (README.md has both commands).
-The boards read the sources themselves: a video lies under the same path on each of them, or at a URL.
+A Dask scheduler runs on any machine. A Dask worker runs on each board, in a clone of this
+repository. docs/boards.md has the commands. The boards read the sources themselves: a video must
+have the same path on all of them, or be at a URL.
 """
+from __future__ import annotations
+
 import argparse
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 import uuid
 import warnings
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Coroutine
 from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
-import main as settings  # noqa: E402
-import results  # noqa: E402
-from rknnmodel import InputError  # noqa: E402
-from sources.names import hide, name_streams, split_name  # noqa: E402
-from streams import say  # noqa: E402
+from vision.packages import missing_package, needed_packages  # noqa: E402
 
-try:
-    import distributed  # noqa: E402
-except ImportError:
-    distributed = None
+with needed_packages():
+    import arguments
+    import main as main_py
+    import process
+    import results
+    from results.console import say
+    from sources.names import hide, is_camera, is_url, name_streams, normal, split_name
+    from vision.errors import InputError
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
+# what a board needs to open its pool
+POOL_SETTINGS = ("model", "threads", "func", "bigCores", "runtime", "simulate", "conf", "iou",
+                 "classes", "names")
 
 
-def is_camera(source: str) -> bool:
-    """Whether a source is live: a URL that does not end as a video's does, or a pipeline."""
-    if source.isdigit() or source.startswith("/dev/"):
-        raise InputError(f"{source}: a camera at one board cannot go to another: serve it there, with main.py.")
-    if "://" in source and not source.startswith("file://"):
+def is_live(source: str) -> bool:
+    """Whether a source is live: a pipeline, or a URL without the extension of a video."""
+    if is_camera(source):
+        raise InputError(f"{source}: a camera that is connected to one board cannot move to "
+                         "another. Use main.py on that board.")
+    if is_url(normal(source)):
         return not urlsplit(source).path.lower().endswith(VIDEOS)
     return " ! " in source
 
 
-def parse_arguments() -> Any:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def is_scheduler(text: str) -> bool:
+    """Whether a text is the address of a scheduler, and not a source."""
+    address = re.fullmatch(r"((tcp|tls|wss?)://)?[^/=\s]+:\d+", text)
+    return address is not None and not os.path.exists(text)
+
+
+def parser_of_flags() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    # flags of main.py that arguments.check() and results/ expect
+    parser.set_defaults(**{**arguments.unset(vars(main_py)), "headless": True})
     add = parser.add_argument
-    add("scheduler", help="HOST:PORT of Dask's scheduler")
-    add("sources", nargs="+", metavar="source", help="videos, or URLs of cameras, each with NAME= before it or not")
-    add("--json", metavar="PLACE", help="of videos the folder that gets NAME.jsonl for each; of cameras a file that is "
-        "appended to, or - for stdout (the default), or a folder")
-    add("--mqtt", metavar="URL", help="mqtt://host:1883/prefix, a broker that is told of cameras")
-    add("--model", default=settings.modelPath, help="as each board has it")
-    add("--threads", type=int, help="contexts of each board, and threads (default: two per NPU core)")
-    add("--func", metavar="FILE", help="a func file, as each board has it")
-    add("--bigCores", choices=("yes", "no"), default="yes", help="stay on the fast CPU cores")
-    add("--runtime", help="wheel, library, cpu or teflon (default: whatever the board has)")
-    add("--simulate", metavar="NPU", help="boards without one: milliseconds x cores, as in 50x3 (benchmark.py)")
-    add("--conf", type=float, help="least score of a detection")
-    add("--iou", type=float, help="overlap from which the weaker of two boxes of one class goes")
-    add("--classes", nargs="+", metavar="CLASS", help="names or numbers of the only classes wanted")
-    add("--names", metavar="FILE", help="names of the model's classes, one a line, as each board has it")
-    add("--track", action="store_true", help="give objects identities that last")
-    add("--line", "--lines", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2", help="count who crosses it")
-    add("--zone", "--zones", action="append", default=[], metavar="NAME:X,Y,X,Y,...", help="count who is in it")
-    add("--fps", type=float, metavar="N", help="serve a stream at most so many frames a second")
-    add("--overwrite", action="store_true", help="serve a video again whose file is there")
-    add("--quiet", action="store_true", help="no progress bar")
-    parser.set_defaults(reader=None, camera_size=None, camera_fps=None, camera_format=None, web=None, headless=True)
-    args = parser.parse_args()
-    settings.check(args)
+    add("sources", nargs="+", metavar="[HOST:PORT] source",
+        help="HOST:PORT of Dask's scheduler, then videos, or URLs of cameras; NAME=SOURCE names it")
+    add("--json", metavar="PATH",
+        help="videos: the folder in which each gets NAME.jsonl; cameras: a file to which lines are "
+             "appended, a folder, or - for stdout (default)")
+    add("--mqtt", metavar="URL",
+        help="publish the results of cameras to an MQTT broker: mqtt://HOST:1883/PREFIX")
+    add("--model", default=main_py.modelPath,
+        help="path of the model on the boards (default: %(default)s)")
+    add("--threads", type=int,
+        help="contexts of each board, each with its own thread (default: two per NPU core)")
+    add("--func", metavar="FILE", help="path of a func file on the boards")
+    add("--bigCores", choices=("yes", "no"), default="yes",
+        help="use only the fast CPU cores (default: %(default)s)")
+    add("--runtime",
+        help="wheel, library, cpu or teflon (default: the first of wheel, library, cpu that "
+        "works on the board)")
+    add("--simulate", metavar="NPU",
+        help="boards without an NPU: milliseconds x cores, for example 50x3 (see benchmark.py); "
+        "without HOST:PORT, a scheduler and two boards are started on this machine")
+    add("--conf", type=float, help="minimum confidence of a detection, 0 to 1")
+    add("--iou", type=float,
+        help="if two boxes of one class overlap more than this, only the better one is kept")
+    add("--classes", nargs="+", metavar="CLASS", help="keep only these classes, by name or number")
+    add("--names", metavar="FILE",
+        help="path on the boards of a text file with the class names, one per line")
+    add("--track", action="store_true",
+        help="give each object an identity that lasts from frame to frame")
+    add("--line", "--lines", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
+        help="count the objects that cross this line")
+    add("--zone", "--zones", action="append", default=[], metavar="NAME:X,Y,X,Y,...",
+        help="count the objects in this polygon")
+    add("--fps", type=float, metavar="N",
+        help="process at most N frames per second of each source")
+    add("--overwrite", action="store_true", help="process videos again whose results exist")
+    add("--quiet", action="store_true", help="show no progress")
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parse and check the command line. Raises InputError."""
+    args = parser_of_flags().parse_args()
+    args.scheduler = None
+    if is_scheduler(args.sources[0]):
+        args.scheduler = args.sources.pop(0)
+    elif not args.simulate:
+        raise InputError(f"{args.sources[0]}: the first argument must be the address of Dask's "
+                         "scheduler, HOST:8786. Without one, --simulate 50x3 starts a scheduler "
+                         "and two boards on this machine.")
+    if not args.sources:
+        raise InputError("No source is given: write videos or cameras after the scheduler.")
+    arguments.check(args)
     args.lines, args.zones = results.parse_lines(args, {}, {})
+    args.settings = {name: getattr(args, name) for name in POOL_SETTINGS}
     named = [split_name(source) for source in args.sources]
-    args.settings = {name: getattr(args, name) for name in (
-        "model", "threads", "func", "bigCores", "runtime", "simulate", "conf", "iou", "classes", "names")}
-    args.names, args.addresses = name_streams(named), [source for _, source in named]
-    kinds = {is_camera(source) for source in args.addresses}
+    args.stream_names, args.addresses = name_streams(named), [source for _, source in named]
+    kinds = {is_live(source) for source in args.addresses}
     if len(kinds) > 1:
-        raise InputError("Videos end and cameras do not: give either in one command.")
+        raise InputError("One command cannot process both videos, which end, and cameras, which "
+                         "do not.")
     args.cameras = kinds.pop()
     if args.lines or args.zones:
-        results.part("results.lines", "--line and --zone").for_streams(args.names, args.lines, args.zones)
+        module = results.import_optional("results.lines", "--line and --zone")
+        module.for_streams(args.stream_names, args.lines, args.zones)
     if args.simulate:
         from runtimes.simulated import parse_simulate
         parse_simulate(args.simulate)
     if not args.cameras:
         if args.mqtt:
-            raise InputError("--mqtt is for cameras: the results of videos go to --json FOLDER.")
+            raise InputError("--mqtt is for cameras. Results of videos are written to "
+                             "--json FOLDER.")
         if not args.json or args.json == "-":
-            raise InputError("--json FOLDER is needed: it gets NAME.jsonl for each video.")
+            raise InputError("--json FOLDER is required. It gets NAME.jsonl for each video.")
         make_folder(args.json)
     return args
 
 
-async def run(args: Any) -> int:
-    """Run the command. Returns the exit code; raises InputError."""
-    from boards_parts.members import CONNECT, Boards
+async def run(args: argparse.Namespace) -> int:
+    """Process the sources. Returns the exit code; raises InputError."""
+    if args.scheduler is not None:
+        return await run_at(args.scheduler, args)
+    from boards_parts.local_boards import local_boards
+    async with local_boards() as scheduler:
+        return await run_at(scheduler, args)
+
+
+async def run_at(scheduler: str, args: argparse.Namespace) -> int:
+    import distributed
+    from boards_parts.members import CONNECT_SECONDS, Boards
     try:
-        client = await distributed.Client(args.scheduler, asynchronous=True, timeout=CONNECT, set_as_default=False)
+        client = await distributed.Client(scheduler, asynchronous=True,
+                                          timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError, ImportError, asyncio.TimeoutError) as error:
-        why = "no Dask scheduler answers there" if isinstance(error, (OSError, asyncio.TimeoutError)) else error
-        raise InputError(f"{args.scheduler}: {why}. Start one with `dask scheduler`, and name it as "
-                         f"HOST:8786.") from None
-    signals: List[int] = []
-    ended = asyncio.Event()
-
-    def end(number: int) -> None:
-        signals.append(number)
-        ended.set()
-        asyncio.get_running_loop().remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)  # asked again, it ends at once
-
-    for number in settings.ENDINGS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            asyncio.get_running_loop().add_signal_handler(number, end, number)
-    boards, work = Boards(client, args.scheduler), uuid.uuid4().hex[:8]
-    part = cameras(args, boards, work) if args.cameras else videos(args, boards, work)
-    working, stopping = (asyncio.ensure_future(each) for each in (part, ended.wait()))
+        no_answer = isinstance(error, (OSError, asyncio.TimeoutError))
+        reason = "there is no Dask scheduler" if no_answer else error
+        raise InputError(f"{scheduler}: {reason}. Start one with `dask scheduler`, and give "
+                         "its address as HOST:8786.") from None
+    boards, run_id = Boards(client, scheduler), uuid.uuid4().hex[:8]
+    work = process_cameras if args.cameras else process_videos
     try:
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        working.cancel()
-        stopping.cancel()
-        try:
-            code = await working
-        except asyncio.CancelledError:
-            if not signals:  # Dask gave the tasks up
-                raise InputError(f"{args.scheduler}: the scheduler went away.") from None
-            code = 128 + signals[0]
-        return code
+        return await until_signal(work(args, boards, run_id), scheduler)
     finally:
         try:
             await asyncio.wait_for(client.close(), 3)
-        except Exception:  # the scheduler has gone, and whatever is to be said of it has been
+        except Exception:  # the scheduler is gone, which has been reported
             pass
 
 
-async def videos(args: Any, boards: Any, work: str) -> int:
-    from boards_parts.videos import Videos
-    return await Videos(args, boards, work).all()
+async def until_signal(work: Coroutine[Any, Any, int], scheduler: str) -> int:
+    """Run `work` until it ends, or until a signal. Returns the exit code."""
+    signals: list[int] = []
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
 
+    def stop(number: int) -> None:
+        signals.append(number)
+        stopped.set()
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)  # the same signal again ends the program at once
 
-async def cameras(args: Any, boards: Any, work: str) -> int:
-    from boards_parts.cameras import Camera, Cameras
-    streams = [Camera(name, address, args.fps) for name, address in zip(args.names, args.addresses)]
-    args.json = args.json or (None if args.mqtt else "-")
-    own = []
-    if args.json and (args.json.endswith(os.sep) or os.path.isdir(args.json)):
-        lines = results.part("results.jsonl", "--json")
-        make_folder(args.json)
-        for stream in streams:
-            own.append(lines.JSONLines(os.path.join(args.json, f"{stream.name}.jsonl")))
-            stream.places.append(own[-1])
-        args.json = None
-    shared, _ = results.open_places(args, streams)
+    for number in process.ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop, number)
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stopped.wait())
+    await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    working.cancel()
+    stopping.cancel()
     try:
-        return await Cameras(args, boards, work, streams).all()
+        return await working
+    except asyncio.CancelledError:
+        if not signals:  # Dask has cancelled its tasks
+            raise InputError(f"{scheduler}: connection to the scheduler lost.") from None
+        return 128 + signals[0]
+
+
+async def process_videos(args: argparse.Namespace, boards: Any, run_id: str) -> int:
+    from boards_parts.videos import Videos
+    return await Videos(args, boards, run_id).process_all()
+
+
+async def process_cameras(args: argparse.Namespace, boards: Any, run_id: str) -> int:
+    from boards_parts.camera import Camera
+    from boards_parts.cameras import Cameras
+    cameras = [Camera(name, address, args.fps)
+               for name, address in zip(args.stream_names, args.addresses)]
+    args.json = args.json or (None if args.mqtt else "-")
+    if args.json and (args.json.endswith(os.sep) or os.path.isdir(args.json)):
+        jsonl = results.import_optional("results.jsonl", "--json")
+        make_folder(args.json)
+        for camera in cameras:
+            sink = jsonl.JSONLines(os.path.join(args.json, f"{camera.name}.jsonl"))
+            camera.sinks.append(sink)
+            camera.own_sinks.append(sink)
+        args.json = None
+    shared, _ = results.open_sinks(args, cameras)
+    try:
+        return await Cameras(args, boards, run_id, cameras).process_all()
     finally:
-        for place in [*shared, *own]:
-            place.close()
-        for stream in streams:
-            if stream.count or stream.failed:
-                say(stream.summary())
+        cameras[0].close_sinks(shared)
+        for camera in cameras:
+            camera.close()
+            if camera.count or camera.failed:
+                say(camera.summary())
 
 
 def make_folder(path: str) -> None:
     try:
         os.makedirs(path, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--json {path}: cannot be a folder ({error.strerror}).") from None
+        raise InputError(f"--json {path}: cannot create this folder ({error.strerror}).") from None
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         args = parse_arguments()
-        if distributed is None:
-            raise InputError("boards.py needs the package distributed, here and on each board: pip install distributed")
-        for name in [name for name in logging.root.manager.loggerDict if name.startswith("distributed")]:
-            logging.getLogger(name).setLevel(100)  # what matters is said here, in a sentence
+        try:
+            import distributed  # noqa: F401
+        except ImportError as error:
+            raise InputError(missing_package("boards.py (and each board)", error)) from None
+        for name in [*logging.root.manager.loggerDict]:
+            if name.startswith("distributed"):
+                logging.getLogger(name).setLevel(100)  # boards.py reports errors itself
         warnings.simplefilter("ignore")
         code = asyncio.run(run(args))
     except InputError as error:

@@ -1,82 +1,84 @@
-"""A detector, and a classifier that looks at each object found: one pool each, both on all cores of the NPU.
+"""A detector, and a classifier that looks at each object found: two pools share the NPU.
 
     python examples/two_models.py
     python examples/two_models.py street.mp4 yolo11n_rknn_model breeds_rknn_model
 """
+import argparse
 import sys
-import time
 from pathlib import Path
-from typing import Any, Iterator, List, Tuple
-
-import cv2
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-import func  # noqa: E402
-from funcs import resnet, yolov8  # noqa: E402
-from rknnmodel import InputError  # noqa: E402
-from rknnpool import rknnPoolExecutor  # noqa: E402
+from vision.packages import needed_packages  # noqa: E402
 
-# --------------------------------------------------------------------------------------------------------------------
+with needed_packages():
+    import cv2
+
+    from funcs import resnet, yolov8
+    from rknnpool import rknnPoolExecutor
+    from vision.errors import InputError
+
+# --------------------------------------------------------------------------------------------------
 cap = ROOT / "models/demo.mp4"                       # a file, a camera's number, or a URL
-detectorPath = ROOT / "models/yolov8n_emoji.rknn"    # read by funcs/yolov8.py; another kind: another detect below
+detectorPath = ROOT / "models/yolov8n_emoji.rknn"    # another kind of model: another detect
 classifierPath = ROOT / "models/resnet18_emoji.rknn"
 detect = yolov8.detect
-# --------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
-def find(context: Any, IMG: np.ndarray) -> Tuple[np.ndarray, func.Detections]:
-    """What the detector's pool does: the frame comes back with what was found in it."""
-    return IMG, detect(context, IMG)
+def find_objects(rknn_lite, IMG):
+    return IMG, detect(rknn_lite, IMG)
 
 
-def frames_of(source: Any) -> Iterator[np.ndarray]:
+def frames_of(source):
     capture = cv2.VideoCapture(int(source) if str(source).isdigit() else str(source))
-    while True:
-        ok, frame = capture.read()
-        if not ok:
-            return
+    ok, frame = capture.read()
+    if not ok:
+        raise InputError(f"{source}: no frame could be read.")
+    while ok:
         yield frame
+        ok, frame = capture.read()
 
 
-def crops(IMG: np.ndarray, boxes: np.ndarray) -> List[np.ndarray]:
-    """The squares of the frame around boxes (n, 4) xyxy, so large that the classifier's own crop leaves the box
-    whole."""
-    cut = []
+def crops_of(IMG, boxes):
+    """Squares around boxes (n, 4) xyxy, so large that the classifier's own crop keeps the box."""
     for x1, y1, x2, y2 in boxes.tolist():
         half = max(x2 - x1, y2 - y1, 8) / 2 / resnet.CROP
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
-        cut.append(IMG[max(0, round(y - half)):round(y + half), max(0, round(x - half)):round(x + half)])
-    return cut
+        yield IMG[max(0, round(y - half)):round(y + half), max(0, round(x - half)):round(x + half)]
 
 
-def main() -> None:
-    source, *models = sys.argv[1:] or [cap]
-    detector, classifier = (str(path) for path in (*models, *(detectorPath, classifierPath)[len(models):]))
-    count = objects = agreed = 0
-    with rknnPoolExecutor(detector, func=find) as detectors, \
-            rknnPoolExecutor(classifier, func=resnet.detect) as classifiers:
-        began = time.perf_counter()
-        for count, (frame, found) in enumerate(detectors.map(frames_of(source)), 1):  # noqa: B007
-            # The next frames are read and detected in the meantime.
-            seen = list(classifiers.map(crops(frame, found.boxes)))
-            pairs = [(found.name(number), looked.name(looked.classes[0]) if len(looked) else "nothing")
-                     for number, looked in zip(found.classes.tolist(), seen)]
-            objects, agreed = objects + len(pairs), agreed + sum(first == second for first, second in pairs)
-            if count % 30 == 1:
-                print(f"frame {count - 1}: " + ", ".join(f"{first} (looks like: {second})" for first, second in pairs),
-                      flush=True)
-        seconds = time.perf_counter() - began
-    if count == 0:
-        raise InputError(f"{source}: no frame could be read.")
-    print(f"{count} frames, {objects} objects, the classifier agrees with {agreed / max(1, objects):.0%} of them; "
-          f"{count / seconds:.1f} FPS")
+def main(source, detector, classifier):
+    frames = objects = agreed = 0
+    with rknnPoolExecutor(str(detector), func=find_objects) as detectors, \
+            rknnPoolExecutor(str(classifier), func=resnet.detect) as classifiers:
+        # While one frame's objects are classified, the next frames are read and detected.
+        for frame, found in detectors.map(frames_of(source)):
+            names = [found.name(number) for number in found.classes]
+            looks = [looked.name(looked.classes[0]) if len(looked) else "nothing"
+                     for looked in classifiers.map(crops_of(frame, found.boxes))]
+            objects += len(names)
+            agreed += sum(name == look for name, look in zip(names, looks))
+            if frames % 30 == 0:
+                print(f"frame {frames}: " + ", ".join(
+                    f"{name} (looks like: {look})" for name, look in zip(names, looks)), flush=True)
+            frames += 1
+    share = agreed / max(1, objects)
+    print(f"{frames} frames, {objects} objects, the classifier agrees on {share:.0%} of them")
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("source", cap), ("detector", detectorPath),
+                          ("classifier", classifierPath)):
+        parser.add_argument(name, nargs="?", default=default, help="default: %(default)s")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
     try:
-        main()
-    except (InputError, RuntimeError) as error:  # a pool's RuntimeError is a sentence, too
+        main(**vars(parse_arguments()))
+    except (InputError, RuntimeError) as error:  # their messages are sentences
         print(error, file=sys.stderr)
         sys.exit(2)

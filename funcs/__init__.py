@@ -1,5 +1,18 @@
-"""myFuncs for other models than func.py's, found by the model's outputs; each file can be left out. And how a func file
-is found, and loaded."""
+"""Func files: one for each family of models, found by the model's outputs, or loaded from a path.
+
+A func file defines myFunc(rknn_lite, IMG), which returns the picture to show. It may also define
+
+    detect(rknn_lite, IMG)     returns Detections
+    draw(IMG, detections)      returns the picture; with both, myFunc is draw(IMG, detect(...))
+    reads(model)               True if it can read the model's outputs
+    classes_of(model)          the number of classes, if only the file can tell it
+    doubt(model)               a sentence for the user if it had to guess
+    BOXES = False              its Detections have no boxes, as a classifier's
+
+This file is the only one that imports the user's func.py.
+"""
+from __future__ import annotations
+
 import importlib
 import importlib.util
 import inspect
@@ -9,113 +22,22 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, List, Optional
+from typing import Any, List, Optional, Set
 
-from rknnmodel import InputError, Model, check_names, describe, onnx_beside, read_names
+from vision.errors import InputError, nearest
+from vision.model import Model, check_names, describe, onnx_beside, read_names
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def takes(function: Any, count: int) -> bool:
-    """Whether a function can be called with so many arguments."""
-    try:
-        inspect.signature(function).bind(*range(count))
-    except TypeError:
-        return False
-    except ValueError:  # one in C, which does not tell
-        pass
-    return callable(function)
+# ---- find and load ----
 
+def find(model: Optional[Model]) -> ModuleType:
+    """The func file for a model: func.py if its reads(model) returns True, or if it has none; else
+    the first file of funcs/, in the order of their names, whose reads(model) returns True.
 
-def has_detections(module: Any) -> bool:
-    """Whether main.py goes on with the detections of a func file's own `detect(rknn_lite, IMG)`, and its `draw(IMG,
-    detections)`.
-
-    A file that defines `detect` itself wants that. One that only imports it (from func import detect, draw) and has a
-    `myFunc` that does anything but `draw(IMG, detect(rknn_lite, IMG))` has this one run, as its author expects.
-    """
-    detect, draw, my_func = (getattr(module, name, None) for name in ("detect", "draw", "myFunc"))
-    if not (takes(detect, 2) and takes(draw, 2)):
-        return False
-    if my_func is None or getattr(detect, "__module__", None) == getattr(module, "__name__", ""):
-        return True
-    code = getattr(my_func, "__code__", None)
-    return code is not None and {"draw", "detect"} <= set(code.co_names) <= {"draw", "detect", "func"}
-
-
-def load(path: str, flag: str = "--func ") -> ModuleType:
-    """The func file at `path` as a module, with its `myFunc`. Raises InputError where there is none; an error of its
-    own keeps its traceback."""
-    if not os.path.isfile(path):
-        raise InputError(f"{flag}{path}: no such file.")
-    folder, name = os.path.dirname(os.path.abspath(path)), Path(path).stem
-    if name in sys.modules or (ROOT / f"{name}.py").exists() and folder != str(ROOT):
-        name = f"{name} of {folder}"  # not under the name of one of our own files
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None:
-        raise InputError(f"{flag}{path}: not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses, pickle and others look for it
-    try:
-        run(spec.loader, module, folder)
-    except SyntaxError as error:
-        place = f"line {error.lineno}"
-        if error.filename not in (None, spec.origin):
-            place += f" of {os.path.basename(error.filename)}"
-        raise InputError(f"{flag}{path}: {place} is not Python: {error.msg}.") from None
-    except (ImportError, ValueError) as error:  # ValueError: NUL bytes
-        if isinstance(error, ValueError) and any(frame.filename == spec.origin
-                                                 for frame in traceback.extract_tb(error.__traceback__)):
-            raise
-        raise InputError(f"{flag}{path}: {error}.") from None
-    check(module, f"{flag}{path}")
-    return module
-
-
-def run(loader: Any, module: ModuleType, folder: str) -> None:
-    """Run a module whose neighbours in its folder come before our files of the same name."""
-    neighbours = {Path(entry).stem for entry in os.listdir(folder)}
-    ours = {name: sys.modules.pop(name) for name in list(sys.modules)
-            if name.partition(".")[0] in neighbours and is_ours(sys.modules[name], folder)}
-    sys.path.insert(0, folder)
-    try:
-        loader.exec_module(module)
-    finally:
-        # What the file has imported it keeps; for us the names mean what they did.
-        for name in ours:
-            sys.modules[name] = ours[name]
-
-
-def is_ours(module: Any, folder: str) -> bool:
-    """Whether a module lies in this project, and not in `folder`."""
-    place = os.path.dirname(os.path.abspath(getattr(module, "__file__", None) or os.sep))
-    return (place == str(ROOT) or Path(place).parent == ROOT) and place != folder
-
-
-def check(module: Any, where: str) -> None:
-    """Raise InputError where a module is no func file."""
-    my_func = getattr(module, "myFunc", None)
-    if not callable(my_func):
-        raise InputError(f"{where}: defines no function myFunc(rknn_lite, IMG).")
-    if not takes(my_func, 2):
-        raise InputError(f"{where}: myFunc must take two arguments, (rknn_lite, IMG): the context and the frame.")
-
-
-def look_at(path: str, npu: Optional[str]) -> Model:
-    """What the model at `path` says of itself. npu: the SoC's name, None where the CPU runs it. Raises InputError."""
-    beside = onnx_beside(os.path.splitext(path)[0])
-    if npu is None and not os.path.exists(path) and not os.path.exists(beside):
-        which = f"; and {beside}: no such file, which runs where there is no NPU" if path.endswith(".rknn") else ""
-        raise InputError(f"{path}: no such file{which}.")
-    return describe(path, npu)
-
-
-def find(model: Any) -> ModuleType:
-    """The func file for a model: func.py where its `reads(model)` says yes or it has none, else the first of funcs/, in
-    the order of their names, whose `reads(model)` says yes.
-
-    model: a rknnmodel.Model, or None where nothing is known of it: then it is func.py. Raises InputError with the
-    model's shapes where none reads it, and for one that takes anything but one picture, for this is what they feed it.
+    model: None if nothing is known of it; then it is func.py. Raises InputError if no file reads
+    the model, or if the model's input is not one picture.
     """
     import func
     check(func, "func.py")
@@ -124,71 +46,203 @@ def find(model: Any) -> ModuleType:
     check_input(model)
     if func.reads(model):
         return func
-    for name in others():
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        name = path.stem
         module = importlib.import_module(f"funcs.{name}")
-        reads: Callable = getattr(module, "reads", lambda model: False)
-        if reads(model):
+        if hasattr(module, "reads") and module.reads(model):
             check(module, f"funcs/{name}.py")
             return module
-    shapes = ", ".join(str(tuple(shape)) for _, shape in getattr(model, "outputs", None) or [])
-    metadata = getattr(model, "metadata", {})
-    kind = f" of a {metadata['head']}" if isinstance(metadata.get("head"), str) else ""
-    kind += "" if getattr(model, "size", True) else ", for an input of no certain size"
-    raise InputError(f"{model.path}: its outputs, {shapes}{kind}, are none that func.py or funcs/ read, which are "
-                     f"YOLO's as Ultralytics and Rockchip export them, such as (1, 255, 80, 80) or (1, 84, 8400), and "
-                     f"a classifier's, (1, 1000). --func FILE names a func file of your own.")
+    raise _unreadable(model)
+
+
+def _unreadable(model: Model) -> InputError:
+    shapes = [shape for _, shape in model.outputs]
+    head = model.metadata.get("head")
+    notes = f" of a {head}" if isinstance(head, str) else ""
+    notes += "" if model.size else ", for an input of unknown size"
+    if len(shapes) == 1 and len(shapes[0]) in (2, 4) and shapes[0][2:] in ((), (1, 1)):
+        return InputError(f"{model.path}: its output {shapes[0]} may be a classifier's or an "
+                          "embedding. If it is a classifier's, write its class names into "
+                          f"{os.path.splitext(model.path)[0]}.txt, one per line, or give --func "
+                          "funcs/resnet.py.")
+    return InputError(f"{model.path}: func.py and funcs/ cannot decode its outputs, "
+                      f"{', '.join(map(str, shapes))}{notes}. They decode YOLO as Ultralytics and "
+                      "Rockchip export it, such as (1, 255, 80, 80) or (1, 84, 8400), and "
+                      "classifiers, such as (1, 1000). For other models, write a func file and "
+                      "pass it with --func FILE.")
 
 
 def check_input(model: Model) -> None:
     """Raise InputError for a model whose input, as far as it is known, is not one RGB picture."""
-    shapes = [shape for _, shape in getattr(model, "inputs", None) or []]
-    own = "func.py and funcs/ feed a model one picture in RGB. --func FILE names a func file of your own."
+    shapes = [shape for _, shape in model.inputs]
+    reason = ("func.py and funcs/ are for models that take one RGB picture. For other models, "
+              "write a func file and pass it with --func FILE.")
     if len(shapes) > 1:
-        raise InputError(f"{model.path}: takes {len(shapes)} inputs, {', '.join(name for name, _ in model.inputs)}, "
-                         f"and {own}")
-    if shapes and len(shapes[0]) == 4 and shapes[0][0] > 1:
-        raise InputError(f"{model.path}: takes {shapes[0][0]} pictures at a time, {shapes[0]}, and frames come one by "
-                         f"one: export it again with batch=1.")
-    if shapes and (len(shapes[0]) != 4 or shapes[0][3 if model.layout == "NHWC" else 1] not in (0, 3)):
-        raise InputError(f"{model.path}: takes an input of shape {shapes[0]}, and {own}")
+        names = ", ".join(name for name, _ in model.inputs)
+        raise InputError(f"{model.path}: takes {len(shapes)} inputs, {names}; {reason}")
+    if not shapes:
+        return
+    shape = shapes[0]
+    if len(shape) == 4 and shape[0] > 1:
+        raise InputError(f"{model.path}: takes {shape[0]} pictures at a time, {shape}, but frames "
+                         "come one by one: export it again with batch=1.")
+    if len(shape) != 4 or shape[3 if model.layout == "NHWC" else 1] not in (0, 3):
+        raise InputError(f"{model.path}: takes an input of shape {shape}; {reason}")
 
 
-def others() -> List[str]:
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+def load(path: str, prefix: str = "--func ") -> ModuleType:
+    """The func file at `path` as a module. Raises InputError, whose message begins with
+    `prefix` and the path, if it cannot be loaded; an error in the file's own code keeps its
+    traceback."""
+    where = f"{prefix}{path}"
+    if not os.path.isfile(path):
+        raise InputError(f"{where}: no such file.")
+    folder, name = os.path.dirname(os.path.abspath(path)), Path(path).stem
+    if name in sys.modules or (ROOT / f"{name}.py").exists() and folder != str(ROOT):
+        name = f"{name} of {folder}"  # the plain name belongs to another module
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise InputError(f"{where}: not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look for it there
+    try:
+        _run(spec.loader, module, folder)
+    except SyntaxError as error:
+        line = f"line {error.lineno}"
+        if error.filename not in (None, spec.origin):
+            line += f" of {os.path.basename(str(error.filename))}"
+        raise InputError(f"{where}: {line} is not Python: {error.msg}.") from None
+    except ImportError as error:
+        raise InputError(f"{where}: {error}.") from None
+    except ValueError as error:  # the file contains null bytes, unless its own code raised it
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.filename == spec.origin for frame in frames):
+            raise
+        raise InputError(f"{where}: {error}.") from None
+    check(module, where)
+    return module
+
+
+def _run(loader: Any, module: ModuleType, folder: str) -> None:
+    """Execute a module that may import its neighbours, even if they are named like our files."""
+    neighbours = {Path(entry).stem for entry in os.listdir(folder)}
+    hidden = {name: sys.modules.pop(name) for name in list(sys.modules)
+              if name.partition(".")[0] in neighbours and _is_ours(sys.modules[name], folder)}
+    sys.path.insert(0, folder)
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.modules.update(hidden)
+
+
+def _is_ours(module: Any, folder: str) -> bool:
+    """True for a module of this project that does not lie in `folder`."""
+    own = Path(os.path.abspath(getattr(module, "__file__", None) or os.sep)).parent
+    return ROOT in (own, own.parent) and str(own) != folder
+
+
+# ---- what a func file offers ----
+
+def check(module: Any, where: str) -> None:
+    """Raise InputError if a module has no myFunc(rknn_lite, IMG)."""
+    my_func = getattr(module, "myFunc", None)
+    if not callable(my_func):
+        raise InputError(f"{where}: defines no function myFunc(rknn_lite, IMG).")
+    if not _takes(my_func, 2):
+        raise InputError(f"{where}: myFunc must take two arguments, (rknn_lite, IMG): the context "
+                         "and the frame.")
+
+
+JOINED = eval("lambda rknn_lite, IMG: draw(IMG, detect(rknn_lite, IMG))").__code__
+
+
+def has_detections(module: Any) -> bool:
+    """True if a func file has detect and draw, and its myFunc is draw(IMG, detect(rknn_lite, IMG)).
+    main.py then calls the two one by one; otherwise it calls myFunc."""
+    if not all(_takes(getattr(module, name, None), 2) for name in ("detect", "draw")):
+        return False
+    if not hasattr(module, "myFunc"):
+        return True
+    code = getattr(module.myFunc, "__code__", None)
+    return code is not None and (code.co_code, code.co_names) == (JOINED.co_code, JOINED.co_names)
+
+
+def _takes(function: Any, count: int) -> bool:
+    """True for a function that can be called with `count` arguments."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:  # a function written in C does not say it
+        pass
+    return True
+
+
+# ---- the model and its settings ----
+
+def describe_model(path: str, soc: Optional[str]) -> Model:
+    """The model at `path`. soc: the SoC whose NPU will run it, or None if a CPU will. Raises
+    InputError if there is no such file."""
+    beside = onnx_beside(os.path.splitext(path)[0])
+    if soc is None and not os.path.exists(path) and not os.path.exists(beside):
+        other = f", and without an NPU {beside} is needed" if path.endswith(".rknn") else ""
+        raise InputError(f"{path}: no such file{other}.")
+    return describe(path, soc)
 
 
 def apply_settings(args: Any, model: Model, func: Any) -> None:
-    """Set what the flags say on the model that the contexts will carry. Raises InputError for what does not fit it."""
+    """Set the values of the flags --conf, --iou, --names and --classes on a model. Raises
+    InputError if they do not fit it."""
     for name in ("conf", "iou"):
         if getattr(args, name) is not None:
             setattr(model, name, getattr(args, name))
-    names = model.names
+    count = model.classes or (func.classes_of(model) if hasattr(func, "classes_of") else None)
     if args.names:
-        try:
-            model.names = read_names(args.names)
-        except InputError as error:
-            raise InputError(f"--names {error}") from None
-    count = model.classes or getattr(func, "classes_of", lambda model: None)(model)
-    if args.names and len(model.names) != (count or len(names or model.names)):
-        raise InputError(f"--names {args.names}: has {len(model.names)} names, and the model {count or len(names)} "
-                         "classes.")
+        _set_names(model, args.names, count)
     check_names(model, count)
-    doubt = getattr(func, "doubt", lambda model: None)(model)
+    doubt = func.doubt(model) if hasattr(func, "doubt") else None
     if doubt:
         print(doubt, file=sys.stderr)
-    names = model.names
     if args.classes:
-        names = names or getattr(func, "CLASSES", ())
-        pairs = names.items() if isinstance(names, dict) else enumerate(names)
-        numbers = {str(name): number for number, name in pairs}
+        names: Any = model.names or getattr(func, "CLASSES", None) or ()
         words = [args.classes] if isinstance(args.classes, (str, int)) else args.classes
-        wanted = [word for text in map(str, words) for word in ([text] if text in numbers else text.split(","))]
-        unknown = [word for word in wanted if word not in numbers and not word.isdigit()]
-        if unknown:
-            known = ", ".join(numbers) or "of which no names are known: give numbers, or --names FILE"
-            source = " (a source stands before --classes)" if re.search(r"[./:]", unknown[0]) else ""
-            raise InputError(f"--classes {unknown[0]}: is none of the model's classes{source}, {known}.")
-        model.keep = {numbers[word] if word in numbers else int(word) for word in wanted}
-        beyond = [number for number in model.keep if names and number not in numbers.values()]
-        if beyond:
-            raise InputError(f"--classes {beyond[0]}: the model has {len(names)} classes, from 0.")
+        model.class_ids = class_ids([str(word) for word in words], names)
+
+
+def _set_names(model: Model, path: str, count: Optional[int]) -> None:
+    """Read --names FILE for a model with `count` classes."""
+    try:
+        names = read_names(path)
+    except InputError as error:
+        raise InputError(f"--names {error}") from None
+    count = count or len(model.names or names)
+    if len(names) != count:
+        raise InputError(f"--names {path}: has {len(names)} names, but the model has {count} "
+                         "classes.")
+    model.names = names
+
+
+def class_ids(words: List[str], names: Any) -> Set[int]:
+    """The numbers of classes given by name or number; a word may be a list with commas."""
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    numbers = {str(name): number for number, name in pairs}
+    found = set()
+    for text in words:
+        for word in [text] if text in numbers else text.split(","):
+            if word in numbers:
+                found.add(numbers[word])
+            elif not word.isdecimal():
+                known = ", ".join(numbers) or "not known; use numbers, or --names FILE"
+                hint = " (write sources before --classes)" if re.search(r"[./:]", word) else ""
+                near = nearest(word, numbers)
+                raise InputError(f"--classes {word}: no such class{hint}" + (
+                    f"; did you mean {near}?" if near else
+                    f". The model's classes are: {known}."))
+            elif names and int(word) not in numbers.values():
+                raise InputError(f"--classes {int(word)}: the model has {len(names)} classes, from "
+                                 "0.")
+            else:
+                found.add(int(word))
+    return found

@@ -1,158 +1,168 @@
-"""myFunc for ResNet and other classifiers: the frame's centre, inference, softmax where the model has none, the best
-five classes drawn.
+"""myFunc for ResNet, MobileNet and other classifiers: the five best classes are written on the
+frame.
 
     python main.py --model models/resnet18_emoji.rknn
 
-It reads models with one output, (1, classes) or (1, classes, 1, 1): torchvision's, timm's and Rockchip's ResNet and
-MobileNet exports among others, and Ultralytics' -cls. Mean and standard deviation of the input belong to the model, not
-here: models/README.md tells how to set them.
+It reads models with one output (1, classes) or (1, classes, 1, 1): exports of torchvision, timm,
+Rockchip's model zoo and Ultralytics (-cls) among others. Mean and standard deviation of the input
+belong to the model: docs/models.md says how to set them.
 """
-import functools
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from __future__ import annotations
+
+from typing import Any, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
 
-import func
-from func import Detections, ModelError, Names, Raw
-from rknnmodel import Model
+from vision.coco import COCO_CLASSES
+from vision.detections import Detections
+from vision.drawing import draw
+from vision.inference import infer_raw, unknown_outputs
+from vision.letterbox import as_bgr
+from vision.quantised import as_raw, sigmoid
+from vision.settings import Size, names_of, pair, settings_of
 
-# --------------------------------------------------------------------------------------------------------------------
-IMG_SIZE = 224          # of the model's input in pixels, where the model does not say it; or (width, height)
-# share of the frame's shorter side that the model sees; torchvision resizes to 256 and crops 224
-CROP = 224 / 256
+# --------------------------------------------------------------------------------------------------
+IMG_SIZE = 224          # of the model's input, or (width, height), if the model does not say it
+CROP = 224 / 256        # part of the frame's shorter side that the model sees, as in torchvision
 TOP = 5                 # classes shown, the best first
-# what the outputs are: "probabilities" (they have their softmax, or their sigmoid), "logits" (of which one class is
-# right), "multilabel" (logits, each class for itself); None: as the metadata's `scores` says, else as the first tell
-SCORES = None
-CLASSES = func.CLASSES  # the demo model's; ImageNet's 1000, a name a line: open("imagenet.txt").read().splitlines()
-# --------------------------------------------------------------------------------------------------------------------
+SCORES = None           # "probabilities"; "logits", of which one class is right; "multilabel",
+                        # logits of which each class is right or not; None: decided by the values
+CLASSES = COCO_CLASSES  # names, if the model has none, as the demo model
+# --------------------------------------------------------------------------------------------------
+
+BOXES = False  # detect() returns classes of the whole frame
+IMAGENET_COUNTS = 1000, 1001, 21841, 21843    # classes of models trained on ImageNet
+Shapes = Sequence[Tuple[int, ...]]
 
 
-def reads(model: Model) -> bool:
-    """Whether a model is a classifier: one output, (1, classes) or (1, classes, 1, 1).
+def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
+    """Classify a frame (h, w, 3) uint8 BGR, write its best classes on it, and return it."""
+    return draw(IMG, detect(rknn_lite, IMG))
 
-    The latter with few classes may be anything (a mean over the picture): it counts only where the file says more.
+
+def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
+    """The best classes of a frame: Detections without boxes, at most TOP, best first.
+
+    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. There are fewer if the model has
+    fewer classes, values that are not finite, or conf or class_ids that exclude some. Raises
+    ModelError if the model cannot be run or read; ValueError if IMG is not a frame.
+    """
+    model = getattr(rknn_lite, "model", None)
+    outputs = infer_raw(rknn_lite, preprocess(IMG, model))
+    scores = probabilities(outputs, rknn_lite if model is None else model)
+    if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
+        scores = np.concatenate([1 - scores, scores])  # one value tells class 1 from class 0
+    names = names_of(model, len(scores), CLASSES)
+    settings = settings_of(model, conf=0)
+    wanted = scores >= settings.conf    # NaN is not
+    if settings.class_ids is not None:
+        wanted &= np.isin(np.arange(len(scores)), list(settings.class_ids))
+    classes = np.flatnonzero(wanted)
+    classes = classes[np.argsort(-scores[classes], kind="stable")[:TOP]]
+    return Detections(None, classes, scores[classes], names)
+
+
+def classify(rknn_lite: Any, IMG: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """The classes (n,) int64 and scores (n,) float32 of detect()."""
+    found = detect(rknn_lite, IMG)
+    return found.classes, found.scores
+
+
+def reads(model: Any) -> bool:
+    """True if a model is a classifier.
+
+    Its one output must be (1, n) or (1, n, 1, 1). Embeddings have the same shape, so something must
+    speak for classes: the task or the class names of the model, or a usual n: ImageNet's 1000,
+    1001, 21841 or 21843, or the number of names in CLASSES.
     """
     shapes = [shape for _, shape in model.outputs]
-    if model.task not in (None, "classify") or not _is_classifier(shapes):
+    if model.task not in (None, "classify") or not is_vector(shapes):
         return False
-    return len(shapes[0]) == 2 or shapes[0][1] >= 10 or model.task is not None or model.names is not None
+    count = shapes[0][1]
+    named = model.names is not None and (len(model.names) == count or count == 1)
+    return (model.task == "classify" or model.scores is not None or named
+            or count in (*IMAGENET_COUNTS, len(CLASSES)))
 
 
-def _is_classifier(shapes: Sequence[Tuple[int, ...]]) -> bool:
-    return (len(shapes) == 1 and len(shapes[0]) in (2, 4) and shapes[0][0] == 1 and shapes[0][1] > 0
-            and tuple(shapes[0][2:]) in ((), (1, 1)))
+def is_vector(shapes: Shapes) -> bool:
+    """True for one output (1, n) or (1, n, 1, 1)."""
+    return (len(shapes) == 1 and len(shapes[0]) in (2, 4) and shapes[0][0] == 1
+            and shapes[0][1] > 0 and tuple(shapes[0][2:]) in ((), (1, 1)))
 
 
-def fed(IMG: np.ndarray, model: Optional[Model]) -> np.ndarray:
-    """What a model is fed with of a frame: crop(), or of Ultralytics' own classifiers smooth(). Both (height, width, 3)
-    uint8 RGB."""
-    size = func.pair(getattr(model, "size", None) or IMG_SIZE)
-    ultralytics = getattr(model, "task", None) == "classify" and "imgsz" in model.metadata
-    return smooth(IMG, size) if ultralytics else crop(IMG, size)
+def preprocess(IMG: np.ndarray, model: Any) -> np.ndarray:
+    """What a model sees of a frame: (height, width, 3) uint8 RGB. model: a Model, or None."""
+    size = settings_of(model, IMG_SIZE).size
+    if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata:  # Ultralytics
+        return smooth(IMG, size)
+    return crop(IMG, size)
 
 
-def smooth(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    """A frame as Ultralytics' classifiers see it: scaled by Pillow's BILINEAR, under whose triangle, twice as wide as
-    the new pixel, lie all old ones, and not the nearest four alone; the shorter side to the input's, and the middle cut
-    out; to an input that is no square the whole frame.
+def crop(IMG: np.ndarray, size: Size, share: Optional[float] = None) -> np.ndarray:
+    """The middle of a frame. torchvision scales the shorter side to 256 pixels and cuts out 224;
+    this does both in one step.
 
-    IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it; size: (width, height). Returns (height, width, 3) uint8 RGB.
-    At 1280 x 720 it takes 3 to 10 ms of CPU, crop() 0.1.
+    IMG: (h, w, 3) uint8 BGR, or what as_bgr() converts; size: (width, height), or one number for a
+    square; share: of the frame's shorter side, CROP if None. Returns (height, width, 3) uint8 RGB.
     """
-    IMG = func.as_bgr(IMG)
-    (h, w), (width, height) = IMG.shape[:2], size
-    new_w, new_h = size
-    if width == height:  # as torchvision's Resize and CenterCrop round
-        new_w, new_h = (int(width * w / h), width) if w >= h else (width, int(width * h / w))
-    across = _triangles(w, new_w, round((new_w - width) / 2), width)
-    down = _triangles(h, new_h, round((new_h - height) / 2), height)
-    left, right, top, bottom = across[0][2], across[-1][3], down[0][2], down[-1][3]
-    # (columns, rows * 3), for Pillow scales across first, and rounds before it scales down
-    part = np.ascontiguousarray(IMG[top:bottom, left:right].transpose(1, 0, 2)).reshape(right - left, -1)
-    part = _scaled(part, across, left).reshape(width, bottom - top, 3)
-    part = np.ascontiguousarray(part.transpose(1, 0, 2)).reshape(bottom - top, -1)
-    return np.ascontiguousarray(_scaled(part, down, top).reshape(height, width, 3)[..., ::-1])
-
-
-def _scaled(lines: np.ndarray, blocks: List[Tuple[int, int, int, int, np.ndarray]], first: int) -> np.ndarray:
-    """Lines (n, m) uint8, of which the first is number `first`, scaled as _triangles() says: (new, m) uint8."""
-    found = np.empty((blocks[-1][1], lines.shape[1]), np.float32)
-    for start, end, low, high, weights in blocks:
-        _multiply(weights, lines[low - first:high - first], found[start:end])
-    return (found + np.float32(0.5)).clip(0, 255).astype(np.uint8)  # rounded
-
-
-def _multiply(weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
-    """weights @ values into out, in pieces so small that OpenBLAS leaves them to this thread: the pool's threads are
-    the parallelism, and with its own it took 50 ms instead of 8 on a busy PC."""
-    width = max(1, 200_000 // weights.size)
-    for start in range(0, values.shape[1], width):
-        part = values[:, start:start + width].astype(np.float32, copy=False)
-        np.matmul(weights, part, out=out[:, start:start + width])
-
-
-@functools.lru_cache(maxsize=20)
-def _triangles(count: int, scaled: int, first: int, wanted: int) -> List[Tuple[int, int, int, int, np.ndarray]]:
-    """How `wanted` pixels, from `first` on, of a line of `count` pixels scaled to `scaled` come from it: in blocks,
-    (start, end, low, high, weights): new pixels start to end are weights @ old ones from low to high."""
-    step, blocks = count / scaled, []
-    for start in range(0, wanted, 16):  # one matrix for all would be mostly zeros
-        centres = (np.arange(start, min(start + 16, wanted)) + first + 0.5) * step
-        reach = max(step, 1)
-        low, high = max(0, int(centres[0] - reach)), min(count, int(centres[-1] + reach) + 1)
-        weights = np.maximum(0, 1 - np.abs(np.arange(low, high) + 0.5 - centres[:, np.newaxis]) / reach)
-        weights /= weights.sum(1, keepdims=True)
-        blocks.append((start, start + len(centres), low, high, weights.astype(np.float32)))
-    return blocks
-
-
-def crop(IMG: np.ndarray, size: Union[int, Tuple[int, int]], share: Optional[float] = None) -> np.ndarray:
-    """The middle of a frame as the model sees it: torchvision's resizing to 256 pixels and centre crop of 224, in one
-    step.
-
-    IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it; size: (width, height), or one number for a square; share: of
-    the frame's shorter side, CROP if not given. Returns the rectangle (height, width, 3) uint8 RGB: the largest of its
-    proportions in the frame, centred, times share.
-    """
-    IMG = func.as_bgr(IMG)
+    IMG, (width, height) = as_bgr(IMG), pair(size)
     h, w = IMG.shape[:2]
-    width, height = func.pair(size)
     scale = min(w / width, h / height) * (CROP if share is None else share)
     cut_w, cut_h = max(1, round(width * scale)), max(1, round(height * scale))
     x, y = (w - cut_w) // 2, (h - cut_h) // 2
-    return cv2.cvtColor(cv2.resize(IMG[y:y + cut_h, x:x + cut_w], (width, height)), cv2.COLOR_BGR2RGB)
+    middle = cv2.resize(IMG[y:y + cut_h, x:x + cut_w], (width, height))
+    return cv2.cvtColor(middle, cv2.COLOR_BGR2RGB)
 
 
-def probabilities(outputs: Sequence[Union[np.ndarray, Raw]], owner: Any = None) -> np.ndarray:
-    """The score of each class, (classes,) float32 in 0..1, from a model's outputs; NaN where the model's value is not
-    finite.
+def smooth(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """A frame as Ultralytics' classifiers see it: scaled by Pillow, which averages over all pixels
+    under a new one, until the shorter side fits, and then its middle; for an input that is not a
+    square the whole frame. Without Pillow it is crop() of the whole shorter side.
 
-    outputs: one array (1, classes) or (1, classes, 1, 1), as func.infer() or func.infer_raw() gives it. owner: the
-    Model, or context, whose attribute `scores` keeps what its outputs are once it is known, so that it is the same for
-    all frames: SCORES, what its metadata says, or what _told() tells of its first outputs.
-    Raises ModelError for outputs of other shapes.
+    IMG: (h, w, 3) uint8 BGR, or what as_bgr() converts; size: (width, height). Returns (height,
+    width, 3) uint8 RGB.
     """
-    shapes = [np.shape(output[0] if isinstance(output, tuple) else output) for output in outputs]
-    if not _is_classifier(shapes):
-        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, shapes))}, but funcs/resnet.py "
-                         f"reads a classifier's one output: (1, classes), for example (1, {len(CLASSES) or 1000}), or "
-                         f"(1, classes, 1, 1)")
-    # a copy, for the context's next inference may overwrite the output
-    scores = np.array(func.floats(*func.as_raw(outputs)[0]), np.float32).ravel()
+    try:
+        from PIL import Image
+    except ImportError:
+        return crop(IMG, size, 1)
+    IMG, (width, height) = as_bgr(IMG), size
+    h, w = IMG.shape[:2]
+    new_w, new_h = size
+    if width == height:  # as torchvision's Resize and CenterCrop round
+        new_w, new_h = (int(width * w / h), width) if w >= h else (width, int(width * h / w))
+    x, y = round((new_w - width) / 2), round((new_h - height) / 2)
+    picture = Image.fromarray(cv2.cvtColor(IMG, cv2.COLOR_BGR2RGB))
+    picture = picture.resize((new_w, new_h), resample=2)  # bilinear; its name changed in Pillow 9
+    return np.array(picture)[y:y + height, x:x + width]
+
+
+def probabilities(outputs: Sequence[Any], owner: Any = None) -> np.ndarray:
+    """The score of each class, (classes,) float32 in 0..1; NaN if the model's value is not finite.
+
+    outputs: of infer() or infer_raw(). owner: a Model or context; what the outputs are is written
+    to its attribute `scores` once the values have told it, so that it is the same for all frames.
+    Raises ModelError if there is another output than (1, classes) or (1, classes, 1, 1).
+    """
+    raw = as_raw(outputs)
+    shapes = [output.shape for output in raw]
+    if not is_vector(shapes):
+        raise unknown_outputs(shapes, "funcs/resnet.py reads a classifier's one output, (1, "
+                                      "classes) or (1, classes, 1, 1)")
+    # A copy, because the context's next inference may overwrite the output.
+    scores = np.array(raw[0].floats(), np.float32).ravel()
     finite = np.isfinite(scores)
     values = scores[finite]
     kind = SCORES or getattr(owner, "scores", None)
-    # What cannot be a probability corrects the first outputs, should they have looked like some by chance.
-    if kind is None or kind == "probabilities" and not SCORES and _outside(values):
-        kind = _told(values)
+    if kind is None or kind == "probabilities" and not SCORES and outside(values):
+        kind = kind_of(values)
         if owner is not None and finite.all():
             owner.scores = kind
     if kind == "multilabel" or kind == "logits" and len(scores) == 1:
-        values = 1 / (1 + np.exp(-values.clip(-80, 80)))
-    elif kind == "logits" and values.size:
-        with np.errstate(over="ignore"):  # of a broken model
+        values = sigmoid(values.clip(-80, 80))
+    elif kind == "logits" and len(values):
+        with np.errstate(over="ignore"):  # values of a broken model
             values = np.exp(values - values.max())
         values = values / values.sum()
     scores[finite] = values.clip(0, 1)
@@ -160,69 +170,17 @@ def probabilities(outputs: Sequence[Union[np.ndarray, Raw]], owner: Any = None) 
     return scores
 
 
-def _outside(values: np.ndarray) -> bool:
-    return bool(values.size) and (values.min() < -0.01 or values.max() > 1.01)
+def kind_of(values: np.ndarray) -> str:
+    """"probabilities", or "logits" if values lie outside 0..1 or do not add up to 1.
 
-
-def _told(values: np.ndarray) -> str:
-    """What values (classes,) are: probabilities are none below 0 or above 1, and of several classes add up to 1.
-
-    In int8 each is rounded to a multiple of 1/255, so that of n classes the sum lies off by n / 510 at most. A thousand
-    faint ones vanish, or at most 510 of them (no more than that can have half a step each) are rounded up: the sum lies
-    between 0 and 2 then.
+    In int8 each of n probabilities is rounded by up to 1/510, so that the sum is off by up to
+    n / 510. It is never off by more than 1: at most 510 of them can be half a step.
     """
-    if _outside(values):
-        return "logits"
-    off = abs(float(values.sum()) - 1)
-    return "probabilities" if len(values) < 2 or off <= min(1, len(values) / 510 + 0.002) else "logits"
+    error = abs(float(values.sum()) - 1)
+    adds_up = len(values) < 2 or error <= min(1, len(values) / 510 + 0.002)
+    return "probabilities" if adds_up and not outside(values) else "logits"
 
 
-def best(scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """The TOP highest of scores (classes,), best first: their classes (n,) int64 and scores (n,) float32. NaN is left
-    out."""
-    classes = np.argsort(-scores, kind="stable")[:TOP]  # NaN comes last
-    classes = classes[np.isfinite(scores[classes])]
-    return classes, scores[classes]
-
-
-def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
-    """Say what the middle of a frame shows.
-
-    rknn_lite: an RKNNLite context, which may have a `model`; IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it.
-    Returns Detections without boxes: at most TOP classes and their scores in 0..1, best first; fewer where the model
-    has fewer classes, or values that are not finite, or its `conf` and `keep` leave some out. A model with one output
-    value tells class 1 from class 0 where it has two names.
-    Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
-    """
-    model = getattr(rknn_lite, "model", None)
-    square = fed(IMG, model)
-    scores = probabilities(func.infer_raw(rknn_lite, square), rknn_lite if model is None else model)
-    if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
-        scores = np.concatenate([1 - scores, scores])
-    names = func.names_of(model, len(scores), CLASSES)
-    keep, conf = getattr(model, "keep", None), getattr(model, "conf", None)
-    if keep is not None:
-        scores[~np.isin(np.arange(len(scores)), list(keep))] = np.nan
-    if conf is not None:
-        scores[scores < conf] = np.nan
-    return Detections(None, *best(scores), names)
-
-
-def classify(rknn_lite: Any, IMG: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """detect()'s classes (n,) int64 and scores (n,) float32 alone."""
-    found = detect(rknn_lite, IMG)
-    return found.classes, found.scores
-
-
-def draw(IMG: np.ndarray, detections: Any, scores: Optional[np.ndarray] = None, names: Optional[Names] = None
-         ) -> np.ndarray:
-    """Write Detections without boxes on IMG (h, w, 3) uint8 BGR, top left, in place; returns it, or of other frames
-    as_bgr()'s copy. As in earlier versions classes, scores and names (by default CLASSES) may be given one by one."""
-    if scores is not None:
-        detections = Detections(None, detections, scores, CLASSES if names is None else names)
-    return func.draw(IMG, detections)
-
-
-def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
-    """What the pool does with every frame: returns the frame itself, its best classes written on it."""
-    return draw(IMG, detect(rknn_lite, IMG))
+def outside(values: np.ndarray) -> bool:
+    """True if a value cannot be a probability; int8 rounds to -0.004 .. 1.004."""
+    return bool(((values < -0.01) | (values > 1.01)).any())

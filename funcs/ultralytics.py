@@ -1,277 +1,342 @@
 """myFunc for what Ultralytics' own exporter writes: objects, masks, key points, rotated boxes.
 
-    yolo export model=yolo11n.pt format=rknn name=rk3588          # on a PC; format=onnx for the PC itself
-    python main.py street.mp4 --model yolo11n_rknn_model          # on the board
+    yolo export model=yolo11n.pt format=rknn name=rk3588    # on a PC; format=onnx for the PC itself
+    python main.py street.mp4 --model yolo11n_rknn_model    # on the board
 
-Layouts, for a width w and a height h of the input and n cells, (w / s) (h / s) of them for each stride s:
+The layouts, for an input of width x height and n cells, over the strides s the sum of (width / s) *
+(height / s):
 
-    detect     (1, 4 + classes, n): x and y of the box's centre, its width and height, class scores after the sigmoid
-    segment    (1, 4 + classes + 32, n), the last 32 being mask coefficients, and prototypes (1, 32, h / 4, w / 4)
-    pose       (1, 4 + classes + k d, n): for each of k key points x, y and, where d is 3, visibility after the sigmoid
-    obb        (1, 4 + classes + 1, n): the box before its rotation, and the angle in radians at the end
-    end2end    (1, 300, 6 + the same more): x1, y1, x2, y2 (obb: x, y, width, height), score, class; NMS is not needed
-    YOLOv5     (1, 3 n, 5 + classes), of its own repository: as detect, but with an objectness before the classes
+    detect   (1, 4 + classes, n): x and y of the box's centre, its width and height, class scores
+             after the sigmoid
+    segment  (1, 4 + classes + 32, n), the last 32 mask coefficients, and prototypes (1, 32, height
+             / 4, width / 4)
+    pose     (1, 4 + classes + k * d, n): for each of k key points x, y and, if d is 3, visibility
+             after the sigmoid
+    obb      (1, 4 + classes + 1, n): the box before its rotation, and at the end the angle in
+             radians
+    end2end  (1, 300, 6 + the same as above): x1, y1, x2, y2 (obb: x, y, width, height), score,
+             class; these rows need no NMS
+    YOLOv5   (1, 3 * n, 5 + classes), from its own repository: as detect, but with an objectness
+             before the classes
 
-in pixels of the input or, in int8, divided by its width and height (ultralytics 8.4.190; read from its exports). Each
-was compared with its predict(): tests/compare_ultralytics.py, models/README.md. YOLOv5's own was built by the tests.
-Classifiers are funcs/resnet.py's.
+Coordinates are pixels of the input or, in int8, parts of its width and height (ultralytics 8.4.190,
+read from its exports). tests/compare_ultralytics.py compares each with Ultralytics' predict(). The
+tests build YOLOv5's layout themselves. Classifiers are read by funcs/resnet.py.
 """
-import functools
+from __future__ import annotations
+
 import os
 import re
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-import func
-from func import Detections, ModelError
-from funcs import geometry
+from vision.coco import COCO_CLASSES
+from vision.detections import Detections
+from vision.drawing import draw
+from vision.inference import infer_raw, unknown_outputs
+from vision.letterbox import (
+    Placed,
+    letterbox,
+    unletterbox,
+    unletterbox_corners,
+    unletterbox_keypoints,
+)
+from vision.masks import masks_of
+from vision.nms import MAX_BOXES, best_first, nms, rotated_nms
+from vision.quantised import Raw, as_scores
+from vision.rotated import corners_of
+from vision.settings import Settings, names_with_keypoints, settings_of
 
-# --------------------------------------------------------------------------------------------------------------------
-NMS_THRESH = 0.7    # as Ultralytics' predict
-STRIDES = (8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32)
-# --------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+NMS_THRESH = 0.7    # maximum overlap of two boxes of one class, as in Ultralytics' predict()
+# --------------------------------------------------------------------------------------------------
+
+TASKS = "detect", "segment", "pose", "obb"
+STRIDES = (8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32)    # of models with 3, 4, 2 heads
+
+Shape = Tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """How a model's outputs are read, from layout()."""
-    task: str
-    kind: str              # "columns": (1, channels, n); "rows": end2end; "yolov5"
-    classes: int           # 0: not told by the shapes (rows)
-    points: int            # key points of each object
-    values: int            # of each key point, 2 or 3
-    boxes: int             # the place of the output with boxes; the other one has the prototypes
-
-
-def reads(model: Any) -> bool:
-    """Whether a model's outputs have one of the layouts above."""
-    return plan_of(model) is not None
-
-
-def classes_of(model: Any) -> Optional[int]:
-    """How many classes a model has by its layout, of which the shapes alone leave doubt; None where it does not say."""
-    plan = plan_of(model)
-    return plan and plan.classes or None
-
-
-def plan_of(model: Any, found: Optional[Sequence[Tuple[int, ...]]] = None) -> Optional[Layout]:
-    """The layout() of a model's outputs, by what is known of it (a rknnmodel.Model, or None) and the shapes found, or
-    those that the model says."""
-    if found is None:
-        found = [shape for _, shape in model.outputs]
-    points = getattr(model, "metadata", {}).get("kpt_shape")
-    points = tuple(points) if isinstance(points, (list, tuple)) and len(points) == 2 else None
-    name = os.path.basename(getattr(model, "path", "")).lower()
-    about = [str(getattr(model, "metadata", {}).get(key, "")).lower() for key in ("head", "description")]
-    if any(re.search("rt-?detr", text) for text in [name, *about]):  # its rows look like end2end's, and are others
-        return None
-    names = getattr(model, "names", None)
-    return layout(tuple(map(tuple, found)), func.settings(model).size, _task(model), len(names) if names else None,
-                  points)
-
-
-def _task(model: Any) -> Optional[str]:
-    """What the model, or its file's name, which is left of it outside its folder, says of its task."""
-    told = re.search("(seg|pose|obb)", os.path.basename(getattr(model, "path", "")).lower())
-    return getattr(model, "task", None) or told and {"seg": "segment"}.get(told[1], told[1])
-
-
-def doubt(model: Any) -> Optional[str]:
-    """A sentence for a model of which nothing says the task, where its outputs may well be those of another than the
-    one that they are read as; None without such a doubt."""
-    plan, names = plan_of(model), getattr(model, "names", None)
-    if plan is None or _task(model) or plan.task == "segment" or plan.kind != "columns":
-        return None
-    usual = (1, 17) if plan.task == "pose" else (len(names or func.CLASSES), 0) if plan.task == "detect" else None
-    if (plan.classes, plan.points) == usual:
-        return None
-    with_points = f" and {plan.points} key points" if plan.points else ""
-    return (f"{model.path}: nothing says its task, so that its outputs, {model.outputs[plan.boxes][1]}, are read as "
-            f"{plan.task} with {plan.classes} classes{with_points}: a metadata.yaml beside it, as Ultralytics' export "
-            f"writes it, with task (and kpt_shape), would say it.")
-
-
-@functools.lru_cache(maxsize=100)
-def layout(found: Tuple[Tuple[int, ...], ...], size: Tuple[int, int], task: Optional[str], names: Optional[int],
-           points: Optional[Tuple[int, int]] = None) -> Optional[Layout]:
-    """The Layout of outputs of these shapes, None where it is another one.
-
-    size: (width, height) of the input; task: what the model says of itself, or None; names: how many class names it
-    has, or None; points: number of key points and of the values of each. What the model does not say is guessed: 56
-    channels are one class and 17 key points of three values.
-    """
-    found = [shape[:3] if shape[3:] == (1,) else shape for shape in found]
-    places = [place for place, shape in enumerate(found) if len(shape) == 3 and shape[0] == 1]
-    if len(places) != 1 or len(found) > 2 or task not in (None, "detect", "segment", "pose", "obb"):
-        return None
-    boxes, masks = places[0], 0
-    if len(found) == 2:
-        masks = found[1 - boxes][1] if len(found[1 - boxes]) == 4 else 0
-        if not masks or task not in (None, "segment"):
-            return None
-        task = "segment"
-    elif task == "segment":
-        return None
-    _, first, last = found[boxes]
-    cells = [sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides) for strides in STRIDES]
-    if first == last == 0 and task:  # all left open; the outputs themselves will tell
-        return Layout(task, "rows", 0, *(points or (0, 0)), boxes)
-    if first == 0 and names and last == 5 + names and not masks:
-        first = 3 * cells[0]
-    if last in (0, *cells):  # 0: left open, as dynamic=True does
-        kind, more = "columns", first - 4
-    elif first in [3 * count for count in cells]:
-        return Layout("detect", "yolov5", last - 5, 0, 0, boxes) if last > 5 and not masks and task in (
-            None, "detect") else None
-    elif last < 6 + 3 * 1000 and first <= 1000:
-        kind, more = "rows", last - 6
-    else:
-        return None
-    if task is None:
-        left = more - (names or 0)
-        named = names and kind == "columns"
-        # a number of names that fits nothing is no reason to see key points
-        task = ("pose" if (more, kind) in ((52, "columns"), (51, "rows")) and names in (None, 1) or named and left == 51
-                or points and kind == "columns" and left == points[0] * points[1] else
-                "obb" if kind == "rows" and more == 1 or named and left == 1 else "detect")
-    extra = {"detect": 0, "segment": masks, "obb": 1}.get(task)
-    if task == "pose":
-        extra = points[0] * points[1] if points else more - (names or 1) * (kind == "columns")
-        points = points or (extra // 3, 3) if points or extra % 3 == 0 else (extra // 2, 2)
-        if extra < 2 or extra != points[0] * points[1]:
-            return None
-    classes = more - extra
-    if classes < 1 if kind == "columns" else classes != 0:
-        return None
-    return Layout(task, kind, classes, *(points if task == "pose" else (0, 0)), boxes)
+    """How outputs are read."""
+    task: str       # one of TASKS
+    kind: str       # "columns": (1, channels, n); "rows": end2end; "yolov5"
+    classes: int    # 0: the shapes do not say it (rows)
+    points: int     # key points of each object
+    values: int     # of each key point, 2 or 3
+    boxes: int      # index of the output with the boxes; the other one has the prototypes
 
 
 class Found(NamedTuple):
     """What decode() finds, before NMS."""
-    boxes: np.ndarray      # (n, 4) float32, in pixels of the input: xyxy; of rotated boxes x, y, width, height
+    boxes: np.ndarray      # (n, 4) float32 in pixels of the input: xyxy; obb: x, y, width, height
     classes: np.ndarray    # (n,) int64
     scores: np.ndarray     # (n,) float32
-    more: np.ndarray       # (channels, cells) stored values: mask coefficients, key points or angle
-    cells: np.ndarray      # (n,) int64: the column of `more` of each
+    more: Raw              # (channels, cells): mask coefficients, key points or the angle
+    cells: np.ndarray      # (n,) int64: the column of `more` that belongs to each box
 
+    def select(self, index: np.ndarray) -> Found:
+        return self._replace(boxes=self.boxes[index], classes=self.classes[index],
+                             scores=self.scores[index], cells=self.cells[index])
 
-def decode(output: func.Raw, plan: Layout, wanted: func.Settings, relative: bool = False) -> Found:
-    """Boxes of one output, before NMS.
-
-    output: (array, scale, zero point) as func.infer_raw() gives it, of one of the layouts above; plan: its layout();
-    wanted: func.settings(); relative: coordinates are in 0..1, and not pixels; those that all lie in 0..2 are taken for
-    such in any case, for no object is as small.
-    """
-    stored, scale, zero = output
-    stored = stored.reshape(stored.shape[1:3])
-    if plan.kind == "columns":
-        past = 4 + plan.classes
-        # The best class alone rules out nearly all cells; only those left are gathered and computed.
-        best = highest(stored[4:past])
-        cells = np.flatnonzero(best >= func.raw_threshold(wanted.conf, scale, zero, best.dtype))
-        good = stored[:past].take(cells, 1)  # (4 + classes, n)
-        best = best[cells]
-        classes = (good[4:] == best).argmax(0)  # of int8 twice as fast as to search the highest again
-        scores = func.floats(best, scale, zero)
-        good = func.floats(good[:4], scale, zero)
-    elif plan.kind == "yolov5":
-        past, stored = 5 + plan.classes, stored.T
-        objectness = np.ascontiguousarray(stored[4])
-        cells = np.flatnonzero(objectness >= func.raw_threshold(wanted.conf, scale, zero, stored.dtype))
-        good = func.floats(stored[:, cells], scale, zero)  # (5 + classes, n)
-        classes, scores = good[5:].argmax(0), good[4] * good[5:].max(0)
-        cells, good, classes, scores = _pick(scores >= wanted.conf, cells, good, classes, scores)
-    else:
-        past, stored = 6, stored.T
-        cells = np.flatnonzero(stored[4] >= func.raw_threshold(wanted.conf, scale, zero, stored.dtype))
-        good = func.floats(stored[:6, cells], scale, zero)
-        scores, classes = good[4], np.round(np.nan_to_num(good[5])).astype(np.int64)
-    scores = func.as_scores(scores, False)  # what is above 1 is none, and goes
-    boxes = good[:4]
-    if relative or len(cells) and boxes.max() <= 2:
-        boxes = boxes * np.float32(wanted.size * 2)[:, np.newaxis]
-    if plan.kind != "rows" and plan.task != "obb":
-        half = boxes[2:] / 2
-        if len(cells) and half.min() <= 0:  # YOLO26 may give such; OpenCV's NMS would have them suppress all others
-            half, boxes, classes, scores, cells = _pick((half > 0).all(0), half, boxes, classes, scores, cells)
-        boxes = np.concatenate([boxes[:2] - half, boxes[:2] + half])
-    return Found(boxes.T, classes, scores, stored[past:], cells)
-
-
-def highest(scores: np.ndarray) -> np.ndarray:
-    """The highest of each column of scores (classes, n), stored values, none of them negative in float16."""
-    if scores.dtype == np.float16:  # NumPy is slow with these; of those that are not negative the bits have their order
-        return np.maximum.reduce(scores.view(np.int16), 0).view(np.float16)
-    return np.maximum.reduce(scores, 0)
-
-
-def _pick(index: np.ndarray, *arrays: np.ndarray) -> List[np.ndarray]:
-    places = np.flatnonzero(index)
-    return [array[..., places] for array in arrays]
-
-
-def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
-    """Find the objects of a frame, with masks, key points or corners where the model has them.
-
-    rknn_lite: an RKNNLite context, which may have a `model`; IMG: (h, w, 3) uint8 BGR, or as func.as_bgr() takes it.
-    Returns at most func.MAX_BOXES Detections in pixels of the frame. Boxes and key points are cut to the frame;
-    corners of rotated boxes, and the boxes around them, may reach beyond it. What has an empty mask is left out.
-    Raises ModelError where the model cannot be run or read, ValueError where IMG is no frame.
-    """
-    model = getattr(rknn_lite, "model", None)
-    wanted = func.settings(model, NMS_THRESH)
-    square, placed = func.letterbox(IMG, wanted.size)
-    outputs = func.infer_raw(rknn_lite, square)
-    found = [np.shape(output[0]) for output in outputs]
-    plan = plan_of(model, found)
-    if plan is None:
-        w, h = wanted.size
-        raise ModelError(f"the model's outputs have the shapes {', '.join(map(str, found))}, but funcs/ultralytics.py "
-                         f"reads Ultralytics' exports at {w} x {h} pixels, for example (1, 84, "
-                         f"{sum(w // stride * (h // stride) for stride in STRIDES[0])})")
-    if plan.kind == "yolov5":
-        wanted = func.settings(model)
-    relative = bool(getattr(model, "relative", False))
-    names = geometry.names_of(model, plan.classes or None, plan.points)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # of a broken model
-        one = decode(outputs[plan.boxes], plan, wanted, relative)
-        more = functools.partial(_more, outputs[plan.boxes], one)
-        if plan.task == "obb":
-            angles = more(np.arange(len(one.cells)))[0]
-            stay = geometry.suppress(np.column_stack([one.boxes, angles]), one.classes, one.scores, wanted,
-                                   plan.kind == "rows")
-            corners = geometry.unletterbox(geometry.corners(one.boxes[stay], angles[stay]), placed)
-            boxes = np.concatenate([corners.min(1), corners.max(1)], 1)
-            return Detections(boxes, one.classes[stay], one.scores[stay], names, corners=corners)
-        stay = (func.suppress(one.boxes, one.classes, one.scores, wanted._replace(iou=1.0)) if plan.kind == "rows" else
-                func.suppress(one.boxes, one.classes, one.scores, wanted))
-        boxes = func.unletterbox(one.boxes[stay], placed, IMG)
-        detections = Detections(boxes, one.classes[stay], one.scores[stay], names)
-        if plan.task == "pose":
-            detections.keypoints = _keypoints(more(stay), plan, relative, wanted.size, placed, IMG.shape)
-        if plan.task == "segment":
-            detections.masks = geometry.masks(more(stay).T, outputs[1 - plan.boxes], boxes, wanted.size, placed)
-            return detections.select([x for x, (_, _, mask) in enumerate(detections.masks) if mask.any()])
-    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # and not beside the frame, on the grey
-    return detections if seen.all() else detections.select(seen)
-
-
-def _more(output: func.Raw, found: Found, places: np.ndarray) -> np.ndarray:
-    """What stands in an output behind the classes, of those at some places: (channels, n) float32."""
-    return func.floats(found.more[:, found.cells[places]], *output[1:])
-
-
-def _keypoints(values: np.ndarray, plan: Layout, relative: bool, size: Tuple[int, int], placed: func.Placed,
-               shape: Sequence[int]) -> np.ndarray:
-    values = values.T.reshape(-1, plan.points, plan.values)
-    if relative or values.size and np.nanmax(np.abs(values[..., :2])) <= 2:
-        values[..., :2] *= np.float32(size)
-    return geometry.keypoints(values, placed, shape)
-
-
-draw = func.draw
+    def more_of(self, index: np.ndarray) -> np.ndarray:
+        """The values of `more` of some boxes: (n, channels) float32."""
+        return self.more.columns(self.cells[index]).floats().T
 
 
 def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
-    """What the pool does with every frame: returns the frame itself, detections drawn on it."""
+    """Detect the objects of a frame (h, w, 3) uint8 BGR, draw them on it, and return it."""
     return draw(IMG, detect(rknn_lite, IMG))
+
+
+def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
+    """The objects of a frame, in pixels of the frame, best first; with masks, key points or corners
+    if the model has them.
+
+    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Corners of rotated boxes, and the
+    boxes around them, may reach beyond the frame. Objects with an empty mask are left out. Raises
+    ModelError if the model cannot be run or read; ValueError if IMG is not a frame.
+    """
+    model = getattr(rknn_lite, "model", None)
+    settings = settings_of(model, iou=NMS_THRESH)
+    image, placed = letterbox(IMG, settings.size)
+    outputs = infer_raw(rknn_lite, image)
+    shapes = [output.shape for output in outputs]
+    layout = layout_of(model, shapes)
+    if layout is None:
+        w, h = settings.size
+        raise unknown_outputs(shapes, f"funcs/ultralytics.py reads Ultralytics' exports at {w} x "
+                              f"{h} pixels, for example (1, 84, {_cells(settings.size)[0]})")
+    if layout.kind == "yolov5":
+        settings = settings_of(model)
+    elif layout.kind == "rows" and layout.task != "obb":
+        settings = settings._replace(iou=1.0)
+    relative = bool(getattr(model, "relative", False))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # values of a broken model
+        found = decode(outputs[layout.boxes], layout, settings, relative)
+        detections = _finish(found, layout, outputs, settings, placed, IMG, relative)
+    detections.names = names_with_keypoints(model, layout.classes or None, layout.points)
+    return detections
+
+
+def reads(model: Any) -> bool:
+    """True if a model's outputs have one of the layouts above."""
+    return layout_of(model) is not None
+
+
+def classes_of(model: Any) -> Optional[int]:
+    """The number of classes of a model, from its outputs; None if they do not say it."""
+    layout = layout_of(model)
+    return layout.classes or None if layout else None
+
+
+def doubt(model: Any) -> Optional[str]:
+    """A sentence for the user if the task had to be guessed and another is possible, or None."""
+    layout = layout_of(model)
+    if (layout is None or _task_of(model) or layout.task == "segment"
+            or layout.kind != "columns"):
+        return None
+    names = len(getattr(model, "names", None) or COCO_CLASSES)
+    usual = {"pose": (1, 17), "detect": (names, 0)}.get(layout.task)
+    if (layout.classes, layout.points) == usual:
+        return None
+    points = f" and {layout.points} key points" if layout.points else ""
+    return (f"{model.path}: its metadata does not contain the task, so its outputs, "
+            f"{model.outputs[layout.boxes][1]}, are decoded as {layout.task} with "
+            f"{layout.classes} classes{points}. If this is wrong, put the metadata.yaml "
+            "of Ultralytics' export, with task (and kpt_shape), beside it.")
+
+
+# ---- which layout ----
+
+def layout_of(model: Any, shapes: Optional[Sequence[Shape]] = None) -> Optional[Layout]:
+    """The Layout of a model's outputs, or None.
+
+    model: a Model, or None if nothing is known; shapes: of its outputs, if they are at hand.
+    """
+    if shapes is None:
+        shapes = [shape for _, shape in model.outputs]
+    metadata = getattr(model, "metadata", {})
+    name = os.path.basename(getattr(model, "path", "")).lower()
+    about = [name, *(str(metadata.get(key, "")).lower() for key in ("head", "description"))]
+    if any(re.search("rt-?detr", text) for text in about):  # other rows than end2end's
+        return None
+    points = metadata.get("kpt_shape")
+    points = tuple(points) if isinstance(points, (list, tuple)) and len(points) == 2 else None
+    names = getattr(model, "names", None)
+    return layout_of_shapes(shapes, settings_of(model).size, _task_of(model),
+                            len(names) if names else None, points)
+
+
+def _task_of(model: Any) -> Optional[str]:
+    """The task, from the model or else from its file's name."""
+    name = re.search("(seg|pose|obb)", os.path.basename(getattr(model, "path", "")).lower())
+    task = {"seg": "segment"}.get(name[1], name[1]) if name else None
+    return getattr(model, "task", None) or task
+
+
+def layout_of_shapes(shapes: Sequence[Shape], size: Tuple[int, int], task: Optional[str] = None,
+                     names: Optional[int] = None, points: Optional[Tuple[int, int]] = None
+                     ) -> Optional[Layout]:
+    """The Layout of outputs with these shapes, or None.
+
+    size: (width, height) of the input; task, names (how many), points (number of key points, values
+    of each): None if the model does not say it. Then it is guessed: 56 channels are one class and
+    17 key points with three values.
+    """
+    shapes = [tuple(shape[:3] if shape[3:] == (1,) else shape) for shape in shapes]
+    flat = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[0] == 1]
+    if len(flat) != 1 or len(shapes) > 2 or task not in (None, *TASKS):
+        return None
+    boxes, coefficients = flat[0], 0
+    if len(shapes) == 2:
+        prototypes = shapes[1 - boxes]
+        coefficients = prototypes[1] if len(prototypes) == 4 else 0
+        if not coefficients or task not in (None, "segment"):
+            return None
+        task = "segment"
+    elif task == "segment":
+        return None
+    kind, rest = _kind_of(shapes[boxes], size, task, names)
+    if kind == "":
+        return None
+    task = task or _guess_task(kind, rest, names, points)
+    if kind == "yolov5":
+        return Layout(task, kind, rest, 0, 0, boxes) if task == "detect" and rest > 0 else None
+    if task == "pose" and rest:
+        points = points or _guess_points(rest - (names or 1) * (kind == "columns"))
+    points = points if task == "pose" and points else (0, 0)
+    if task == "pose" and rest and not points[0]:
+        return None
+    classes = rest - {"segment": coefficients, "obb": 1}.get(task, points[0] * points[1])
+    fits = classes > 0 if kind == "columns" else classes == 0
+    open_rows = kind == "rows" and shapes[boxes][2] == 0
+    return Layout(task, kind, max(classes, 0), *points, boxes) if fits or open_rows else None
+
+
+def _kind_of(shape: Shape, size: Tuple[int, int], task: Optional[str], names: Optional[int]
+             ) -> Tuple[str, int]:
+    """The kind of the output with the boxes ("" for another one), and how many values each box has
+    besides its sides (of yolov5: and the objectness; of rows: and score and class). A side of 0 is
+    left open, as dynamic=True does."""
+    _, first, last = shape
+    cells = _cells(size)
+    if first == last == 0:
+        return ("rows", 0) if task else ("", 0)
+    if first == 0 and names and last == 5 + names:
+        return "yolov5", last - 5
+    if last in (0, *cells):
+        return "columns", first - 4
+    if first in [3 * count for count in cells]:
+        return "yolov5", last - 5
+    return ("rows", last - 6) if last < 6 + 3 * 1000 and first <= 1000 else ("", 0)
+
+
+def _cells(size: Tuple[int, int]) -> Sequence[int]:
+    """How many cells the heads of a model can have."""
+    return [sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)
+            for strides in STRIDES]
+
+
+def _guess_task(kind: str, rest: int, names: Optional[int], points: Optional[Tuple[int, int]]
+                ) -> str:
+    if kind == "yolov5":
+        return "detect"
+    if kind == "rows":
+        return "pose" if rest == 51 and names in (None, 1) else "obb" if rest == 1 else "detect"
+    left = rest - (names or 0)
+    if (rest == 52 and names in (None, 1) or names and left == 51
+            or points and left == points[0] * points[1]):
+        return "pose"
+    return "obb" if names and left == 1 else "detect"
+
+
+def _guess_points(values: int) -> Optional[Tuple[int, int]]:
+    """(key points, values of each) from the number of values of all."""
+    if values < 2 or values % 3 and values % 2:
+        return None
+    return (values // 3, 3) if values % 3 == 0 else (values // 2, 2)
+
+
+# ---- decoding ----
+
+def decode(output: Raw, layout: Layout, settings: Settings, relative: bool = False) -> Found:
+    """The boxes of one output, before NMS.
+
+    relative: coordinates are parts of the input's sides, not pixels. Coordinates that all lie in
+    0..2 are read so in any case, because no object is that small.
+    """
+    output = output.reshape(*output.shape[1:3])
+    read = {"columns": _columns, "rows": _rows, "yolov5": _yolov5}[layout.kind]
+    found = read(output, layout, settings)
+    boxes = found.boxes
+    if relative or len(boxes) and boxes.max() <= 2:
+        boxes = boxes * np.array(settings.size * 2, np.float32)
+    found = found._replace(boxes=boxes, scores=as_scores(found.scores))
+    if layout.kind == "rows" or layout.task == "obb":
+        return found
+    # YOLO26 may give boxes without a size, for which OpenCV's NMS would suppress all others.
+    found = found.select(np.flatnonzero((boxes[:, 2:] > 0).all(1)))
+    centre, half = found.boxes[:, :2], found.boxes[:, 2:] / 2
+    return found._replace(boxes=np.concatenate([centre - half, centre + half], 1))
+
+
+def _columns(output: Raw, layout: Layout, settings: Settings) -> Found:
+    scores = output.part(np.s_[4:4 + layout.classes])                   # (classes, cells)
+    # The best class alone rules out nearly all cells. Only the others are computed.
+    cells = np.flatnonzero(scores.highest() >= scores.threshold(settings.conf))
+    values = scores.columns(cells).floats()
+    boxes = output.part(np.s_[:4]).columns(cells).floats().T
+    more = output.part(np.s_[4 + layout.classes:])
+    return Found(boxes, values.argmax(0), values.max(0), more, cells)
+
+
+def _rows(output: Raw, layout: Layout, settings: Settings) -> Found:
+    columns = output._replace(stored=output.stored.T)                   # (6 + more, rows)
+    cells = np.flatnonzero(columns.stored[4] >= columns.threshold(settings.conf))
+    values = columns.part(np.s_[:6]).columns(cells).floats()
+    classes = np.round(np.nan_to_num(values[5])).astype(np.int64)
+    return Found(values[:4].T, classes, values[4], columns.part(np.s_[6:]), cells)
+
+
+def _yolov5(output: Raw, layout: Layout, settings: Settings) -> Found:
+    cells = np.flatnonzero(output.stored[:, 4] >= output.threshold(settings.conf))
+    values = output.part(cells).floats()                                # (n, 5 + classes)
+    scores = values[:, 4] * values[:, 5:].max(1)
+    found = Found(values[:, :4], values[:, 5:].argmax(1), scores, output, cells)
+    return found.select(np.flatnonzero(scores >= settings.conf))
+
+
+def _finish(found: Found, layout: Layout, outputs: Sequence[Raw], settings: Settings,
+            placed: Placed, IMG: np.ndarray, relative: bool) -> Detections:
+    """NMS, and everything in pixels of the frame."""
+    if layout.task == "obb":
+        return _rotated(found, layout, settings, placed)
+    best = nms(found.boxes, found.classes, found.scores, settings)
+    boxes = unletterbox(found.boxes[best], placed, IMG)
+    classes, scores = found.classes[best], found.scores[best]
+    if layout.task == "segment":
+        prototypes = outputs[1 - layout.boxes]
+        masks = masks_of(found.more_of(best), prototypes, boxes, settings.size, placed)
+        detections = Detections(boxes, classes, scores, masks=masks)
+        return detections.select(np.array([mask.any() for _, _, mask in masks], bool))
+    if layout.task == "pose":
+        points = found.more_of(best).reshape(len(best), layout.points, layout.values)
+        if relative or points.size and np.nanmax(np.abs(points[..., :2])) <= 2:
+            points[..., :2] *= np.array(settings.size, np.float32)
+        keypoints = unletterbox_keypoints(points, placed, IMG.shape)
+        return Detections(boxes, classes, scores, keypoints=keypoints).inside_frame()
+    return Detections(boxes, classes, scores).inside_frame()
+
+
+def _rotated(found: Found, layout: Layout, settings: Settings, placed: Placed) -> Detections:
+    angles = found.more_of(np.arange(len(found.cells)))[:, 0]
+    rotated = np.column_stack([found.boxes, angles])
+    if layout.kind == "rows":
+        best = best_first(rotated, found.classes, found.scores, settings)[:MAX_BOXES]
+    else:
+        best = rotated_nms(rotated, found.classes, found.scores, settings)
+    corners = unletterbox_corners(corners_of(found.boxes[best], angles[best]), placed)
+    around = np.concatenate([corners.min(1), corners.max(1)], 1)
+    return Detections(around, found.classes[best], found.scores[best], corners=corners)

@@ -1,73 +1,169 @@
-"""What becomes of a stream's results after the pool; each file can be left out. And which of them a run has."""
+"""Where results go. Imports the files of the outputs that a run needs; the others can be missing.
+
+protocol.py says what a sink is: a window, a video file, a broker, ...
+"""
+from __future__ import annotations
+
 import importlib
 import sys
+import time
 from types import ModuleType
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
-from rknnmodel import InputError
+import funcs
+from results.console import say
+from results.protocol import Sink
+from vision.errors import InputError
+from vision.packages import missing_package
+
+STDOUT = "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"  # as --json may be given
+POLL_SECONDS = 0.05  # between two looks at the keys and signals
 
 
-def part(module: str, flag: str) -> ModuleType:
-    """A module of results/, each of which may be left out. Raises InputError where it, or what it needs, is not
-    there."""
+def import_optional(module: str, flag: str) -> ModuleType:
+    """Import a module that `flag` needs. Raises InputError if it, or a package that it imports, is
+    missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         missing = error.name or module
         if missing.partition(".")[0] != "results":
-            raise InputError(f"{flag} needs the package {missing}: pip install {missing}.") from None
-        raise InputError(f"{flag} needs {missing.replace('.', '/')}.py, which is not there.") from None
+            raise InputError(missing_package(flag, error)) from None
+        file = f"{missing.replace('.', '/')}.py"
+        raise InputError(f"{flag} needs {file}, which is missing.") from None
 
 
-def parse_lines(args: Any, lines: Dict[str, Any], zones: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    """The settings `lines` and `zones`, overridden by --line and --zone where there are any."""
+def parse_lines(args: Any, lines: dict[str, Any], zones: dict[str, Any]
+                ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings `lines` and `zones`, each replaced by --line or --zone if there are any."""
     if not args.line and not args.zone:
         return lines, zones
-    given = part("results.lines", "--line and --zone").parse(args.line, args.zone)
-    return given[0] or lines, given[1] or zones
+    module = import_optional("results.lines", "--line and --zone")
+    given_lines, given_zones = module.parse(args.line, args.zone)
+    return given_lines or lines, given_zones or zones
 
 
-def refuse_without_detections(args: Any, func: Any) -> None:
-    """Raise InputError where something is wanted that a func file with only a myFunc cannot give."""
-    wanted = {"--json": args.json, "--track": args.track, "--line": args.lines, "--zone": args.zones,
-              "--mqtt": args.mqtt}
-    for flag, value in wanted.items():
-        if value:
-            raise InputError(f"{flag} needs detections, and {func.__file__} gives pictures only: beside a myFunc that "
-                             f"is draw(IMG, detect(rknn_lite, IMG)) it must define detect(rknn_lite, IMG), which "
-                             f"returns Detections, and draw(IMG, detections).")
+def check_func(args: Any, func: Any) -> None:
+    """Raise InputError if a flag needs detections, or boxes, that a func file does not give."""
+    flag, has_detections = needs_boxes(args), funcs.has_detections(func)
+    if has_detections and flag and not getattr(func, "BOXES", True):
+        raise InputError(f"{flag} needs boxes, but this model is a classifier: it says what is on "
+                         "a picture, not where.")
+    flag = flag or ("--json" if args.json else "--mqtt" if args.mqtt else "")
+    if flag and not has_detections:
+        raise InputError(
+            f"{flag} needs detections, but the myFunc of {func.__file__} returns only pictures. "
+            f"Define detect(rknn_lite, IMG), which returns Detections, and draw(IMG, detections) "
+            f"there too.")
 
 
-def take_stdout(args: Any) -> Any:
-    """The place of `--json -`, or None. It comes before the contexts, whose opening the vendor's library prints of."""
-    return part("results.jsonl", "--json").JSONLines("-") if args.json == "-" else None
+def needs_boxes(args: Any) -> str:
+    """The flag that needs boxes, such as "--track"; empty if none is given."""
+    flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones}
+    return next((flag for flag, value in flags.items() if value), "")
 
 
-def open_places(args: Any, streams: List[Any], stdout: Any = None) -> Tuple[List[Any], Any]:
-    """Give every stream its tracker, lines and places; stdout: what take_stdout() gave. Returns the places that all
-    share, and the Window or None."""
-    if args.track or args.lines or args.zones or args.mqtt:  # whose events are of objects that last
-        tracking = part("results.tracking", "--track")
+# ---- sinks ----
+
+def take_stdout(args: Any) -> Sink | None:
+    """The sink of `--json -`, or None. Call it before a context opens: from then on, what the
+    vendor's library prints to stdout goes to stderr."""
+    if args.json not in STDOUT:
+        return None
+    return import_optional("results.jsonl", "--json").JSONLines("-")
+
+
+def paths_to_save(args: Any, names: list[str], given: list[bool], sources: list[Any]
+                  ) -> list[str | None]:
+    """The path of --save for each stream; None without --save.
+
+    names, given: the streams' names, and whether the user chose them. sources: their addresses,
+    or lists of pictures.
+    Raises InputError if one of them would be overwritten.
+    """
+    if not args.save:
+        return [None] * len(names)
+    saving = import_optional("results.save_paths", "--save")
+    paths = saving.save_paths(args.save, names, given)
+    files = [file for each in sources for file in (each if isinstance(each, list) else [each])]
+    for path in paths:
+        saving.check_free(path, files)
+    return paths
+
+
+def open_saver(path: str, stream: Any, overwrite: bool) -> Sink:
+    """The sink that saves a stream's pictures. Raises InputError if it cannot save there."""
+    return import_optional("results.video", "--save").open_saver(path, stream, overwrite)
+
+
+def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None
+               ) -> tuple[list[Sink], Any]:
+    """Give every stream its tracker, its lines and the sinks that all streams share.
+
+    stdout: what take_stdout() returned. Returns the shared sinks, and the Window or None.
+    """
+    if args.track or args.lines or args.zones or args.mqtt:  # MQTT's events need object ids
+        tracking = import_optional("results.tracking", "--track")
         for stream in streams:
             stream.tracker = tracking.Tracker()
     if args.lines or args.zones:
-        names = [stream.name for stream in streams]
-        counting = part("results.lines", "--line and --zone").for_streams(names, args.lines, args.zones)
+        module = import_optional("results.lines", "--line and --zone")
+        counters = module.for_streams([stream.name for stream in streams], args.lines, args.zones)
         for stream in streams:
-            stream.lines = counting[stream.name]
-    shared = []
+            stream.lines = counters[stream.name]
+    shared: list[Sink] = []
     if args.json:
-        shared.append(stdout or part("results.jsonl", "--json").JSONLines(args.json))
+        shared.append(stdout or import_optional("results.jsonl", "--json").JSONLines(args.json))
     if args.mqtt:
-        shared.append(part("results.mqtt", "--mqtt").MQTT(args.mqtt, streams))
+        shared.append(import_optional("results.mqtt", "--mqtt").MQTT(args.mqtt, streams))
     if args.web:
-        shared.append(part("results.web", "--web").Web(str(args.web), streams))
-    window = None
-    if not args.headless:
-        windows = part("results.window", "A window (--headless does without)")
-        window = windows.Window(streams) if windows.can_show() else None
-        if window is None:
-            print("No display: running without a window.", file=sys.stderr)
+        module = import_optional("results.web", "--web")
+        shared.append(module.Web(str(args.web), streams, args.web_name))
+    window = None if args.headless else open_window(streams, args)
+    if window is not None:
+        shared.append(window)
     for stream in streams:
-        stream.places += shared + [window] * (window is not None)
+        stream.sinks += shared
     return shared, window
+
+
+def open_window(streams: list[Any], args: Any) -> Any:
+    """The Window, or None if there is no display."""
+    module = import_optional("results.window", "A window (switch it off with --headless)")
+    if module.can_show():
+        return module.Window(streams)
+    hint = ("" if args.save or args.web else
+            " --save out.mp4 saves what it would show, --web 8000 shows it in a browser.")
+    say(f"No display: running without a window.{hint}", sys.stderr)
+    return None
+
+
+# ---- the end ----
+
+def displays(args: Any, shared: list[Sink]) -> list[Any]:
+    """The window and the page if the results go nowhere else: they stay after the end."""
+    elsewhere = args.save or args.json or args.mqtt
+    return [] if elsewhere else [sink for sink in shared if getattr(sink, "display", False)]
+
+
+def keep_open(displays: list[Any], window: Any, streams: list[Any], signals: list[int]) -> None:
+    """Show the last results until a key in the window, its close button, or a signal.
+
+    displays: what displays() returned; window: the Window, or None.
+    """
+    if not displays or not any(stream.count for stream in streams):
+        return
+    if window:
+        window.step(0)  # the last result
+    if signals or window and not window.stays:
+        return
+    pages = ", ".join(display.url for display in displays if display is not window)
+    what = (f"{pages} stays until Ctrl-C" + " or a key in the window" * bool(window) if pages else
+            "Press a key in the window, or close it, to end")
+    say(f"{'All streams have' if len(streams) > 1 else 'The stream has'} ended. {what}.",
+        sys.stderr)
+    while not signals and (window is None or window.stays):
+        if window:
+            window.step(POLL_SECONDS)
+        else:
+            time.sleep(POLL_SECONDS)

@@ -1,7 +1,10 @@
-"""Detections as JSON, a line a frame, into a file or to stdout.
+"""Writes results as JSON, one line per frame, to a file or to stdout.
 
-    --json results.jsonl     # appended to; --json - | jq
+    --json results.jsonl     # appends to the file
+    --json - | jq            # writes to stdout
 """
+from __future__ import annotations
+
 import errno
 import json
 import math
@@ -10,62 +13,76 @@ import select
 import stat
 import sys
 import threading
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import cv2
 import numpy as np
 
-from rknnmodel import InputError
+from results import STDOUT
+from results.gaps import Gaps
+from sources.file_names import as_text
+from vision.errors import InputError
 
-CLOSING = 2  # seconds that close() waits for a line that is being written
+CLOSE_SECONDS = 2  # how long close() waits for a line that another thread is writing
 
 
 def as_dict(result: Any) -> Dict[str, Any]:
-    """What --json says of a streams.Result, ready for json.dumps(): pixels of the frame with one decimal."""
-    said = {"stream": result.stream.name, "frame": int(result.number), "time": round(float(result.time), 3),
-            "size": [int(side) for side in result.size]}
-    if getattr(result, "epoch", None) is not None:  # it came from another board (examples/boards.py)
-        said.update(board=result.board, epoch=result.epoch)
+    """Convert a Result to the dict that --json writes. Coordinates are pixels of the frame."""
+    record: Dict[str, Any] = {
+        "stream": result.stream.name,
+        "frame": int(result.number),
+        "time": round(float(result.time), 3),
+        "size": [int(side) for side in result.size],
+    }
+    if getattr(result, "epoch", None) is not None:  # a result of another board
+        record.update(board=result.board, epoch=result.epoch)
     if result.file is not None:
-        said["file"] = result.file
+        record["file"] = as_text(result.file)
     if result.error is not None:
-        said["error"] = result.error
-        return said
-    said["objects"] = objects(result.detections) if result.detections is not None else []
+        record["error"] = result.error
+        return record
+    record["objects"] = objects(result.detections) if result.detections is not None else []
     for name in ("lines", "zones", "crossings"):
         value = getattr(result, name, None)
         if value or value is not None and name != "crossings":
-            said[name] = plain(value)
-    return said
+            record[name] = plain(value)
+    return record
 
 
 def objects(detections: Any) -> List[Dict[str, Any]]:
-    """The detections one by one; fields that they lack are left out."""
-    found = []
-    boxes, ids, masks, keypoints, corners, polygons = (getattr(detections, name, None) for name in (
-        "boxes", "ids", "masks", "keypoints", "corners", "polygons"))  # the last from another board, instead of masks
-    for place, (number, score) in enumerate(zip(detections.classes, detections.scores)):
-        one = {"class": detections.name(int(number)), "number": int(number), "score": rounded(score, 4)}
+    """Convert Detections to a list with one dict per object, without the fields they lack."""
+    # polygons: those of another board, which sends no masks
+    boxes, ids, masks, keypoints, corners, polygons = (
+        getattr(detections, name, None)
+        for name in ("boxes", "ids", "masks", "keypoints", "corners", "polygons"))
+    converted = []
+    for index, (number, score) in enumerate(zip(detections.classes, detections.scores)):
+        one: Dict[str, Any] = {"class": detections.name(int(number)), "number": int(number),
+                               "score": rounded(score, 4)}
         if boxes is not None:
-            one["box"] = rounded(boxes[place])
-        if ids is not None and ids[place] >= 0:  # below: not sure yet
-            one["id"] = int(ids[place])
+            one["box"] = rounded(boxes[index])
+        if ids is not None and ids[index] >= 0:  # -1: not confirmed by the tracker yet
+            one["id"] = int(ids[index])
         if keypoints is not None:
-            one["keypoints"] = [rounded(point[:2]) + [rounded(point[2], 3)] for point in np.asarray(keypoints[place])]
+            one["keypoints"] = [rounded(point[:2]) + [rounded(point[2], 3)]
+                                for point in np.asarray(keypoints[index])]
         if corners is not None:
-            one["corners"] = rounded(corners[place])
+            one["corners"] = rounded(corners[index])
         if masks is not None:
-            one["polygon"] = outline(*masks[place])
+            one["polygon"] = outline(*masks[index])
         elif polygons is not None:
-            one["polygon"] = polygons[place]
-        found.append(one)
-    return found
+            one["polygon"] = polygons[index]
+        converted.append(one)
+    return converted
 
 
 def outline(x: int, y: int, mask: np.ndarray) -> List[List[int]]:
-    """The outer contour of a mask (h, w) of 0 and 1, its largest piece's: [[x, y], ...] in pixels of the frame, whose
-    pixel (x, y) is the mask's upper left one."""
-    contours = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[-2]
+    """Return the outer contour of the largest part of a mask: [[x, y], ...] in the frame's pixels.
+
+    mask: (h, w) of 0 and 1; x, y: the pixel of the frame at the mask's upper left corner.
+    """
+    contours = cv2.findContours(np.ascontiguousarray(mask, np.uint8), cv2.RETR_EXTERNAL,
+                                cv2.CHAIN_APPROX_SIMPLE)[-2]
     if not contours:
         return []
     largest = max(contours, key=lambda contour: (cv2.contourArea(contour), len(contour)))
@@ -73,14 +90,14 @@ def outline(x: int, y: int, mask: np.ndarray) -> List[List[int]]:
 
 
 def rounded(values: Any, digits: int = 1) -> Any:
-    """Numbers rounded, arrays as lists; what is not finite as None, for JSON has no word for it."""
+    """Round a number, or an array to nested lists. NaN and infinity, unknown to JSON, give None."""
     if np.ndim(values):
         return [rounded(value, digits) for value in values]
     return round(float(values), digits) if math.isfinite(values) else None
 
 
 def plain(value: Any) -> Any:
-    """The value with NumPy's numbers as Python's."""
+    """Replace NumPy's numbers in nested dicts and lists by Python's."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -89,93 +106,122 @@ def plain(value: Any) -> Any:
 
 
 def is_fifo(path: str) -> bool:
-    """Whether a FIFO stands at this path."""
     return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
 
 
 def open_fifo(path: str) -> int:
-    """The file descriptor of a FIFO, once somebody reads it. For writing alone: who reads it, too, never learns that
-    the reader has gone, and then writes no more."""
+    """Open a FIFO for writing. Waits for a reader. Returns the file descriptor.
+
+    The FIFO is not opened for reading, too: otherwise a write after the reader's end would block
+    instead of raising BrokenPipeError.
+    """
     try:
         file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
         os.set_blocking(file, True)
         return file
     except OSError as error:
-        if error.errno != errno.ENXIO:
+        if error.errno != errno.ENXIO:  # ENXIO: no reader yet
             raise
-    print(f"--json {path}: waits for somebody to read it.", file=sys.stderr)
+    print(f"--json {path}: waiting for a program that reads this FIFO.", file=sys.stderr)
     return os.open(path, os.O_WRONLY)
 
 
 class JSONLines:
-    """The place that writes results as lines of JSON, of any number of streams, each line at once and whole.
+    """A sink that writes results of any number of streams as lines of JSON.
 
-    path: a file, which is appended to, or "-" for stdout: all else that the program or the runtime prints there goes to
-    stderr from then on. Raises InputError where it cannot be opened; write() does where a line cannot be written, once.
+    path: a file, to which lines are appended, or "-" for stdout. With "-", everything else that
+    is printed to stdout, even by C libraries, goes to stderr from then on.
+    Raises InputError if the file cannot be opened. After a full disk, writing continues when there
+    is room again; there is never a partial line.
     """
 
     def __init__(self, path: str):
-        self.path, self.writing, self.broken = path, threading.Lock(), False
+        path = "-" if path in STDOUT else path
+        self.path, self.lock, self.broken = path, threading.Lock(), False
+        self.count = 0  # lines written
+        self.gaps, self.before = Gaps(f"--json {path}"), b""  # before: written before the next line
+        self.file: Optional[int]
         try:
             if path == "-":
                 sys.stdout.flush()
                 self.file = os.dup(1)
-                os.dup2(2, 1)  # the vendor's library prints to file descriptor 1, whatever sys.stdout is
+                os.dup2(2, 1)  # the vendor's library writes to file descriptor 1
                 sys.stdout = sys.stderr
+            elif is_fifo(path):
+                self.file = open_fifo(path)
             else:
-                self.file = open_fifo(path) if is_fifo(path) else os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND,
-                                                                          0o666)
+                self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise InputError(f"--json {path}: cannot be written ({error.strerror}).") from None
         self.regular = stat.S_ISREG(os.fstat(self.file).st_mode)
         if path != "-" and self.regular:
-            self.end_last_line()
-
-    def end_last_line(self) -> None:
-        """A line that an earlier run could not finish is ended, so that the next one is whole."""
-        size = os.fstat(self.file).st_size
-        if size and os.pread(self.file, 1, size - 1) != b"\n":
-            os.write(self.file, b"\n")
+            size = os.fstat(self.file).st_size
+            if size and os.pread(self.file, 1, size - 1) != b"\n":
+                self.before = b"\n"  # an earlier run was killed while it wrote the last line
 
     def write(self, result: Any) -> None:
-        """Append a streams.Result's line."""
-        line = (json.dumps(as_dict(result), ensure_ascii=False) + "\n").encode("utf-8", "replace")
-        with self.writing:
-            if self.broken:
-                return self.end_alone(result.stream)
-            before = os.fstat(self.file).st_size if self.regular else 0
-            written = 0
+        """Append the line of a Result."""
+        line = json.dumps(as_dict(result), ensure_ascii=False) + "\n"
+        with self.lock:
+            if self.broken or self.file is None:
+                self._stop_if_only_sink(result.stream)
+                return
             try:
-                while written < len(line):
-                    try:
-                        written += os.write(self.file, line[written:])
-                    except BlockingIOError:  # a pipe that its reader has made so
-                        waiting = select.poll()
-                        waiting.register(self.file, select.POLLOUT)
-                        waiting.poll()
+                self._write_line(self.file, self.before + line.encode("utf-8", "replace"))
+                self.count, self.before = self.count + 1, b""
+                self.gaps.end(result)
             except BrokenPipeError:
                 self.broken = True
-                result.stream.complain(f"--json {self.path}: nobody reads it any more.")
-                self.end_alone(result.stream)
+                result.stream.complain(f"--json {self.path}: the reader has closed the pipe.")
+                self._stop_if_only_sink(result.stream)
             except OSError as error:
-                self.broken = True
-                if self.regular and written:  # no half line stays
-                    os.ftruncate(self.file, before)
-                raise InputError(f"--json {self.path}: cannot be written ({error.strerror}). What came before is "
-                                 f"there.") from None
+                raise self.gaps.add(result, error.strerror) from None
 
-    def end_alone(self, stream: Any) -> None:
-        """End a stream whose results go nowhere else, as `--json - | head` asks for."""
-        if self.path == "-" and stream.places == [self]:
+    @property
+    def saved(self) -> str:
+        """What has been saved: "results.jsonl: 600 lines". Empty for stdout."""
+        lines = "1 line" if self.count == 1 else f"{self.count} lines"
+        return f"{self.path}: {lines}" if self.count and self.path != "-" else ""
+
+    def _write_line(self, file: int, line: bytes) -> None:
+        end, written = os.lseek(file, 0, os.SEEK_END) if self.regular else 0, 0
+        try:
+            if self.gaps.missing and self.regular and not os.fstatvfs(file).f_bavail:
+                # Only short lines would fit into the rest of the last block, and no others.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while written < len(line):
+                try:
+                    written += os.write(file, line[written:])
+                except BlockingIOError:  # the reader has made the pipe non-blocking
+                    poll = select.poll()
+                    poll.register(file, select.POLLOUT)
+                    poll.poll()
+        except OSError:
+            if self.regular and written:  # remove the incomplete line
+                os.ftruncate(file, end)
+                os.lseek(file, end, os.SEEK_SET)  # of a stdout that does not append
+            raise
+
+    def _stop_if_only_sink(self, stream: Any) -> None:
+        """Stop a stream whose only sink was a closed stdout, as in `--json - | head`."""
+        if self.path == "-" and stream.sinks == [self]:
             stream.stop.set()
 
     def close(self) -> None:
-        """End. May be called again. Raises InputError where a line cannot be finished, for its reader has stopped."""
-        if not self.writing.acquire(timeout=CLOSING):
-            raise InputError(f"--json {self.path}: its reader takes nothing any more, and has half of the last line.")
+        """Close the file. May be called again.
+
+        Raises InputError if a line cannot be completed because the reader no longer reads.
+        """
+        if not self.lock.acquire(timeout=CLOSE_SECONDS):
+            raise InputError(f"--json {self.path}: the reader has stopped reading; the last line "
+                             "is incomplete.")
         try:
             file, self.file, self.broken = self.file, None, True
             if file is not None:
                 os.close(file)
+                self.gaps.close()
+        except OSError as error:  # some network file systems report a full disk here
+            raise InputError(f"--json {self.path}: the last lines may be missing "
+                             f"({error.strerror}).") from None
         finally:
-            self.writing.release()
+            self.lock.release()

@@ -1,316 +1,331 @@
-"""Tells an MQTT broker what the streams see: counters as retained state, events of objects, Home Assistant's discovery.
+"""Publishes results to an MQTT broker: retained counters, events of objects, and Home Assistant's
+discovery messages.
 
-    broker = MQTT("mqtt://127.0.0.1:1883/rknnpool", streams)
-    broker.write(result)     # a Result of any of the streams, from its thread; returns at once
-    broker.close()
+    sink = MQTT("mqtt://127.0.0.1:1883/rknnpool", streams)
+    sink.write(result)     # a Result of any of the streams, called by its thread; returns at once
+    sink.close()
 
-Needs the package paho-mqtt. User and password come from RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD in the
-environment. README.md lists the topics.
+Needs the package paho-mqtt. User and password are read from the environment variables
+RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD. docs/results.md lists the topics.
 """
+from __future__ import annotations
+
 import collections
+import hashlib
 import json
 import os
-import re
 import ssl
 import sys
 import threading
 import time
 import traceback
-import zlib
-from urllib.parse import unquote, urlsplit
+from types import SimpleNamespace
+from typing import Any, Deque, Dict, Iterable, List, Optional, Tuple
 
-import streams as running
-from results.objects import Objects
-from results.status import Status, origin
-from rknnmodel import InputError
+from results.console import say
+from results.mqtt_owner import take_program_id
+from results.mqtt_topics import StreamTopics, available_topic, parse_url
+from results.status import origin
+from vision.errors import InputError
+from vision.packages import pip_install
 
-MOST_EVENTS = 10000  # that wait for a broker; beyond it the oldest go (about 1 KB each)
-MOST_FRAMES = 1000   # that wait to be looked at, without their pictures
-WINDOW = 50          # messages handed over and not yet acknowledged: all that a broker which hangs can hold up
-TICK = 0.1           # seconds between two looks at what came
-STATE = 1.0          # seconds between two states of a stream
-KEEPALIVE = 15       # seconds; a broker that hangs is noticed after two of them, a dead program by the broker after 1.5
-CLOSING = 5          # seconds that close() waits for what is not yet acknowledged
-DISCOVERY = "homeassistant"
-
-
-def parse(url: str):
-    """(host, port, whether over TLS, prefix of the topics) of mqtt://HOST[:PORT][/PREFIX] or mqtts://...
-
-    Raises InputError for anything else, and where the URL holds a user or password, which it does not repeat.
-    """
-    example = "give mqtt://HOST:1883/PREFIX, or mqtts:// for TLS"
-    if "@" in url:
-        raise InputError("--mqtt: user and password do not belong into the URL, which everyone sees in `ps`: put them "
-                         "into the environment, RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD.")
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-        (host or "").encode("idna")
-    except ValueError:  # UnicodeError is one
-        raise InputError(f"--mqtt {url}: not a URL; {example}.") from None
-    if parts.scheme not in ("mqtt", "mqtts") or not host or "?" in url or "#" in url or port == 0:
-        raise InputError(f"--mqtt {url}: {example}.")
-    prefix = unquote(parts.path).strip("/") or "rknnpool"
-    if re.search(r"[+#\0-\x1f\ufffd]", prefix) or prefix.startswith("$") or len(prefix) > 1000:
-        raise InputError(f"--mqtt {url}: the prefix of the topics may not begin with $ or contain + or #.")
-    return host, port or (8883 if parts.scheme == "mqtts" else 1883), parts.scheme == "mqtts", prefix
-
-
-def level(name) -> str:
-    """A name as one level of a topic."""
-    return re.sub(r"[/+#\0-\x1f\x7f-\x9f\ud800-\udfff]", "_", str(name))[:200] or "_"
-
-
-def slug(text: str) -> str:
-    """A text as Home Assistant takes it for an id: the same for the same text, another for another."""
-    plain = re.sub(r"[^a-zA-Z0-9_-]", "_", text)[:64]
-    return plain if plain == text else f"{plain}_{zlib.crc32(text.encode()):08x}"
+MAX_EVENTS = 10000   # kept while the broker is away, about 1 KB each; then the oldest is discarded
+MAX_FRAMES = 1000    # results, without images, that wait for this sink's thread
+MAX_UNACKNOWLEDGED = 50  # messages given to paho that the broker has not acknowledged
+POLL_SECONDS = 0.1   # between two looks at new results
+STATE_SECONDS = 1.0  # between two states of a stream
+# The program notices a hung broker after two keep-alive intervals. The broker notices a dead
+# program after one and a half.
+KEEPALIVE_SECONDS = 15
+CLOSE_SECONDS = 5    # how long close() waits for acknowledgements
 
 
 class MQTT:
-    """A place for Results. url: as parse() takes it; streams: the Streams whose Results will come.
+    """A sink that publishes to an MQTT broker.
 
-    A broker that is not there, goes away, hangs or is slow is waited for, and never by write(). `sent` counts the
-    messages that it has acknowledged, `lost` the events that could not be kept, `missed` the frames that came faster
-    than they could be looked at. Raises InputError for a bad URL or environment, or where paho-mqtt is missing.
+    url: as mqtt_topics.parse_url() describes; streams: the Streams whose Results will be written.
+
+    A broker that is unreachable, hangs or is slow does not delay write(). Counters:
+    `acknowledged` messages, `handed_over` messages, `lost_events` that were discarded, and
+    `missed_frames` that came faster than they could be processed. Raises InputError for an
+    invalid URL or environment, and if paho-mqtt is missing.
     """
 
-    def __init__(self, url, streams):
-        host, port, tls, self.prefix = parse(url)
-        self.name = f"{'mqtts' if tls else 'mqtt'}://{f'[{host}]' if ':' in host else host}:{port}"
-        self.run = f"{int(time.time()):x}{os.urandom(2).hex()}"  # tells this program's ids from those of another run
-        self.client = self.new_client(tls)
-        self.frames = collections.deque(maxlen=MOST_FRAMES)  # (_Stream, lightened Result)
-        self.events = collections.deque()
-        self.wanted, self.told = {}, {}  # topic: retained payload
-        self.streams = {}
-        for stream in streams:
-            self.streams[stream.name] = _Stream(stream, self)
-        self.sent = self.handed = self.lost = self.missed = self.number = self.said = 0
-        self.open, self.resent = False, 0  # whether messages may be handed over: once `sent` has reached `resent`
-        self.gone = None    # since when the broker is away
-        self.broken = None  # why this place has given up
-        self.wake, self.ending = threading.Event(), threading.Event()
-        self.client.connect_async(host, port, keepalive=KEEPALIVE)
+    def __init__(self, url: str, streams: Iterable[Any]):
+        host, port, tls, self.prefix = parse_url(url)
+        self.label = f"{'mqtts' if tls else 'mqtt'}://{f'[{host}]' if ':' in host else host}:{port}"
+        self.run_id = f"{int(time.time()):x}{os.urandom(2).hex()}"
+        streams = list(streams)
+        names = sorted(stream.name for stream in streams)
+        self.program, self.lock = take_program_id(url, *names)
+        self.available = available_topic(self.prefix, self.program)
+        self.client = self._new_client(tls)
+        self.frames: Deque[Tuple[StreamTopics, SimpleNamespace]] = (
+            collections.deque(maxlen=MAX_FRAMES))
+        self.events: Deque[Tuple[StreamTopics, str]] = collections.deque()
+        self.messages: Deque[Tuple[str, str]] = collections.deque()  # received: topic, payload
+        self.retained = {self.available: "online"}  # with those of the streams: what the broker has
+        self.published: Dict[str, str] = {}  # what was handed over since the last connection
+        self.streams = {
+            stream.name: StreamTopics(stream, self.prefix, self.program, self.run_id)
+            for stream in streams}
+        self.acknowledged = self.handed_over = self.lost_events = self.missed_frames = 0
+        self.last_event = self.reported_lost = 0
+        self.connected = self.reconnected = False
+        # After a new connection paho repeats what was not acknowledged. Nothing new is handed over
+        # before `acknowledged` has reached this number: it would overtake the repeated messages.
+        self.repeated_until = 0
+        self.away_since: Optional[float] = None
+        self.broken: Optional[str] = None  # why this sink has stopped working
+        self.wake, self.closing = threading.Event(), threading.Event()
+        self.client.connect_async(host, port, keepalive=KEEPALIVE_SECONDS)
         self.client.loop_start()
-        self.worker = threading.Thread(target=self.work, name="rknnpool-mqtt", daemon=True)
+        self.worker = threading.Thread(target=self._work, name="rknnpool-mqtt", daemon=True)
         self.worker.start()
 
-    def new_client(self, tls):
+    def _new_client(self, tls: bool) -> Any:
         try:
             from paho.mqtt.client import Client
             from paho.mqtt.enums import CallbackAPIVersion
         except ImportError:
-            raise InputError("--mqtt needs the package paho-mqtt, version 2 or later: pip install paho-mqtt") from None
-        client = Client(CallbackAPIVersion.VERSION2, client_id=f"rknnpool-{self.run}")
-        user, password = os.environ.get("RKNNPOOL_MQTT_USER"), os.environ.get("RKNNPOOL_MQTT_PASSWORD")
+            raise InputError("--mqtt needs the package paho-mqtt, version 2 or later: "
+                             f"{pip_install('paho-mqtt>=2')}") from None
+        client_id = f"rknnpool-{hashlib.sha256(self.program.encode()).hexdigest()[:12]}"
+        client = Client(CallbackAPIVersion.VERSION2, client_id)
+        user = os.environ.get("RKNNPOOL_MQTT_USER")
+        password = os.environ.get("RKNNPOOL_MQTT_PASSWORD")
         if password and not user:
-            raise InputError("--mqtt: RKNNPOOL_MQTT_PASSWORD is set, but RKNNPOOL_MQTT_USER is not.")
+            raise InputError("--mqtt: RKNNPOOL_MQTT_PASSWORD is set, but RKNNPOOL_MQTT_USER is "
+                             "not.")
         if user:
             client.username_pw_set(user, password)
         if tls:
-            client.tls_set_context(ssl.create_default_context())  # SSL_CERT_FILE names a CA of one's own
-        client.will_set(f"{self.prefix}/available", "offline", qos=1, retain=True)
-        client.max_inflight_messages_set(WINDOW)
+            client.tls_set_context(ssl.create_default_context())  # SSL_CERT_FILE names a private CA
+        client.will_set(self.available, "offline", qos=1, retain=True)
+        client.max_inflight_messages_set(MAX_UNACKNOWLEDGED)
         client.reconnect_delay_set(1, 30)
-        client.on_connect, client.on_disconnect = self.connected, self.disconnected
-        client.on_connect_fail, client.on_publish = self.refused, self.acknowledged
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_connect_fail, client.on_publish = self._on_connect_fail, self._on_publish
+        client.on_message = self._on_message
         return client
 
-    def write(self, result):
-        """Take note of a Result. Never waits for the broker. Raises InputError once this place has given up."""
+    def write(self, result: Any) -> None:
+        """Queue a Result. Never waits for the broker. Raises InputError if this sink is broken."""
         if self.broken:
             raise InputError(self.broken)
         stream = self.streams[result.stream.name]
         epoch = getattr(result, "epoch", None) or 0
-        if epoch < stream.epoch:  # of a board that has lost the stream, and does not know it yet
+        if epoch < stream.epoch:  # from a board that no longer serves the stream
             return
         stream.epoch = epoch
-        if len(self.frames) == MOST_FRAMES:
-            self.missed += 1
+        if len(self.frames) == MAX_FRAMES:
+            self.missed_frames += 1
         self.frames.append((stream, stream.status.update(result)))
 
-    def close(self):
-        """End the objects, tell that the streams are offline, and wait up to CLOSING seconds for the broker to have
-        it all. May be called again."""
-        if self.ending.is_set():
+    def close(self) -> None:
+        """End all objects, publish that the streams are offline, and disconnect.
+
+        Waits up to CLOSE_SECONDS for the broker's acknowledgements. May be called again.
+        """
+        if self.closing.is_set():
             return
-        self.ending.set()
+        self.closing.set()
         self.wake.set()
-        self.worker.join(2 * CLOSING)
-        left = len(self.events) + self.lost - self.said + max(0, self.handed - self.sent)
-        if left:
-            running.say(f"{self.name}: {left} messages could not be sent.", sys.stderr)
-        if self.missed:
-            running.say(f"{self.name}: {self.missed} frames came too fast to be looked at.", sys.stderr)
+        self.worker.join(2 * CLOSE_SECONDS)
+        unsent = len(self.events) + max(0, self.handed_over - self.acknowledged)
+        unsent += self.lost_events - self.reported_lost
+        if unsent:
+            say(f"{self.label}: {unsent} messages were not sent.", sys.stderr)
+        if self.missed_frames:
+            say(f"{self.label}: {self.missed_frames} frames were skipped, because they came faster "
+                "than they could be processed.", sys.stderr)
         self.client.disconnect()
-        stopping = threading.Thread(target=self.client.loop_stop, daemon=True)  # which may wait for a handshake
+        # loop_stop() may wait for a TLS handshake.
+        stopping = threading.Thread(target=self.client.loop_stop, daemon=True)
         stopping.start()
         stopping.join(2)
+        if self.lock:
+            self.lock.close()
 
-    def work(self):
+    # ---- the sink's own thread ----
+
+    def _work(self) -> None:
         try:
-            due = 0
-            while not self.ending.is_set():
-                self.wake.wait(TICK)
-                self.wake.clear()
-                self.look()
-                if time.perf_counter() >= due:
-                    due = time.perf_counter() + STATE
-                    self.tell()
-                self.send()
-            self.look()
+            next_state = 0.0
+            while not self.closing.is_set():
+                self._wait()
+                self._agree()
+                self._process_frames()
+                if time.perf_counter() >= next_state:
+                    next_state = time.perf_counter() + STATE_SECONDS
+                    self._update_retained()
+                self._send()
+            self._process_frames()
             for stream in self.streams.values():
-                self.queue(stream.objects.end(), stream.status.newest)
-            self.tell(ended=True)
-            until = time.perf_counter() + CLOSING
-            while time.perf_counter() < until and (self.events or self.handed > self.sent or self.untold()):
-                self.send()
-                self.wake.wait(TICK)
-                self.wake.clear()
-        except Exception:  # a fault of ours, or detections of a user's own: the streams go on without the broker
+                self._add_events(stream, stream.objects.end(), stream.status.newest)
+            self._update_retained(ended=True)
+            deadline = time.perf_counter() + CLOSE_SECONDS
+            while time.perf_counter() < deadline and self._has_unsent():
+                self._agree()
+                self._send()
+                self._wait()
+        except Exception:  # a bug here or in user-defined detections must not end the streams
             self.broken = f"--mqtt: {traceback.format_exc().rstrip()}"
-            self.hand(f"{self.prefix}/available", "offline", True)
+            self._publish(self.available, "offline", retain=True)
 
-    def look(self):
-        """Follow the frames that have come. With a stream that has ended, its objects end."""
-        ended = [stream for stream in self.streams.values() if stream.status.state == "ended"]  # no more will come
-        while self.frames:
-            stream, frame = self.frames.popleft()
-            self.queue(stream.objects.follow(frame), frame)
-        for stream in ended:
-            self.queue(stream.objects.end(), stream.status.newest)
+    def _wait(self) -> None:
+        self.wake.wait(POLL_SECONDS)
+        self.wake.clear()
 
-    def queue(self, events, frame):
-        """Number the events; an id never comes twice, so that one delivered again is known by it."""
-        for event in events:
-            self.number += 1
-            if len(self.events) == MOST_EVENTS:
-                self.events.popleft()
-                self.lost += 1
-            event = {"id": f"{self.run}-{self.number:09d}", **origin(frame), **event}
-            self.events.append(json.dumps(event, ensure_ascii=False))
+    def _has_unsent(self) -> bool:
+        in_flight = self.handed_over > self.acknowledged
+        asking = any(stream.owner.state == "asking" for stream in self.streams.values())
+        return bool(self.events or in_flight or asking or self.unpublished())
 
-    def tell(self, ended=False):
-        self.wanted[f"{self.prefix}/available"] = "offline" if ended else "online"
+    def _agree(self) -> None:
+        """Agree with other programs on who publishes the streams, and correct what the broker says
+        of this one."""
+        now = time.perf_counter()
+        if self.reconnected:
+            self.reconnected = False
+            for stream in self.streams.values():
+                stream.owner.ask(now)
+        while self.messages:
+            topic, text = self.messages.popleft()
+            if topic == self.available and text != self.retained[topic]:
+                self.published.pop(topic, None)  # such as the last will of an old connection
+            for stream in self.streams.values():
+                stream.receive(topic, text, now)
         for stream in self.streams.values():
-            stream.tell(ended)
+            self._take_or_leave(stream, now)
 
-    def untold(self):
-        return [topic for topic, payload in list(self.wanted.items()) if self.told.get(topic) != payload]
+    def _take_or_leave(self, stream: StreamTopics, now: float) -> None:
+        """Take the next step towards publishing a stream, and say who does if that changes."""
+        owner = stream.owner
+        owner.step(now)
+        if owner.pending and self._has_room():
+            self._publish(owner.topic, f"{owner.pending} {self.program}", retain=False)
+            owner.sent(now)
+        publisher = {"own": self.program, "taken": owner.other}.get(owner.state, stream.publisher)
+        if publisher == stream.publisher:
+            return
+        name = stream.status.stream.name
+        if publisher != self.program:
+            say(f"{self.label}: {publisher} already publishes a stream named {name} below "
+                f"{self.prefix}, so this program does not publish it until that one ends. Give the "
+                "stream another name (NAME=SOURCE) or each program its own prefix.", sys.stderr)
+        elif stream.publisher is not None:
+            say(f"{self.label}: {name} is published now.", sys.stderr)
+        stream.publisher = publisher
+        for topic in stream.retained:  # the other program has published there
+            self.published.pop(topic, None)
 
-    def send(self):
-        """Hand over what the window has room for: events and states in turn, so that neither waits for the other."""
-        states = collections.deque(self.untold())
-        while self.events or states:
-            if self.events and self.may_hand():
-                self.hand(f"{self.prefix}/events", self.events.popleft(), False)
-            if states and self.may_hand():
-                topic = states.popleft()
-                self.told[topic] = self.wanted[topic]
-                self.hand(topic, self.told[topic], True)
-            if not self.may_hand():
+    def _process_frames(self) -> None:
+        """Turn the queued results into events. The objects of an ended stream end."""
+        # First: an ended stream adds no results after this.
+        ended = [each for each in self.streams.values() if each.status.state == "ended"]
+        while self.frames:
+            stream, result = self.frames.popleft()
+            self._add_events(stream, stream.objects.update(result), result)
+        for stream in ended:
+            self._add_events(stream, stream.objects.end(), stream.status.newest)
+
+    def _add_events(self, stream: StreamTopics, events: List[Dict[str, Any]], result: Any) -> None:
+        """Queue events. Each gets a unique id, so that subscribers notice a repeated message."""
+        for event in events:
+            self.last_event += 1
+            if len(self.events) == MAX_EVENTS:
+                self.events.popleft()
+                self.lost_events += 1
+            event = {"id": f"{self.run_id}-{self.last_event:09d}", **origin(result), **event}
+            self.events.append((stream, json.dumps(event, ensure_ascii=False)))
+
+    def _update_retained(self, ended: bool = False) -> None:
+        self.retained[self.available] = "offline" if ended else "online"
+        for stream in self.streams.values():
+            stream.update(ended)
+
+    def unpublished(self) -> List[Tuple[str, str]]:
+        """Return the topics whose retained payload was not handed over yet, and the payloads."""
+        ours = [stream.retained for stream in self.streams.values() if stream.owner.state == "own"]
+        return [(topic, payload) for retained in [self.retained, *ours]
+                for topic, payload in list(retained.items())
+                if self.published.get(topic) != payload]
+
+    def _next_event(self) -> Optional[str]:
+        """The next event to send. Discards those of streams that another program publishes, and
+        waits while that is not known."""
+        while self.events and self.events[0][0].owner.state == "taken":
+            self.events.popleft()
+        if self.events and self.events[0][0].owner.state == "own":
+            return self.events[0][1]
+        return None
+
+    def _send(self) -> None:
+        """Hand over messages while there is room: an event and a state in turn, so that neither
+        delays the other."""
+        unpublished = collections.deque(self.unpublished())
+        while self._has_room():
+            event = self._next_event()
+            if event is not None:
+                self._publish(f"{self.prefix}/events", event, retain=False)
+                self.events.popleft()
+            if unpublished and self._has_room():
+                topic, payload = unpublished.popleft()
+                self.published[topic] = payload
+                self._publish(topic, payload, retain=True)
+            elif event is None:
                 return
 
-    def may_hand(self):
-        return self.open and self.sent >= self.resent and self.handed - self.sent < WINDOW
+    def _has_room(self) -> bool:
+        return (self.connected and not self.reconnected and self.acknowledged >= self.repeated_until
+                and self.handed_over - self.acknowledged < MAX_UNACKNOWLEDGED)
 
-    def hand(self, topic, payload, retain):
-        self.handed += 1
-        # QoS 1 for all: of QoS 0, which nobody acknowledges, a broker that hangs would let any number pile up in paho.
+    def _publish(self, topic: str, payload: str, retain: bool) -> None:
+        self.handed_over += 1
+        # QoS 1, because paho would queue messages of QoS 0 without limit for a hung broker.
         self.client.publish(topic, payload.encode("utf-8", "replace"), qos=1, retain=retain)
 
-    # What follows is called by paho's thread.
+    # ---- callbacks, in paho's thread ----
 
-    def acknowledged(self, client, userdata, mid, reason, properties):
-        self.sent += 1
+    def _on_publish(self, client, userdata, mid, reason, properties) -> None:
+        self.acknowledged += 1
         self.wake.set()
 
-    def connected(self, client, userdata, flags, reason, properties):
+    def _on_message(self, client, userdata, message) -> None:
+        self.messages.append((message.topic, message.payload.decode("utf-8", "replace")))
+        self.wake.set()
+
+    def _on_connect(self, client, userdata, flags, reason, properties) -> None:
         if reason.is_failure:
-            hint = ": RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD?" if reason.value in (134, 135) else ""
-            self.away(f"refuses the connection ({str(reason).lower()}){hint}")
+            login = reason.value in (134, 135)  # bad user name or password, not authorized
+            hint = ". Check RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD" if login else ""
+            self._report_away(f"the broker refused the connection ({str(reason).lower()}){hint}")
             return
-        self.told.clear()  # a broker that was restarted may have forgotten all
-        self.resent = self.handed  # paho sends again what is not acknowledged; anything new must not overtake it
-        self.open = True
-        if self.gone is not None:
-            lost, self.said = self.lost - self.said, self.lost
-            said = f", {lost} events could not be kept" if lost else ""
-            running.say(f"{self.name}: came back after {time.perf_counter() - self.gone:.0f} s{said}.", sys.stderr)
-            self.gone = None
+        self.published.clear()  # a restarted broker may have lost the retained messages
+        self.repeated_until = self.handed_over
+        topics = [topic for stream in self.streams.values() for topic in stream.subscriptions]
+        client.subscribe([(topic, 1) for topic in [self.available, *topics]])
+        self.reconnected = True  # before `connected`: nothing is sent before _agree() asks again
+        self.connected = True
+        if self.away_since is not None:
+            seconds = time.perf_counter() - self.away_since
+            lost, self.reported_lost = self.lost_events - self.reported_lost, self.lost_events
+            lost_text = f"; {lost} events were discarded" if lost else ""
+            say(f"{self.label}: connected again after {seconds:.0f} s{lost_text}.", sys.stderr)
+            self.away_since = None
         self.wake.set()
 
-    def refused(self, client, userdata):
-        self.away(f"cannot be reached ({sys.exc_info()[1]})")  # paho calls it where it handles the exception
+    def _on_connect_fail(self, client, userdata) -> None:
+        # paho calls this inside its exception handler
+        self._report_away(f"cannot connect ({sys.exc_info()[1]})")
 
-    def disconnected(self, client, userdata, flags, reason, properties):
-        self.open = False
-        if not self.ending.is_set():
-            self.away("went away")
+    def _on_disconnect(self, client, userdata, flags, reason, properties) -> None:
+        self.connected = False
+        if not self.closing.is_set():
+            self._report_away("connection lost")
 
-    def away(self, what):
-        if self.gone is None:
-            self.gone = time.perf_counter()
-            running.say(f"{self.name}: {what}, trying again.", sys.stderr)
-
-
-class _Stream:
-    """What the broker is told of one stream."""
-
-    def __init__(self, stream, broker):
-        self.status, self.broker = Status(stream), broker
-        taken = {f"{broker.prefix}/{name}" for name in ("available", "events")}
-        taken |= {other.topic for other in broker.streams.values()}
-        topic = self.topic = f"{broker.prefix}/{level(stream.name)}"
-        number = 2
-        while self.topic in taken:
-            self.topic, number = f"{topic}_{number}", number + 1
-        self.node = slug(self.topic)
-        self.objects, self.epoch = Objects(f"{broker.run}-{self.node}"), 0
-        self.entities = set()  # topics below the stream's that ever had a value
-        self.discover("available", "binary_sensor", name="delivers", state_topic=f"{self.topic}/available",
-                      payload_on="online", payload_off="offline", device_class="connectivity",
-                      entity_category="diagnostic")
-        self.discover("fps", "sensor", name="FPS", state_topic=f"{self.topic}/state", unit_of_measurement="FPS",
-                      value_template="{{ value_json.fps }}", state_class="measurement", entity_category="diagnostic")
-
-    def tell(self, ended=False):
-        """Bring what is retained up to date: the state as JSON, and each counter as a number of its own."""
-        state, wanted = self.status.json(), self.broker.wanted
-        if ended:
-            zones = state["zones"] and {zone: {} for zone in state["zones"]}
-            state.update(fps=0.0, state="ended", objects={}, zones=zones)
-        wanted[f"{self.topic}/available"] = "online" if state["state"] == "running" else "offline"
-        wanted[f"{self.topic}/state"] = json.dumps({"stream": self.status.stream.name, **state}, ensure_ascii=False)
-        counters = {**totals("", "objects", state["objects"])}
-        for zone, counts in (state["zones"] or {}).items():
-            counters.update(totals(f"{level(zone)}/", zone, counts))
-        for line, directions in (state["lines"] or {}).items():
-            counters.update({f"{level(line)}/{way}": (f"{line} {way}", sum(counts.values()), "total_increasing")
-                             for way, counts in directions.items()})
-        for name, (called, _, kind) in counters.items():
-            if name not in self.entities:
-                self.entities.add(name)
-                self.discover(name, "sensor", name=called, state_topic=f"{self.topic}/{name}", state_class=kind)
-        for name in self.entities:
-            wanted[f"{self.topic}/{name}"] = str(counters[name][1] if name in counters else 0)
-
-    def discover(self, below, component, **config):
-        """Announce an entity to Home Assistant, in the form of a message for each, which every version of it reads."""
-        topics = [f"{self.broker.prefix}/available"] + [f"{self.topic}/available"] * (component == "sensor")
-        config.update(unique_id=f"{self.node}_{slug(below)}", availability=[{"topic": topic} for topic in topics],
-                      availability_mode="all", qos=1, origin={"name": "rknnpool"},
-                      device={"identifiers": [self.node], "name": self.status.stream.name, "manufacturer": "rknnpool"})
-        topic = f"{DISCOVERY}/{component}/{self.node}/{slug(below)}/config"
-        self.broker.wanted[topic] = json.dumps(config, ensure_ascii=False)
-
-
-def totals(below, called, counts):
-    """Counters of a stream or zone, {topic: (name, value, Home Assistant's state_class)}: "all", and one a class."""
-    prefix = f"{called} " if below else ""
-    counters = {f"{below}{level(name)}": (f"{prefix}{name}", count, "measurement") for name, count in counts.items()
-                if below or level(name) not in ("available", "state")}
-    counters[f"{below}all"] = f"{called} all" if below else "all objects", sum(counts.values()), "measurement"
-    return counters
+    def _report_away(self, what: str) -> None:
+        if self.away_since is None:
+            self.away_since = time.perf_counter()
+            say(f"{self.label}: {what}; retrying.", sys.stderr)

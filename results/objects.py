@@ -1,73 +1,98 @@
-"""Makes events of what tracked objects do - appear, cross a line, enter and leave a zone, end - in Frigate's words.
+"""Events of tracked objects: they appear, cross a line, enter and leave a zone, and end.
 
     objects = Objects("run1-gate")
-    for event in objects.follow(frame):     # frame: a Result, or its lightened form
+    for event in objects.update(result):
         print(event["type"], event["after"]["label"])
+
+The events use the field names of Frigate's MQTT events.
 """
-GONE = 2.5  # seconds of the stream's time without it after which an object has ended; the tracker waits for 2
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+# An object ends if it is not seen for this many seconds of the stream's time, and in this many
+# frames. Must be more than the tracker waits for a lost object (LOST_SECONDS, LOST_FRAMES).
+END_SECONDS, END_FRAMES = 2.5, 3
 
 
 class Objects:
-    """The objects present in one stream. name: begins the ids of its objects.
+    """The objects that are present in one stream. name: the prefix of their ids.
 
-    An event is {"type": "new", "update" or "end", "event": "appears", "crosses", "enters", "leaves" or "ends",
-    "before", "after"}, before and after as _Object.json() gives them; one that crosses has "line", "direction" and
-    "since" as in --json, one that enters or leaves "zone".
+    An event is a dict with the keys:
+    type: "new", "update" or "end"; event: "appears", "crosses", "enters", "leaves" or "ends";
+    before, after: the object's state, as _Object.json() returns it; and, depending on the event,
+    line, direction and since (as in --json), or zone.
     """
 
-    def __init__(self, name):
-        self.name, self.present = name, {}  # the tracker's number: _Object
+    def __init__(self, name: str):
+        self.name = name
+        self.present: Dict[int, _Object] = {}  # by the tracker's id
 
-    def follow(self, frame) -> list:
-        """The events of the next frame. A frame without identities has none."""
-        found = frame.detections
-        numbers = getattr(found, "ids", None)
-        if numbers is None:
+    def update(self, result: Any) -> List[Dict[str, Any]]:
+        """Return the events of the next frame. A frame without ids has none."""
+        found = result.detections
+        ids = getattr(found, "ids", None)
+        if ids is None:
             return []
-        events, zones = [], {}  # zones: the tracker's number: names of the zones that it is in
-        for zone, inside in (getattr(frame, "inside", None) or {}).items():
-            for number in inside:
-                zones.setdefault(int(number), []).append(zone)
-        numbers = numbers.tolist()
-        for index, (number, score) in enumerate(zip(numbers, found.scores.tolist())):
-            if number < 0:  # the tracker is not yet sure of it
+        events: List[Dict[str, Any]] = []
+        zones_of: Dict[int, List[str]] = {}
+        for zone, inside in (getattr(result, "inside", None) or {}).items():
+            for track in inside:
+                zones_of.setdefault(int(track), []).append(zone)
+        ids = ids.tolist()
+        for index, (track, score) in enumerate(zip(ids, found.scores.tolist())):
+            if track < 0:  # not confirmed by the tracker yet
                 continue
-            thing, new = self.present.get(number), number not in self.present
-            if new:
-                thing = self.present[number] = _Object(number, frame, f"{self.name}-{number}")
-            thing.see(frame, index, score)
-            if new:
+            known = self.present.get(track)
+            thing = known or _Object(track, result, f"{self.name}-{track}")
+            self.present[track] = thing
+            thing.update(result, index, score)
+            if known is None:
                 events.append(thing.event("new", "appears"))
-            events += thing.move(zones.get(number, []))
-        for crossing in frame.crossings or ():
+            events += thing.set_zones(zones_of.get(track, []))
+        for crossing in result.crossings or ():
             if crossing["id"] in self.present:
-                events.append(self.present[crossing["id"]].event(
-                    "update", "crosses", **{key: crossing.get(key) for key in ("line", "direction", "since")}))
-        missing = self.present.keys() - set(numbers)
-        for number in sorted(missing):
-            self.present[number].time = min(self.present[number].time, frame.time)  # the clock may have been set back
-            if frame.time > self.present[number].time + GONE:
-                events += self.present.pop(number).finish()
+                fields = {key: crossing.get(key) for key in ("line", "direction", "since")}
+                events.append(self.present[crossing["id"]].event("update", "crosses", **fields))
+        return events + self._end_missing(set(ids), result.time)
+
+    def _end_missing(self, seen: set, now: float) -> List[Dict[str, Any]]:
+        events: List[Dict[str, Any]] = []
+        for track in sorted(self.present.keys() - seen):
+            thing = self.present[track]
+            thing.time = min(thing.time, now)  # the clock may have been set back
+            thing.missed += 1
+            if now > thing.time + END_SECONDS and thing.missed >= END_FRAMES:
+                del self.present[track]
+                events += thing.finish()
         return events
 
-    def end(self) -> list:
-        """The events of the stream's end: all objects leave and end."""
+    def end(self) -> List[Dict[str, Any]]:
+        """Return the events of the end of the stream: every object leaves its zones and ends."""
         events = [event for thing in self.present.values() for event in thing.finish()]
         self.present.clear()
         return events
 
 
 class _Object:
-    def __init__(self, number, frame, name):
-        self.number, self.name, self.start, self.end = number, name, frame.time, None
-        self.top, self.zones, self.entered, self.before = 0.0, [], [], None
+    """One tracked object, and what its last event reported."""
 
-    def see(self, frame, index, score):
-        self.frame, self.index, self.score, self.time = frame, index, score, frame.time
-        self.top = max(self.top, score)
+    def __init__(self, track: int, result: Any, name: str):
+        self.track, self.name = track, name
+        self.result, self.index, self.score, self.time = result, 0, 0.0, result.time
+        self.start, self.end_time, self.top_score = result.time, None, 0.0
+        self.missed = 0  # frames since it was last seen
+        self.zones: List[str] = []    # where it is now
+        self.entered: List[str] = []  # every zone in which it was
+        self.reported: Optional[Dict[str, Any]] = None
 
-    def move(self, zones):
-        """The events of being in these zones now."""
+    def update(self, result: Any, index: int, score: float) -> None:
+        self.result, self.index, self.score, self.time = result, index, score, result.time
+        self.missed = 0
+        self.top_score = max(self.top_score, score)
+
+    def set_zones(self, zones: List[str]) -> List[Dict[str, Any]]:
+        """Set the zones in which the object is. Returns the events of entering and leaving."""
         events = []
         for zone in [zone for zone in zones if zone not in self.zones]:
             self.zones = [*self.zones, zone]
@@ -78,24 +103,41 @@ class _Object:
             events.append(self.event("update", "leaves", zone=zone))
         return events
 
-    def finish(self):
-        events = self.move([])
-        self.end = self.time
+    def finish(self) -> List[Dict[str, Any]]:
+        events = self.set_zones([])
+        self.end_time = self.time
         return [*events, self.event("end", "ends")]
 
-    def event(self, kind, what, **fields):
+    def event(self, kind: str, what: str, **fields: Any) -> Dict[str, Any]:
         after = self.json()
-        before, self.before = self.before or after, after
+        before, self.reported = self.reported or after, after
         return {"type": kind, "event": what, **fields, "before": before, "after": after}
 
-    def json(self):
-        """The object now. box and area in pixels of the frame; times in seconds as the stream has them, Unix time of a
-        live one."""
-        found, index = self.frame.detections, self.index
+    def json(self) -> Dict[str, Any]:
+        """Return the object's state, with Frigate's field names.
+
+        box and area are in pixels of the frame. Times are in seconds of the stream's clock, which
+        is Unix time for a live stream.
+        """
+        found, index = self.result.detections, self.index
         x1, y1, x2, y2 = (round(float(value), 1) for value in found.boxes[index])
-        return {"id": self.name, "camera": self.frame.stream.name, "frame_time": self.time, "frame": self.frame.number,
-                "label": str(found.name(int(found.classes[index]))), "sub_label": None, "track": self.number,
-                "score": round(self.score, 3), "top_score": round(self.top, 3), "false_positive": False,
-                "box": [x1, y1, x2, y2], "area": round((x2 - x1) * (y2 - y1)), "start_time": self.start,
-                "end_time": self.end, "current_zones": list(self.zones), "entered_zones": list(self.entered),
-                "has_snapshot": False, "has_clip": False}
+        return {
+            "id": self.name,
+            "camera": self.result.stream.name,
+            "frame_time": self.time,
+            "frame": self.result.number,
+            "label": str(found.name(int(found.classes[index]))),
+            "sub_label": None,
+            "track": self.track,
+            "score": round(self.score, 3),
+            "top_score": round(self.top_score, 3),
+            "false_positive": False,
+            "box": [x1, y1, x2, y2],
+            "area": round((x2 - x1) * (y2 - y1)),
+            "start_time": self.start,
+            "end_time": self.end_time,
+            "current_zones": list(self.zones),
+            "entered_zones": list(self.entered),
+            "has_snapshot": False,
+            "has_clip": False,
+        }

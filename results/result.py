@@ -1,96 +1,110 @@
-"""What becomes of one frame: it goes through the pool as a Result, and on to tracking, lines and every place."""
+"""One frame on its way: through the pool, to the tracker and the lines, and to every sink."""
+from __future__ import annotations
+
 import threading
+import time
 from types import ModuleType
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable
 
 from funcs import has_detections
+from vision.errors import InputError
 
-NOT_YET = object()  # a picture that nothing has made
 
-
-class Gone(Exception):
-    """A live frame's turn has come when its source has gone on to the next one: it counts as dropped."""
+def draw_nothing(frame: Any, detections: Any) -> Any:
+    return frame
 
 
 class Result:
-    """What becomes of one frame.
+    """One frame and what was found in it.
 
-    stream: its Stream; number: the frame's in its source, from 0, dropped and failed ones counted; time: seconds, the
-    position in a file, Unix time of a live one; received: time.perf_counter() when it was read; frame: as it was read,
-    (h, w, 3) uint8 BGR as a rule, made when it is first asked for where Result() gets a function for it; file: the name
-    of a picture in a folder, or None; error: why there is no result, a sentence, or None; detections: what the func
-    file's `detect` returned, or None; crossings, lines, zones: what results/lines.py found; overlay: functions
-    (picture) -> None that draw on the picture, after the func file's `draw`.
+    stream: its Stream.
+    number: the frame's number in its source, from 0; skipped and failed frames are counted.
+    time: in seconds: the position in a file, the Unix time of a live source.
+    received, queued: time.perf_counter() when the frame was read, and when the pool got it.
+    frame: (h, w, 3) uint8 BGR, as it was read. Result() also takes a function that returns it; it
+        is called when the frame is first needed.
+    file: name of the picture, if the source consists of pictures, else None.
+    error: a sentence if the frame failed, else None.
+    detections: what the func file's detect() returned, else None.
+    crossings, lines, zones: set by results/lines.py.
+    overlay: functions (picture) -> None that draw on the picture after the func file's draw().
+    drawing: seconds that all this took, 0 before.
     """
 
     def __init__(self, stream: Any, number: int, time: float, frame: Any, received: float,
-                 file: Optional[str] = None, error: Optional[str] = None):
-        self.stream, self.number, self.time, self.received = stream, number, time, received
-        self._frame, self._later = (None, frame) if callable(frame) else (frame, None)
+                 file: str | None = None, error: str | None = None):
+        self.stream, self.number, self.time = stream, number, time
+        self.received = self.queued = received
+        self._frame: Any = None if callable(frame) else frame
+        self._make_frame: Callable[[], Any] | None = frame if callable(frame) else None
         self.file, self.error = file, error
-        self.detections, self.crossings, self.lines, self.zones = None, [], None, None
-        self.overlay: List[Callable] = []
-        self.draw: Optional[Callable] = None
-        self.shown: Any = NOT_YET  # what `picture` begins with, if not the frame
-        self.first = False  # in the pool before the other streams' frames
-        self._making, self._drawn = threading.RLock(), False
-
-    def take(self) -> bool:
-        """Make the frame, if it is not there yet, and tell whether it is: a live source may have gone on before."""
-        with self._making:
-            if self._later is not None:
-                later, self._later = self._later, None
-                self._frame = later(self)
-        return self._frame is not None
+        self.detections: Any = None
+        self.crossings: list[Any] = []
+        self.lines: Any = None
+        self.zones: Any = None
+        self.overlay: list[Callable[[Any], None]] = []
+        self.draw: Callable[[Any, Any], Any] | None = draw_nothing  # None if myFunc has drawn
+        self.drawing = 0.0
+        self.shown: Any = None  # what myFunc returned; later, what draw() returned
+        self._lock, self._drawn = threading.RLock(), False
 
     @property
     def frame(self) -> Any:
-        self.take()
-        return self._frame
+        with self._lock:
+            if self._make_frame is not None:
+                self._frame, self._make_frame = self._make_frame(), None
+            return self._frame
 
     @property
-    def size(self) -> Tuple[int, int]:
-        """Width and height of the frame in pixels."""
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the frame in pixels."""
         shape = getattr(self.frame, "shape", (0, 0))
         return shape[1], shape[0]
 
     @property
     def picture(self) -> Any:
-        """The frame with what was found drawn on it, (h, w, 3) uint8 BGR as a rule: made when first asked for."""
-        frame = self.frame
-        with self._making:
+        """The frame with everything drawn on it, (h, w, 3) uint8 BGR unless myFunc returns
+        something else. It is drawn when first asked for, on the frame itself."""
+        with self._lock:
             if not self._drawn:
-                self._drawn = True
+                self._drawn, began = True, time.perf_counter()
                 try:
-                    if self.draw:
-                        self.shown = self.draw(frame, self.detections)
-                    elif self.shown is NOT_YET:
-                        self.shown = frame
+                    if self.draw is not None:
+                        self.shown = self.draw(self.frame, self.detections)
                     for draw in self.overlay:
                         draw(self.shown)
-                except Exception as error:  # in the user's code, and the place that asks is not to blame
+                except Exception as error:  # an error in the user's code, not in the sink
                     self.stream.fail(error)
-                    self.shown = frame if self.shown is NOT_YET else self.shown
+                    self.shown = self.frame if self.shown is None else self.shown
+                self.drawing = time.perf_counter() - began
             return self.shown
 
+    def fail(self, sentence: str) -> None:
+        """Make this the result of a frame that failed: no detections, nothing drawn."""
+        self.error, self.detections, self.draw = sentence, None, None
 
-class Served:
-    """What the pool runs on each Result: a func file's `detect` where main.py goes on with detections, else its
-    `myFunc`.
 
-    func: the func file's module.
+class FrameTask:
+    """What the pool runs on each Result: the func file's detect() if it has one, else its myFunc.
+
+    func_module: the func file as a module. needs_boxes: the flag that needs boxes, or ""; then a
+    detection without a box raises InputError. The pool may call this twice for one Result, if the
+    first run failed: each call sets the result as a whole.
     """
 
-    def __init__(self, func: ModuleType):
-        self.func, self.detections = func, has_detections(func)
+    def __init__(self, func_module: ModuleType, needs_boxes: str = ""):
+        self.needs_boxes = needs_boxes
+        self.func, self.has_detections = func_module, has_detections(func_module)
 
     def __call__(self, context: Any, result: Result) -> Result:
-        if result.error is None:
-            if not result.take():
-                result.stream.owed = True
-                raise Gone
-            if self.detections:
-                result.detections, result.draw = self.func.detect(context, result.frame), self.func.draw
-            else:
-                result.shown = self.func.myFunc(context, result.frame)
+        if result.error is not None:
+            return result
+        if self.has_detections:
+            result.detections = self.func.detect(context, result.frame)
+            result.draw = self.func.draw
+            if self.needs_boxes and result.detections.boxes is None and len(result.detections):
+                raise InputError(f"{self.needs_boxes} needs boxes, but detect() of the func file "
+                                 "returns Detections without boxes.")
+        else:
+            result.shown, result.draw = self.func.myFunc(context, result.frame), None
         return result

@@ -1,4 +1,6 @@
-"""What a stream does at present, and the board, as page and broker tell it: rates, counts, load, temperatures."""
+"""The present state of a stream and of the board, for the web page and MQTT."""
+from __future__ import annotations
+
 import collections
 import glob
 import os
@@ -7,89 +9,117 @@ import statistics
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Deque, Dict, Optional
 
-AWAY = 5  # seconds without a frame after which a live stream counts as away, where it does not say so itself
-SYSROOT = os.environ.get("SYSROOT", "")  # a folder to read in place of /, for the tests
-FIELDS = ("stream", "number", "time", "size", "detections", "crossings", "lines", "zones", "inside", "error", "file",
-          "board", "epoch")
+# seconds without a frame after which a live stream is "away", if it does not report this itself
+AWAY_SECONDS = 5
+SYSROOT = os.environ.get("SYSROOT", "")  # read instead of / in tests
+FIELDS = ("stream", "number", "time", "size", "detections", "crossings", "lines", "zones",
+          "inside", "error", "file", "board", "epoch")
 
 
-def light(result):
-    """A Result without its picture, so that what waits in a queue holds no frames. Takes about 2 us."""
+def without_image(result: Any) -> SimpleNamespace:
+    """Return the fields of a Result except frame and picture, so that a queue holds no images."""
     return SimpleNamespace(**{name: getattr(result, name, None) for name in FIELDS})
 
 
-def counted(detections) -> dict:
-    """Objects of each class, {"person": 2}, of a Detections or None. A classifier's classes are no objects."""
+def count_objects(detections: Any) -> Dict[str, int]:
+    """Count the objects of each class: {"person": 2}. Empty for None and for a classifier."""
     if detections is None or detections.boxes is None:
         return {}
-    counts = {}  # two numbers may have one name
-    for number, count in sorted(collections.Counter(map(int, detections.classes)).items()):
-        name = str(detections.name(number))
+    counts: Dict[str, int] = {}
+    by_number = collections.Counter(map(int, detections.classes))
+    for number, count in sorted(by_number.items()):
+        name = str(detections.name(number))  # two class numbers may share a name
         counts[name] = counts.get(name, 0) + count
     return counts
 
 
-def origin(result) -> dict:
-    """{"board": name, "epoch": number} of a result that came from another board (examples/boards.py), else {}."""
+def origin(result: Any) -> Dict[str, Any]:
+    """Return {"board": name, "epoch": number} for a result of another board, else {}.
+
+    Such results come from examples/boards.py.
+    """
     epoch = getattr(result, "epoch", None)
     return {} if epoch is None else {"board": result.board, "epoch": epoch}
 
 
 class Status:
-    """One stream's present state. update() is called from the stream's thread, the rest from any."""
+    """The present state of one stream.
 
-    def __init__(self, stream):
-        self.stream, self.newest, self.seen = stream, None, None
-        self.began = time.perf_counter()
-        self.latencies = collections.deque(maxlen=60)
+    `update()` is called by the stream's thread. The other methods can be called by any thread.
+    `newest` is the last result that did not fail, without its image.
+    """
 
-    def update(self, result):
-        """Take note of a Result, and return it lightened. `newest` is the last one that did not fail."""
-        lightened = light(result)
+    def __init__(self, stream: Any):
+        self.stream = stream
+        self.newest: Optional[SimpleNamespace] = None
+        self.last_update: Optional[float] = None
+        self.started = time.perf_counter()
+        self.latencies: Deque[float] = collections.deque(maxlen=60)  # seconds
+
+    def update(self, result: Any) -> SimpleNamespace:
+        """Record a Result. Returns the Result without its image."""
+        record = without_image(result)
         if result.error is None:
-            self.seen = time.perf_counter()
-            self.latencies.append(self.seen - result.received)
-            self.newest = lightened
-        return lightened
+            self.last_update = time.perf_counter()
+            self.latencies.append(self.last_update - result.received)
+            self.newest = record
+        return record
 
     @property
     def state(self) -> str:
-        """Whether the stream is "running", "away" (a live source that does not deliver) or "ended"."""
+        """ "running", "ended", or "away" for a live stream that delivers no frames."""
         if getattr(self.stream, "ended", None) is not None:
             return "ended"
         away = getattr(self.stream, "away", None)
-        if away is None:  # the stream does not say
-            pause = max(AWAY, 3 / (getattr(self.stream, "most", None) or 1))  # most: frames a second that are wanted
-            away = self.stream.live and time.perf_counter() > (self.seen or self.began) + pause
+        if away is None:  # the stream does not report it
+            limit = max(AWAY_SECONDS, 3 / (getattr(self.stream, "max_fps", None) or 1))
+            silent = time.perf_counter() - (self.last_update or self.started)
+            away = self.stream.live and silent > limit
         return "away" if away else "running"
 
-    def json(self) -> dict:
-        """The state for JSON: fps (1/s); frames, dropped and failed since the start; latency_ms from reading to result,
-        median of the last 60 frames, None before the first; live; state; objects now, by class; lines and zones as in
-        --json, None where the stream has none."""
+    def json(self) -> Dict[str, Any]:
+        """Return the state, ready for json.dumps().
+
+        frames, dropped and failed count since the start. latency_ms is the time from reading a
+        frame to its result, the median of the last 60 frames; None before the first. objects are
+        those of the newest frame. lines and zones are as in --json; None without lines or zones.
+        """
         state, newest, stream = self.state, self.newest, self.stream
         running, latencies = state == "running", list(self.latencies)
         zones = newest.zones if newest else None
-        return {**origin(newest), "fps": round(float(stream.fps or 0), 1) if running else 0.0, "frames": stream.count,
-                "dropped": stream.dropped, "failed": stream.failed,
-                "latency_ms": round(1000 * statistics.median(latencies), 1) if latencies else None,
-                "live": bool(stream.live), "state": state,
-                "objects": counted(newest.detections) if running and newest else {},
-                "lines": newest.lines if newest else None,
-                "zones": zones if running or zones is None else {zone: {} for zone in zones}}
+        if zones is not None and not running:
+            zones = {zone: {} for zone in zones}
+        return {
+            **origin(newest),
+            "fps": round(float(stream.fps or 0), 1) if running else 0.0,
+            "frames": stream.count,
+            "dropped": stream.dropped,
+            "failed": stream.failed,
+            "latency_ms": round(1000 * statistics.median(latencies), 1) if latencies else None,
+            "live": bool(stream.live),
+            "state": state,
+            "objects": count_objects(newest.detections) if running and newest else {},
+            "lines": newest.lines if newest else None,
+            "zones": zones,
+        }
 
 
-def board() -> dict:
-    """The NPU's load in percent, a list with one number a core, and temperature in degrees Celsius, as the kernel shows
-    them, None where it does not; and all temperatures by the name of their zone."""
+def board(root: Optional[str] = None) -> Dict[str, Any]:
+    """Return the NPU's load and the board's temperatures, as the kernel reports them.
+
+    {"npu": {"load": percent of each core, "temperature": degrees Celsius}, "temperatures":
+    {zone: degrees Celsius}}. Load and temperature are None if the kernel does not report them.
+    """
+    root = SYSROOT if root is None else root
     load, temperatures = None, {}
     try:
-        with open(f"{SYSROOT}/sys/kernel/debug/rknpu/load") as file:
-            load = [int(number) for number in re.findall(r"(\d+)\s*%", file.read())] or None
+        with open(f"{root}/sys/kernel/debug/rknpu/load") as file:
+            load = [int(percent) for percent in re.findall(r"(\d+)\s*%", file.read())] or None
     except (OSError, ValueError):
         pass
-    for zone in sorted(glob.glob(f"{SYSROOT}/sys/class/thermal/thermal_zone*")):
+    for zone in sorted(glob.glob(f"{root}/sys/class/thermal/thermal_zone*")):
         try:
             name = Path(zone, "type").read_text().strip()
             temperatures[name] = round(int(Path(zone, "temp").read_text()) / 1000, 1)

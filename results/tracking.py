@@ -1,214 +1,264 @@
-"""Identities that last: which detection of a frame is the object of the frame before. Two-stage matching as in
-ByteTrack (Zhang et al., 2022, arXiv:2110.06864), with time in seconds instead of frames, so that a live stream's
-dropped frames and a slow stream's few ones count as what they are.
+"""Gives objects identities that last from frame to frame.
 
-    tracker = Tracker()               # one for each stream, fed in the order of its frames
+    tracker = Tracker()               # one for each stream; gets its frames in order
     tracker.update(result)            # sets result.detections.ids
+
+Two-stage matching as in ByteTrack (Zhang et al., 2022, arXiv:2110.06864). Durations are in seconds,
+because a live stream drops frames and streams have different rates. Only forgetting also counts
+frames: at one frame every ten seconds an object has to outlast the time to the next frame.
 """
-from typing import Any, Tuple
+from __future__ import annotations
+
+from typing import Any, Optional, Tuple
 
 import numpy as np
 
-# --------------------------------------------------------------------------------------------------------------------
-HIGH = 0.4         # score from which a detection may take any track; weaker ones only go on with one just seen
-NEW = 0.3          # score from which a detection that fits no track may begin one
-SURE = 0.8         # a track has an identity once the squares of its detections' scores add up to this: one of 0.9 at
-                   # once, those of 0.5 in the fourth frame, those of 0.3 in the ninth
-LOST = 2.0         # seconds at most for which an object out of sight is waited for, and no longer than it was in sight
-RECENT = 0.3       # seconds more; and a weak detection only goes on with a track seen at most so long ago
-OVERLAP = 0.2      # least IoU of a track's expected box and a detection that are taken for one
-SAME = 0.6         # IoU from which two detections of one frame are the same object, whatever their classes
-OTHER_CLASS = 0.5  # factor on the IoU where the class is another: detectors waver between car and truck
-SETTLE = 1.0       # seconds over which a track's velocity is averaged
-REACH = 2.0        # of its sides a second: so far beside its box a newcomer, of unknown velocity, is looked for
-AHEAD = 1.0        # seconds by which a live stream's clock may run ahead of the time that passes
-FIRM = 0.12        # seconds in which a track's position follows its detections
-# --------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
+HIGH_SCORE = 0.4     # minimum score to match any track; weaker detections match recent tracks only
+NEW_SCORE = 0.3      # minimum score to start a track
+CONFIRM_SUM = 0.8    # a track gets an identity when the sum of its squared scores reaches this:
+                     # in frame 1 at score 0.9, in frame 4 at 0.5, in frame 9 at 0.3
+RECENT_SECONDS = 0.3  # since a track was lost, in which weak detections may match it, too
+LOST_SECONDS = 2.0   # a lost track is kept this long, but not longer than it was visible plus
+                     # RECENT_SECONDS
+LOST_FRAMES = 2      # a track is also kept if it is missing in this many frames, however long they
+                     # last, and in fewer than those in which it was seen
+MIN_IOU = 0.2        # of a track's predicted box and a detection that match
+DUPLICATE_IOU = 0.6  # detections of one frame with this IoU are one object, whatever their classes
+OTHER_CLASS = 0.5    # factor on the IoU if the class differs: detectors confuse cars and trucks
+VELOCITY_SECONDS = 1.0  # over which a track's velocity is averaged
+NEW_REACH = 2.0      # a new track, of unknown velocity, is searched within this many box sides/s
+POSITION_SECONDS = 0.12  # time constant with which a track's position follows its detections
+CLOCK_JUMP = 1.0     # a live stream's clock that gains this many seconds was set
+# --------------------------------------------------------------------------------------------------
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of every box of a (n, 4) with every box of b (m, 4), xyxy in pixels: (n, m)."""
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the IoU of every box of a, (n, 4), with every box of b, (m, 4), xyxy: (n, m)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:])
     sides -= low
     np.maximum(sides, 0, out=sides)
-    both = sides[..., 0] * sides[..., 1]
+    intersection = sides[..., 0] * sides[..., 1]
     area_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
     area_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
-    return both / (area_a[:, None] + area_b - both + 1e-9)
+    return intersection / (area_a[:, None] + area_b - intersection + 1e-9)
 
 
-def pairs(score: np.ndarray, least: float) -> Tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows and columns of score (n, m), the best first, each row and column once, none below `least`: two
-    index arrays."""
+def greedy_pairs(scores: np.ndarray, minimum: float) -> Tuple[np.ndarray, np.ndarray]:
+    """Pair rows and columns of scores, (n, m), best pairs first, each row and column once.
+
+    Returns the indices of rows and of columns. Pairs below the minimum are left out.
+    """
     rows, columns = [], []
-    score = score.copy()
-    while score.size:
-        # Whatever is best in its row and in its column is what a greedy choice takes.
-        best, back = score.argmax(1), score.argmax(0)
-        row = np.flatnonzero(back[best] == np.arange(len(best)))
-        row = row[score[row, best[row]] >= least]
+    scores = scores.copy()
+    while scores.size:
+        # A pair that is the best of its row and of its column is part of the greedy solution.
+        best_column, best_row = scores.argmax(1), scores.argmax(0)
+        row = np.flatnonzero(best_row[best_column] == np.arange(len(best_column)))
+        row = row[scores[row, best_column[row]] >= minimum]
         if not len(row):
             break
-        column = best[row]
+        column = best_column[row]
         rows.append(row)
         columns.append(column)
-        score[row], score[:, column] = -1, -1
+        scores[row], scores[:, column] = -1, -1
     if not rows:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     return np.concatenate(rows), np.concatenate(columns)
 
 
-def enlarged(boxes: np.ndarray, share: float) -> np.ndarray:
-    """Boxes (n, 4) xyxy with this share of their sides added on every side."""
-    more = share * (boxes[:, 2:] - boxes[:, :2])
-    return np.concatenate([boxes[:, :2] - more, boxes[:, 2:] + more], 1)
+def enlarged(boxes: np.ndarray, fraction: float) -> np.ndarray:
+    """Return boxes, (n, 4) xyxy, enlarged on every side by this fraction of their sides."""
+    margin = fraction * (boxes[:, 2:] - boxes[:, :2])
+    return np.concatenate([boxes[:, :2] - margin, boxes[:, 2:] + margin], 1)
 
 
 class Tracker:
-    """Gives the detections of one stream identities.
+    """Assigns identities to the detections of one stream.
 
-    An identity is a whole number from 1, given in the order in which objects are taken for sure, and never used twice.
-    A detection that is not sure yet (a new one's first frame, or a weak one's first frames) has the identity -1, which
-    no line counts and no JSON shows. An object out of sight keeps its identity for as long as it had been in
-    sight, and LOST seconds at most.
+    Identities are integers from 1, given in the order in which tracks are confirmed, and never
+    used again. A detection of an unconfirmed track has the identity -1, which lines do not count
+    and JSON does not contain. A track is unconfirmed in its first frames, except in the first
+    frame of the stream. An object that is out of sight keeps its identity as long as it had been
+    visible, at most LOST_SECONDS or LOST_FRAMES, whichever lasts longer.
     """
 
     def __init__(self) -> None:
-        self.next, self.first = 1, True
-        self.clock, self.last, self.time, self.number, self.step = 0.0, 0.0, None, None, 1 / 30
-        self.received = None                 # by perf_counter(), of a live frame
-        self.boxes = np.empty((0, 4))        # xyxy where each track was when last seen, smoothed, in pixels
-        self.speeds = np.empty((0, 2))       # of its centre, x and y, in pixels a second
-        self.seen = np.empty(0)              # the clock's time at which it was last seen
-        self.begun = np.empty(0)             # and first seen
+        self.next_id, self.first_frame = 1, True
+        self.clock = self.last_clock = 0.0     # seconds, at this frame and at the one before
+        self.frame_seconds = 1 / 30            # the last known time between two frames
+        # of the last frame; received: time.perf_counter() of a live frame
+        self.time: Optional[float] = None
+        self.number: Optional[int] = None
+        self.received: Optional[float] = None
+        # One row per track:
+        self.boxes = np.empty((0, 4))          # smoothed, xyxy in pixels, when last seen
+        self.velocities = np.empty((0, 2))     # of the centre, in pixels per second
+        self.last_seen = np.empty(0)           # clock
+        self.first_seen = np.empty(0)          # clock
+        self.seen = np.empty(0, np.int64)      # number of frames in which it was seen,
+        self.missed = np.empty(0, np.int64)    # and of those since then
         self.classes = np.empty(0, np.int64)
-        self.ids = np.empty(0, np.int64)     # -1: not sure yet
-        self.sums = np.empty(0)              # of the scores
-
-    def tick(self, result: Any) -> None:
-        """The tracker's own clock goes on by what has passed since the frame before, and never back, whatever the
-        stream's clock does."""
-        time, number = getattr(result, "time", None), getattr(result, "number", None)
-        frames = number - self.number if None not in (number, self.number) else 1
-        step = time - self.time if None not in (time, self.time) else 0
-        live = getattr(getattr(result, "stream", None), "live", False)
-        received = getattr(result, "received", None) if live else None
-        if None not in (received, self.received) and step > received - self.received + AHEAD:
-            step = received - self.received  # the clock was set, as at the start of a board without one of its own
-        if step > 0:
-            self.step = step / max(1, frames)
-        else:  # no clock, or one that was set back: as many frames as have passed, at the rate known
-            step = self.step * max(1, frames)
-        self.last, self.clock = self.clock, self.clock + step
-        self.time, self.number, self.received = time, number, received
+        self.ids = np.empty(0, np.int64)       # -1: unconfirmed
+        self.score_sums = np.empty(0)          # of squared scores
 
     def update(self, result: Any) -> None:
-        """Set `result.detections.ids`: (n,) int64, -1 where an object is not sure yet.
+        """Set `result.detections.ids`, (n,) int64, -1 for unconfirmed objects.
 
-        result: a streams.Result, or anything with `detections` (`boxes` (n, 4) xyxy in pixels, `classes` (n,), `scores`
-        (n,)), `time` (seconds) and `number` (of the frame). Without detections, or with those of a classifier, which
-        has no boxes, nothing happens.
+        result: a Result, or any object with `detections` (`boxes` (n, 4) xyxy in pixels, `classes`
+        (n,), `scores` (n,)), `time` (seconds) and `number` (of the frame). Results without
+        detections, and those of a classifier, which have no boxes, are ignored.
         """
         detections = result.detections
         if detections is None or detections.boxes is None:
             return
-        self.tick(result)
-        detections.ids = self.follow(np.asarray(detections.boxes, np.float64).reshape(-1, 4),
-                                     np.asarray(detections.classes), np.asarray(detections.scores, np.float64))
+        self._advance_clock(result)
+        detections.ids = self._assign(
+            np.asarray(detections.boxes, np.float64).reshape(-1, 4),
+            np.asarray(detections.classes), np.asarray(detections.scores, np.float64))
 
-    def forget(self) -> None:
-        """Drop the tracks that have been out of sight for too long, and those that were gone before they were sure."""
-        away, new = self.clock - self.seen, self.seen == self.last
-        keep = (away <= LOST) & (new | (self.ids >= 0) & (away <= RECENT + self.seen - self.begun))
-        if not keep.all():
-            for name in ("boxes", "speeds", "seen", "begun", "classes", "ids", "sums"):
-                setattr(self, name, getattr(self, name)[keep])
+    def _advance_clock(self, result: Any) -> None:
+        """Advance the tracker's clock by the time between two frames.
 
-    def follow(self, boxes, classes, scores) -> np.ndarray:
-        """The identities (n,) int64 of detections seen now."""
-        self.forget()
-        odd = ~(np.isfinite(boxes).all(1) & np.isfinite(scores))  # of a network that overflows: nobody's
-        boxes, scores = np.where(odd[:, None], 0, boxes), np.where(odd, 0, scores)
-        track_of = np.full(len(boxes), -1)
+        The clock never goes back, whatever the stream's clock does.
+        """
+        time, number = getattr(result, "time", None), getattr(result, "number", None)
+        live = getattr(getattr(result, "stream", None), "live", False)
+        received = getattr(result, "received", None) if live else None
+        frames, step = 0, 0.0
+        if number is not None and self.number is not None:
+            frames = number - self.number
+        frames = max(1, frames)
+        if time is not None and self.time is not None:
+            step = time - self.time
+        if received is not None and self.received is not None:
+            # Boards without a battery set their clock after the start.
+            if step > received - self.received + CLOCK_JUMP:
+                step = received - self.received
+        if step > 0:
+            self.frame_seconds = step / frames
+        else:  # there is no clock, or it was set back
+            step = self.frame_seconds * frames
+        self.last_clock, self.clock = self.clock, self.clock + step
+        self.time, self.number, self.received = time, number, received
+
+    def _assign(self, boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Return the identities, (n,) int64, of the detections of this frame."""
+        self._drop_lost_tracks()
+        invalid = ~(np.isfinite(boxes).all(1) & np.isfinite(scores))  # if the network overflows
+        boxes, scores = np.where(invalid[:, None], 0, boxes), np.where(invalid, 0, scores)
+        track_of = np.full(len(boxes), -1)  # the index of each detection's track
         if len(self.ids) and len(boxes):
-            away = self.clock - self.seen
-            shift = self.speeds * away[:, None]
-            likeness = overlaps(self.boxes + np.concatenate([shift, shift], 1), boxes)
-            likeness *= np.where(self.classes[:, None] == classes, 1, OTHER_CLASS)
-            high = scores >= HIGH
-            sure = self.ids >= 0
-            self.match(likeness, np.flatnonzero(sure), np.flatnonzero(high), track_of)
+            similarity = iou_matrix(self._predicted(np.arange(len(self.ids))), boxes)
+            similarity *= np.where(self.classes[:, None] == classes, 1, OTHER_CLASS)
+            # Confirmed tracks and strong detections first, then what is left of recent tracks.
+            self._match(similarity, np.flatnonzero(self.ids >= 0),
+                        np.flatnonzero(scores >= HIGH_SCORE), track_of)
             free = np.ones(len(self.ids), bool)
             free[track_of[track_of >= 0]] = False
-            recent = (away <= RECENT) | (self.seen == self.last)
-            self.match(likeness, np.flatnonzero(free & recent), np.flatnonzero(track_of < 0), track_of)
-            self.reach(track_of, boxes, classes)
-        self.learn(np.flatnonzero(track_of >= 0), track_of, boxes, classes, scores)
-        return self.settle(track_of, boxes, classes, scores)
+            recent = self.clock - self.last_seen <= RECENT_SECONDS
+            recent |= self.last_seen == self.last_clock
+            self._match(similarity, np.flatnonzero(free & recent), np.flatnonzero(track_of < 0),
+                        track_of)
+            self._match_new_tracks(track_of, boxes, classes)
+        self._update_tracks(track_of, boxes, classes, scores)
+        self._start_tracks(track_of, boxes, classes, scores)
+        self._confirm_tracks()
+        return np.where(track_of >= 0, np.append(self.ids, -1)[track_of], -1)
 
-    def reach(self, track_of, boxes, classes) -> None:
-        """Match newcomers of the frame before, whose velocity is not known yet, with what is left near them: with few
-        frames a second they are beside where they were."""
-        free = (self.seen == self.last) & (self.begun == self.last)
-        free[track_of[track_of >= 0]] = False
-        tracks, left = np.flatnonzero(free), np.flatnonzero(track_of < 0)
-        if not len(tracks) or not len(left):
-            return
-        # As in C-BIoU (Yang et al., 2023, arXiv:2211.14317) both boxes are enlarged.
-        step = REACH * (self.clock - self.last)
-        likeness = overlaps(*(enlarged(part, step) for part in (self.boxes[tracks], boxes[left])))
-        likeness[self.classes[tracks][:, None] != classes[left]] = 0
-        rows, columns = pairs(likeness, OVERLAP)
-        track_of[left[columns]] = tracks[rows]
+    def _drop_lost_tracks(self) -> None:
+        """Drop tracks that were lost for too long, and lost tracks that were never confirmed."""
+        lost = self.clock - self.last_seen
+        visible = self.last_seen - self.first_seen
+        keep = (lost <= RECENT_SECONDS + visible) & (lost <= LOST_SECONDS)
+        keep |= self.missed <= np.minimum(self.seen - 1, LOST_FRAMES)
+        keep &= (self.ids >= 0) | (self.missed == 0)
+        if not keep.all():
+            for name in ("boxes", "velocities", "last_seen", "first_seen", "seen", "missed",
+                         "classes", "ids", "score_sums"):
+                setattr(self, name, getattr(self, name)[keep])
 
-    def match(self, likeness, tracks, detections, track_of) -> None:
-        rows, columns = pairs(likeness[tracks[:, None], detections], OVERLAP)
+    def _predicted(self, tracks: np.ndarray) -> np.ndarray:
+        """Predict where the tracks are now: boxes, (n, 4) xyxy."""
+        passed = self.clock - self.last_seen[tracks]
+        shift = self.velocities[tracks] * passed[:, None]
+        return self.boxes[tracks] + np.concatenate([shift, shift], 1)
+
+    @staticmethod
+    def _match(similarity: np.ndarray, tracks: np.ndarray, detections: np.ndarray,
+               track_of: np.ndarray) -> None:
+        """Match these tracks and detections, and enter the matches in track_of."""
+        rows, columns = greedy_pairs(similarity[tracks[:, None], detections], MIN_IOU)
         track_of[detections[columns]] = tracks[rows]
 
-    def learn(self, found, track_of, boxes, classes, scores) -> None:
-        """Move the tracks to where they were found."""
-        if not len(found):
+    def _match_new_tracks(self, track_of: np.ndarray, boxes: np.ndarray,
+                          classes: np.ndarray) -> None:
+        """Match the tracks that started in the last frame with unmatched detections near them.
+
+        Their velocity is unknown, and at a low frame rate their boxes do not overlap. As in C-BIoU
+        (Yang et al., 2023, arXiv:2211.14317), both boxes are enlarged.
+        """
+        new = (self.last_seen == self.last_clock) & (self.first_seen == self.last_clock)
+        new[track_of[track_of >= 0]] = False
+        tracks, unmatched = np.flatnonzero(new), np.flatnonzero(track_of < 0)
+        if not len(tracks) or not len(unmatched):
             return
-        tracks, now = track_of[found], boxes[found]
-        passed = (self.clock - self.seen[tracks])[:, None]
-        shift = self.speeds[tracks] * passed
-        expected = self.boxes[tracks] + np.concatenate([shift, shift], 1)
-        off = now - expected
-        # A young track knows its velocity from few frames: their plain mean.
-        age = np.minimum((self.clock - self.begun[tracks])[:, None], SETTLE)
-        self.speeds[tracks] += (off[:, :2] + off[:, 2:]) / 2 / np.maximum(age, passed)
-        self.boxes[tracks] = expected + (1 - np.exp(-passed / FIRM)) * off
-        self.seen[tracks] = self.clock
-        self.classes[tracks] = classes[found]
-        self.sums[tracks] += scores[found] ** 2
+        reach = NEW_REACH * min(self.clock - self.last_clock, LOST_SECONDS)
+        similarity = iou_matrix(enlarged(self.boxes[tracks], reach),
+                                enlarged(boxes[unmatched], reach))
+        similarity[self.classes[tracks][:, None] != classes[unmatched]] = 0
+        rows, columns = greedy_pairs(similarity, MIN_IOU)
+        track_of[unmatched[columns]] = tracks[rows]
 
-    def beginners(self, track_of, boxes, scores) -> np.ndarray:
-        """The detections that begin a track: an index array."""
-        new = np.flatnonzero((track_of < 0) & (scores >= NEW))
+    def _update_tracks(self, track_of: np.ndarray, boxes: np.ndarray, classes: np.ndarray,
+                       scores: np.ndarray) -> None:
+        """Update position and velocity of the matched tracks."""
+        self.missed += 1
+        matched = np.flatnonzero(track_of >= 0)
+        if not len(matched):
+            return
+        tracks = track_of[matched]
+        self.missed[tracks], self.seen[tracks] = 0, self.seen[tracks] + 1
+        passed = (self.clock - self.last_seen[tracks])[:, None]
+        predicted = self._predicted(tracks)
+        error = boxes[matched] - predicted
+        # The velocity of a young track is the plain mean over its age.
+        age = np.minimum((self.clock - self.first_seen[tracks])[:, None], VELOCITY_SECONDS)
+        self.velocities[tracks] += (error[:, :2] + error[:, 2:]) / 2 / np.maximum(age, passed)
+        self.boxes[tracks] = predicted + (1 - np.exp(-passed / POSITION_SECONDS)) * error
+        self.last_seen[tracks] = self.clock
+        self.classes[tracks] = classes[matched]
+        self.score_sums[tracks] += scores[matched] ** 2
+
+    def _start_tracks(self, track_of: np.ndarray, boxes: np.ndarray, classes: np.ndarray,
+                      scores: np.ndarray) -> None:
+        """Start a track for each unmatched detection that is strong and not a duplicate."""
+        new = np.flatnonzero((track_of < 0) & (scores >= NEW_SCORE))
         if not len(new):
-            return new
+            return
         new = new[np.argsort(-scores[new], kind="stable")]
-        known = np.flatnonzero(track_of >= 0)
-        # One object that the detector takes for two, a car and a truck in one place, is one.
-        same = overlaps(boxes[new], boxes[np.concatenate([known, new])]) >= SAME
-        same[:, len(known):] = np.tril(same[:, len(known):], -1)
-        return new[~same.any(1)]
+        matched = np.flatnonzero(track_of >= 0)
+        # A duplicate overlaps a matched detection or a stronger new one.
+        duplicate = iou_matrix(boxes[new], boxes[np.concatenate([matched, new])]) >= DUPLICATE_IOU
+        duplicate[:, len(matched):] = np.tril(duplicate[:, len(matched):], -1)
+        new = new[~duplicate.any(1)]
+        track_of[new] = len(self.ids) + np.arange(len(new))
+        now = np.full(len(new), self.clock)
+        self.boxes = np.concatenate([self.boxes, boxes[new]])
+        self.velocities = np.concatenate([self.velocities, np.zeros((len(new), 2))])
+        self.last_seen = np.concatenate([self.last_seen, now])
+        self.first_seen = np.concatenate([self.first_seen, now])
+        self.seen = np.concatenate([self.seen, np.ones(len(new), np.int64)])
+        self.missed = np.concatenate([self.missed, np.zeros(len(new), np.int64)])
+        self.classes = np.concatenate([self.classes, classes[new]])
+        self.ids = np.concatenate([self.ids, np.full(len(new), -1)])
+        self.score_sums = np.concatenate([self.score_sums, scores[new] ** 2])
 
-    def settle(self, track_of, boxes, classes, scores) -> np.ndarray:
-        """Begin new tracks, and name those that are sure now: the detections' identities."""
-        new = self.beginners(track_of, boxes, scores)
-        if len(new):
-            track_of[new] = len(self.ids) + np.arange(len(new))
-            fill = np.full(len(new), self.clock)
-            self.boxes = np.concatenate([self.boxes, boxes[new]])
-            self.speeds = np.concatenate([self.speeds, np.zeros((len(new), 2))])
-            self.seen, self.begun = np.concatenate([self.seen, fill]), np.concatenate([self.begun, fill])
-            self.classes = np.concatenate([self.classes, classes[new]])
-            self.ids = np.concatenate([self.ids, np.full(len(new), -1)])
-            self.sums = np.concatenate([self.sums, scores[new] ** 2])
-        # In the first frame there is nothing to wait for: all that is there has been there.
-        for track in np.flatnonzero((self.ids < 0) & ((self.sums >= SURE) | self.first)):
-            self.ids[track], self.next = self.next, self.next + 1
-        self.first = False
-        return np.where(track_of >= 0, np.append(self.ids, -1)[track_of], -1)
+    def _confirm_tracks(self) -> None:
+        """Give an identity to each track that has enough evidence."""
+        # The objects of the first frame were there before: they need no confirmation.
+        confirmed = (self.score_sums >= CONFIRM_SUM) | self.first_frame
+        for track in np.flatnonzero((self.ids < 0) & confirmed):
+            self.ids[track], self.next_id = self.next_id, self.next_id + 1
+        self.first_frame = False

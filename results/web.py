@@ -1,16 +1,20 @@
-"""A page with every stream live, for a browser; the same pictures and numbers for VLC, Home Assistant and scripts.
+"""A web page that shows every stream live; the same pictures and numbers for other programs.
 
-    page = Web("8000", streams)     # http://127.0.0.1:8000/
-    page.write(result)              # a Result of any of the streams, from its thread; returns at once
-    page.close()
+    sink = Web("8000", streams)     # http://127.0.0.1:8000/
+    sink.write(result)              # a Result of any of the streams, called by its thread
+    sink.close()
 
     /            the page
-    /NAME.mjpg   a stream as Motion JPEG;  /NAME.jpg  its newest picture
-    /status.json rates, counts, load and temperatures
-    /events      the JSON of --json, server-sent
+    /NAME.mjpg   a stream as Motion JPEG, for VLC or Home Assistant
+    /NAME.jpg    its newest picture
+    /status.json rates, counts, what limits the rate, NPU load and temperatures
+    /events      the lines of --json as server-sent events
 
-Needs the package aiohttp. A host that is not loopback needs a password, RKNNPOOL_WEB_PASSWORD in the environment.
+Needs the package aiohttp. On a host that other machines can reach, a password is required in the
+environment variable RKNNPOOL_WEB_PASSWORD.
 """
+from __future__ import annotations
+
 import asyncio
 import collections
 import json
@@ -19,219 +23,247 @@ import sys
 import threading
 import time
 import traceback
+from types import SimpleNamespace
+from typing import Any, Deque, FrozenSet, Iterable, List, Optional, Tuple
 
 import cv2
 
-import streams as running
-from results.door import Door, Guard, parse
+from results.access import Access, Connection, parse_address
+from results.console import say
+from results.jsonl import as_dict
 from results.status import Status, board
-from rknnmodel import InputError
+from vision.errors import InputError
+from vision.packages import missing_package
 
-FPS = 15             # pictures a second of a stream at most
-ALL_FPS = 200        # pictures a second for all viewers together, about: a hundred of them get two each
-WIDTH = 1280         # pixels; wider pictures are made smaller
-QUALITY = 80         # of the JPEGs
-MOST_RECORDS = 1000  # of /events that wait to be written as JSON
+MAX_FPS = 15         # pictures per second of one stream
+MAX_TOTAL_FPS = 200  # pictures per second, about, to all clients together
+MAX_WIDTH = 1280     # pixels; wider pictures are scaled down
+JPEG_QUALITY = 80
+MAX_RECORDS = 1000   # results that wait to be written as JSON for /events
 
 
-def encoded(picture):
-    """A picture as JPEG, at most WIDTH pixels wide, or None where it is none."""
+def encode_jpeg(picture: Any) -> Optional[bytes]:
+    """Encode a picture as JPEG, at most MAX_WIDTH pixels wide. None if it is not a picture."""
     try:
         h, w = picture.shape[:2]
-        if w > WIDTH:
-            picture = cv2.resize(picture, (WIDTH, max(1, round(h * WIDTH / w))), interpolation=cv2.INTER_AREA)
-        return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+        if w > MAX_WIDTH:
+            size = MAX_WIDTH, max(1, round(h * MAX_WIDTH / w))
+            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        return cv2.imencode(".jpg", picture, quality)[1].tobytes()
     except (cv2.error, AttributeError, TypeError, ValueError):
         return None
 
 
 class Web:
-    """A place for Results. address: [HOST:]PORT, port 0 for any that is free; streams: the Streams whose Results will
-    come. `url` is then where the page is.
+    """A sink that shows results on a web page.
 
-    Pictures are drawn and encoded once for all viewers, by a thread of their own, only while someone looks. Raises
-    InputError where the address cannot be used, a password is wanted, or aiohttp is missing.
+    address: [HOST:]PORT, port 0 for any free port; streams: the Streams whose Results will be
+    written; names: further host names under which the page may be reached. `url` is the address
+    of the page.
+
+    A thread draws and encodes each picture once for all clients, and only while somebody watches
+    the stream. Raises InputError if the address cannot be used, if a password is required, or if
+    aiohttp is missing.
     """
 
-    def __init__(self, address, streams):
-        host, port = parse(address)
-        try:
-            from results.answers import Answers
-        except ImportError as error:
-            raise InputError(f"--web needs the package aiohttp: pip install aiohttp ({error})") from None
-        self.door = Door(host)
-        self.answers = Answers(self, self.door)
-        self.views = {stream.name: _View(stream) for stream in streams}
-        self.viewers, self.listeners = frozenset(), frozenset()  # Viewers: of WebSockets, of /events
-        self.records = collections.deque(maxlen=MOST_RECORDS)    # lightened Results
-        self.looked, self.ending = threading.Event(), threading.Event()
-        self.broken = self.failed = None  # why this place has given up; why it could not begin
-        self.loop, opened = asyncio.new_event_loop(), threading.Event()
-        self.thread = threading.Thread(target=self.serve, args=(host, port, opened), name="rknnpool-web", daemon=True)
-        self.thread.start()
-        opened.wait()
-        if self.failed:
-            raise InputError(f"--web {address}: cannot listen there ({self.failed}).")
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
-        self.encoder = threading.Thread(target=self.encode, name="rknnpool-jpeg", daemon=True)
-        self.encoder.start()
-        running.say(f"The page: {self.url}", sys.stderr)
+    display = True
 
-    def write(self, result):
-        """Take note of a Result. Its picture is drawn only if someone looks. Raises InputError once this place has
-        given up."""
+    def __init__(self, address: Any, streams: Iterable[Any], names: Iterable[str] = ()):
+        host, port = parse_address(address)
+        try:
+            from results.routes import Routes
+        except ImportError as error:
+            raise InputError(missing_package("--web", error)) from None
+        self.access = Access(host, names)
+        self.routes = Routes(self, self.access)
+        self.feeds = {stream.name: Feed(stream) for stream in streams}
+        # Frozen sets of routes.Client: the server's thread replaces them, other threads read them.
+        self.pages: FrozenSet[Any] = frozenset()          # WebSockets
+        self.event_clients: FrozenSet[Any] = frozenset()  # of /events
+        self.records: Deque[SimpleNamespace] = collections.deque(maxlen=MAX_RECORDS)
+        self.watched, self.closing = threading.Event(), threading.Event()
+        self.broken: Optional[str] = None        # why this sink has stopped working
+        self.listen_error: Optional[str] = None
+        self.loop, started = asyncio.new_event_loop(), threading.Event()
+        self.thread = threading.Thread(target=self._serve, args=(host, port, started),
+                                       name="rknnpool-web", daemon=True)
+        self.thread.start()
+        started.wait()
+        if self.listen_error:
+            raise InputError(f"--web {address}: cannot listen ({self.listen_error}).")
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+        self.encoder = threading.Thread(target=self._encode, name="rknnpool-jpeg", daemon=True)
+        self.encoder.start()
+        say(f"Web page: {self.url}", sys.stderr)
+
+    def write(self, result: Any) -> None:
+        """Show a Result. Returns at once. Raises InputError if this sink is broken."""
         if self.broken:
             raise InputError(self.broken)
-        view = self.views[result.stream.name]
-        lightened = view.status.update(result)
+        feed = self.feeds[result.stream.name]
+        record = feed.status.update(result)
         if result.error is None:
-            view.result = result
-        if self.listeners:
-            self.records.append(lightened)
+            feed.result = result
+        if self.event_clients:
+            self.records.append(record)
 
-    def close(self):
+    def close(self) -> None:
         """End every connection. May be called again."""
-        if not self.ending.is_set():
-            self.ending.set()
-            self.looked.set()
+        if not self.closing.is_set():
+            self.closing.set()
+            self.watched.set()
             self.encoder.join(5)
-            self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self.end()))
+            self.loop.call_soon_threadsafe(lambda: self.loop.create_task(self._end()))
             self.thread.join(5)
 
     def status(self) -> dict:
-        """What /status.json says."""
-        return {"streams": {name: view.status.json() for name, view in self.views.items()}, **board()}
+        """Return the content of /status.json."""
+        streams = {name: feed.status.json() for name, feed in self.feeds.items()}
+        # One meter measures all streams.
+        meter = next((getattr(feed.status.stream, "meter", None)
+                      for feed in self.feeds.values()), None)
+        return {"streams": streams, "limit": meter.recent_limit() if meter else "", **board()}
 
     # ---- the encoder's thread ----
 
-    def encode(self):
-        """While someone looks: encode the newest picture of every stream that is looked at, FPS times a second."""
+    def _encode(self) -> None:
+        """While somebody watches: encode the newest picture of each watched stream."""
         try:
-            while not self.ending.is_set():
-                self.looked.wait()
-                began = time.perf_counter()
-                fresh = [(view, jpeg) for view in self.views.values() for jpeg in self.newest(view)]
-                texts = self.texts()
-                if fresh or texts:
-                    self.loop.call_soon_threadsafe(self.deliver, fresh, texts)
-                looking = sum(len(view.watched) for view in self.views.values())
-                self.ending.wait(max(0.002, began + max(1 / FPS, looking / ALL_FPS) - time.perf_counter()))
-        except Exception:  # a fault of ours, or detections of a user's own: the streams go on without the page
+            while not self.closing.is_set():
+                self.watched.wait()
+                started = time.perf_counter()
+                pictures = [(feed, jpeg) for feed in self.feeds.values()
+                            for jpeg in [self._new_jpeg(feed)] if jpeg is not None]
+                events = self._new_events()
+                if pictures or events:
+                    self.loop.call_soon_threadsafe(self._deliver, pictures, events)
+                clients = sum(len(feed.clients) for feed in self.feeds.values())
+                period = max(1 / MAX_FPS, clients / MAX_TOTAL_FPS)
+                self.closing.wait(max(0.002, started + period - time.perf_counter()))
+        except Exception:  # a bug here or in user-defined detections must not end the streams
             self.broken = f"--web: {traceback.format_exc().rstrip()}"
 
-    def newest(self, view):
-        """[JPEG] of the view's newest picture, [] where nobody looks, it is encoded already, or is no picture."""
-        result = view.result
-        if not view.watched or result is None or result is view.source:
-            return []
-        view.source = result
-        jpeg = encoded(result.picture)
-        if jpeg is None and not view.said:
-            view.said = True
-            running.say(f"{view.name}: what myFunc returns is no picture that a page could show.", sys.stderr)
-        return [] if jpeg is None else [jpeg]
+    def _new_jpeg(self, feed: Feed) -> Optional[bytes]:
+        """Encode the newest picture of a feed. None if nobody watches or it is encoded already."""
+        result = feed.result
+        if not feed.clients or result is None or result is feed.encoded:
+            return None
+        feed.encoded = result
+        jpeg = encode_jpeg(result.picture)
+        if jpeg is None and not feed.warned:
+            feed.warned = True
+            say(f"{feed.name}: myFunc does not return a picture, so the page shows none.",
+                sys.stderr)
+        return jpeg
 
-    def texts(self):
-        """Server-sent events of the records that have come."""
-        texts = []
+    def _new_events(self) -> List[bytes]:
+        """Write the waiting records as server-sent events."""
+        events = []
         while self.records:
-            from results.jsonl import as_dict
-            texts.append(f"data: {json.dumps(as_dict(self.records.popleft()))}\n\n".encode())
-        return texts
+            record = json.dumps(as_dict(self.records.popleft()))
+            events.append(f"data: {record}\n\n".encode())
+        return events
 
     # ---- the server's thread ----
 
-    def serve(self, host, port, opened):
-        from aiohttp import web
-        quiet = logging.getLogger("rknnpool.web")  # what a client does wrong is no news
-        quiet.addHandler(logging.NullHandler())
-        quiet.propagate = False
-
-        async def listen():
-            self.server = web.Server(self.answers.answer, access_log=None, logger=quiet, lingering_time=0,
-                                     max_line_size=4096, max_field_size=4096)
-            self.listening = await self.loop.create_server(lambda: Guard(self.door, self.server(), self.loop), host,
-                                                           port)
-            self.port = self.listening.sockets[0].getsockname()[1]
-            self.door.cookie += str(self.port)  # the ports of a host share their cookies
-
+    def _serve(self, host: str, port: int, started: threading.Event) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(lambda loop, context: None)
         try:
-            self.loop.run_until_complete(listen())
+            self.loop.run_until_complete(self._listen(host, port))
         except OSError as error:
-            self.failed = error.strerror or str(error)
+            self.listen_error = error.strerror or str(error)
             self.loop.close()
             return
         finally:
-            opened.set()
-        self.loop.create_task(self.tell())
+            started.set()
+        self.loop.create_task(self._send_status())
         self.loop.run_forever()
         self.loop.close()
 
-    async def end(self):
+    async def _listen(self, host: str, port: int) -> None:
+        from aiohttp import web
+        quiet = logging.getLogger("rknnpool.web")  # invalid requests are not reported
+        quiet.addHandler(logging.NullHandler())
+        quiet.propagate = False
+        self.server = web.Server(self.routes.answer, access_log=None, logger=quiet,
+                                 lingering_time=0, max_line_size=4096, max_field_size=4096)
+        self.listening = await self.loop.create_server(
+            lambda: Connection(self.access, self.server(), self.loop), host, port)
+        self.port = self.listening.sockets[0].getsockname()[1]
+        self.access.cookie += str(self.port)  # all ports of a host share their cookies
+
+    async def _end(self) -> None:
         self.listening.close()
-        for viewer in self.viewers | self.listeners:
-            viewer.wake.set()  # which sees that all is ending
-        for guard in list(self.door.guards.values()):
-            guard.limit(1)
+        for client in self.pages | self.event_clients:
+            client.wake.set()  # it sees that the server is closing
+        for connection in list(self.access.connections.values()):
+            connection.set_timeout(1)
         await self.server.shutdown(1)
         self.loop.stop()
 
-    async def tell(self):
-        """Send the status to every page, once a second."""
-        while not self.ending.is_set():
-            if self.viewers:
+    async def _send_status(self) -> None:
+        """Send the status to every page, once per second."""
+        while not self.closing.is_set():
+            if self.pages:
                 try:
-                    text = json.dumps(self.status())
-                except Exception:  # as in encode(): a page whose numbers stand still would be believed
+                    status = json.dumps(self.status())
+                except Exception:  # as in _encode(); a page with outdated numbers would mislead
                     self.broken = f"--web: {traceback.format_exc().rstrip()}"
                     break
-                for viewer in self.viewers:
-                    viewer.status = text
-                    viewer.wake.set()
+                for client in self.pages:
+                    client.status = status
+                    client.wake.set()
             await asyncio.sleep(1)
 
-    def deliver(self, fresh, texts):
-        awake = set(self.listeners) if texts else set()
-        for view, jpeg in fresh:
-            view.keep(jpeg)
-            awake |= view.watched
-        for listener in self.listeners:
-            listener.texts.extend(texts)
-        for viewer in awake:
-            viewer.wake.set()
+    def _deliver(self, pictures: List[Tuple[Feed, bytes]], events: List[bytes]) -> None:
+        to_wake = set(self.event_clients) if events else set()
+        for feed, jpeg in pictures:
+            feed.keep(jpeg)
+            to_wake |= feed.clients
+        for client in self.event_clients:
+            client.events.extend(events)
+        for client in to_wake:
+            client.wake.set()
 
-    def watch(self, viewer, names):
-        """Have a viewer watch the streams of these names, and no others."""
-        for view in self.views.values():
-            if view.name in names and viewer not in view.watched:
-                if not view.watched:
-                    view.forget()
-                view.watched |= {viewer}
-            elif view.name not in names and viewer in view.watched:
-                view.watched -= {viewer}
-        if self.listeners or any(view.watched for view in self.views.values()):
-            self.looked.set()
-        elif not self.ending.is_set():
-            self.looked.clear()
+    def watch(self, client: Any, names: Iterable[str]) -> None:
+        """Let a client watch the streams with these names, and no others."""
+        for feed in self.feeds.values():
+            if feed.name in names and client not in feed.clients:
+                if not feed.clients:
+                    feed.forget()
+                feed.clients |= {client}
+            elif feed.name not in names and client in feed.clients:
+                feed.clients -= {client}
+        if self.event_clients or any(feed.clients for feed in self.feeds.values()):
+            self.watched.set()
+        elif not self.closing.is_set():
+            self.watched.clear()
 
 
-class _View:
-    """What is known and shown of one stream."""
+class Feed:
+    """One stream: its status, its newest result, its clients, and its encoded picture."""
 
-    def __init__(self, stream):
-        self.name, self.status, self.result = stream.name, Status(stream), None  # result: the newest
-        self.watched, self.number, self.said = frozenset(), 0, False  # by whom; of the picture; that it is none
+    def __init__(self, stream: Any):
+        self.name, self.status = stream.name, Status(stream)
+        self.result: Any = None                     # the newest
+        self.clients: FrozenSet[Any] = frozenset()  # watching this stream
+        self.number = 0                             # of the encoded picture
+        self.warned = False                         # that the result has no picture
         self.forget()
 
-    def forget(self):
-        """What was encoded for the last one who looked is old."""
-        self.source = self.jpeg = self.packet = self.part = None  # source: the Result that was encoded last
+    def forget(self) -> None:
+        """Drop the encoded picture. It is outdated when the first client begins to watch."""
+        self.encoded: Any = None  # the Result that was encoded last
+        self.jpeg: Optional[bytes] = None
+        self.message: Optional[bytes] = None     # for WebSockets
+        self.mjpeg_part: Optional[bytes] = None  # for Motion JPEG
 
-    def keep(self, jpeg):
-        """The picture as it is, for WebSockets, and for Motion JPEG."""
+    def keep(self, jpeg: bytes) -> None:
+        """Store an encoded picture, also as a WebSocket message and as a Motion JPEG part."""
         name = self.name.encode("utf-8", "replace")
         self.number += 1
-        self.jpeg, self.packet = jpeg, len(name).to_bytes(2, "big") + name + jpeg
-        self.part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%s\r\n" % (len(jpeg), jpeg)
+        self.jpeg, self.message = jpeg, len(name).to_bytes(2, "big") + name + jpeg
+        self.mjpeg_part = (b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+                           b"%s\r\n" % (len(jpeg), jpeg))

@@ -1,37 +1,37 @@
-"""How much of a .tflite Mesa's rocket driver takes, and whether it gets through: what runtimes/teflon.py and
-models/convert.py ask before they rely on it.
+"""Which operations of a .tflite Mesa's rocket driver takes, and whether it computes them correctly.
 
     python -m runtimes.rocket models/*.tflite      # a table
 
-The rules are those of Mesa's rkt_ml.c and tfl_device.c, 25.3 to 26.1, and of LiteRT's partitioning. It computes with
-uint8 tensors only: signed ones it takes, and gives wrong values for.
+runtimes/teflon.py and models/convert.py ask before they use the driver. The rules are those of
+Mesa's rkt_ml.c and tfl_device.c, 25.3 to 26.1, and of LiteRT's partitioning. The driver computes
+with uint8 tensors only: it also takes signed ones, but returns wrong values for them.
 """
+from __future__ import annotations
+
 import collections
 import os
 import sys
-from typing import Any, List, NamedTuple, Tuple
+from typing import Any, Counter, Dict, List, NamedTuple, Set, Tuple
 
 
 class Operation(NamedTuple):
-    """An operation of a graph: its name, as the schema has it, the tensors that it reads and writes, and whether the
-    driver takes it."""
-    name: str
-    inputs: Tuple[int, ...]
-    outputs: Tuple[int, ...]
-    taken: bool
+    """An operation of a graph."""
+    name: str                 # as in the schema
+    inputs: Tuple[int, ...]   # tensors that it reads, without constants
+    outputs: Tuple[int, ...]  # tensors that it writes
+    taken: bool               # by the driver
 
 
 class Plan(NamedTuple):
-    """What becomes of a model: its operations, the pieces that go to the driver, each a list of places in `operations`,
-    the places of the sums at which it crashes or errs, and whether all that it takes is unsigned."""
+    """How LiteRT divides a model between the driver and the CPU."""
     operations: List[Operation]
-    pieces: List[List[int]]
-    dangers: List[int]
-    unsigned: bool
+    pieces: List[List[int]]  # that go to the driver: indices of their operations
+    dangers: List[int]       # indices of additions at which the driver crashes or errs
+    unsigned: bool           # whether all tensors that the driver takes are unsigned
 
 
 def plan(path: str) -> Plan:
-    """The Plan of the .tflite at `path`. Raises OSError, and whatever the schema's reader raises for a damaged one."""
+    """The Plan of the .tflite at `path`. Raises OSError, and anything for a damaged file."""
     from ai_edge_litert import schema_py_generated as schema
     with open(path, "rb") as file:
         model = schema.ModelT.InitFromPackedBuf(file.read())
@@ -39,74 +39,94 @@ def plan(path: str) -> Plan:
 
 
 def plan_of(model: Any, schema: Any) -> Plan:
-    """As plan(), of a ModelT of `schema`, LiteRT's or TensorFlow's generated one."""
-    names = {number: name for name, number in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
+    """The Plan of a ModelT; schema: the generated module, LiteRT's or TensorFlow's."""
+    names = {number: name for name, number in vars(schema.BuiltinOperator).items()
+             if not name.startswith("_")}
     graph = model.subgraphs[0]
 
-    def one_scale(place):
-        quantization = graph.tensors[place].quantization
-        return quantization is not None and quantization.scale is not None and len(quantization.scale) == 1
-
-    def constant(place):
-        return model.buffers[graph.tensors[place].buffer].data is not None
+    def constant(tensor: int) -> bool:
+        return model.buffers[graph.tensors[tensor].buffer].data is not None
 
     operations, unsigned = [], True
     for operator in graph.operators:
-        code, options, taken = model.operatorCodes[operator.opcodeIndex], operator.builtinOptions, False
+        code = model.operatorCodes[operator.opcodeIndex]
         name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-        inputs, outputs = (tuple(int(place) for place in places) for places in (operator.inputs, operator.outputs))
+        inputs = tuple(map(int, operator.inputs))
+        outputs = tuple(map(int, operator.outputs))
+        taken = False
         if name in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            taken = (len(inputs) == 3 and all(map(one_scale, inputs + outputs))
-                     and options.dilationWFactor == options.dilationHFactor == 1
-                     and options.fusedActivationFunction in (schema.ActivationFunctionType.NONE,
-                                                             schema.ActivationFunctionType.RELU))
+            taken = _takes_convolution(graph, schema, operator, inputs + outputs)
         elif name == "ADD":
             taken = not any(map(constant, inputs))
         if taken:
-            unsigned &= all(graph.tensors[place].type != schema.TensorType.INT8 for place in inputs + outputs)
-        operations.append(Operation(name, tuple(place for place in inputs if place >= 0 and not constant(place)),
-                                    outputs, taken))
+            unsigned &= all(graph.tensors[tensor].type != schema.TensorType.INT8
+                            for tensor in inputs + outputs)
+        read = tuple(tensor for tensor in inputs if tensor >= 0 and not constant(tensor))
+        operations.append(Operation(name, read, outputs, taken))
     pieces = _pieces(operations)
     return Plan(operations, pieces, _dangers(operations, pieces), unsigned)
 
 
-def _pieces(operations):
-    """Which of the taken operations LiteRT hands over together: it runs through the graph, taking what is ready and of
-    the same side, NPU or CPU, as the first that it found, until there is no more, and begins anew."""
-    made_by = {tensor: place for place, operation in enumerate(operations) for tensor in operation.outputs}
-    waiting, done, pieces = list(range(len(operations))), set(), []
+def _takes_convolution(graph: Any, schema: Any, operator: Any, tensors: Tuple[int, ...]) -> bool:
+    options, activations = operator.builtinOptions, schema.ActivationFunctionType
+    scales = [quantization.scale if quantization is not None else None
+              for quantization in (graph.tensors[tensor].quantization for tensor in tensors)]
+    return (len(operator.inputs) == 3
+            and all(scale is not None and len(scale) == 1 for scale in scales)
+            and options.dilationWFactor == options.dilationHFactor == 1
+            and options.fusedActivationFunction in (activations.NONE, activations.RELU))
+
+
+def _pieces(operations: List[Operation]) -> List[List[int]]:
+    """The operations that LiteRT gives to the driver together.
+
+    LiteRT goes through the graph and takes the operations whose inputs are ready and that run on
+    the same side, NPU or CPU, as the first one. Then it starts the next piece.
+    """
+    made_by = {tensor: index for index, operation in enumerate(operations)
+               for tensor in operation.outputs}
+    waiting = list(range(len(operations)))
+    done: Set[int] = set()
+    pieces = []
     while waiting:
-        piece = []
-        for place in waiting:
-            operation = operations[place]
-            ready = all(tensor not in made_by or made_by[tensor] in done for tensor in operation.inputs)
+        piece: List[int] = []
+        for index in waiting:
+            operation = operations[index]
+            ready = all(tensor not in made_by or made_by[tensor] in done
+                        for tensor in operation.inputs)
             if ready and (not piece or operation.taken == operations[piece[0]].taken):
-                piece.append(place)
-                done.add(place)
+                piece.append(index)
+                done.add(index)
         if not piece:
-            raise ValueError("a graph that goes in circles")
-        waiting = [place for place in waiting if place not in done]
+            raise ValueError("the graph has a cycle")
+        waiting = [index for index in waiting if index not in done]
         if operations[piece[0]].taken:
             pieces.append(piece)
     return pieces
 
 
-def _dangers(operations, pieces):
-    """The sums that the driver cannot do. It makes each a part of the convolution whose result is the sum's first
-    operand, which then has no other reader, and finds the second among what its piece convolves or makes before."""
-    readers = collections.Counter(tensor for operation in operations for tensor in operation.inputs)
+def _dangers(operations: List[Operation], pieces: List[List[int]]) -> List[int]:
+    """The additions that the driver cannot do.
+
+    It merges each into the convolution that makes the first operand, so nothing else may read that
+    operand. It looks for the second operand among the inputs and earlier results of the piece.
+    """
+    readers: Counter[int] = collections.Counter(
+        tensor for operation in operations for tensor in operation.inputs)
     dangers = []
     for piece in pieces:
-        convolved = {operations[place].inputs[0] for place in piece if operations[place].name != "ADD"}
-        made = {}
-        for place in piece:
-            operation = operations[place]
+        convolved = {operations[index].inputs[0] for index in piece
+                     if operations[index].name != "ADD"}
+        made: Dict[int, int] = {}
+        for index in piece:
+            operation = operations[index]
             if operation.name == "ADD":
                 first, second = operation.inputs
-                if first not in made or readers[first] != 1 or not (second in convolved or second in made) or (
-                        made.get(second, -1) > made[first]):
-                    dangers.append(place)
-            made[operation.outputs[0]] = place
+                mergeable = first in made and readers[first] == 1
+                known = second in convolved or second in made
+                if not mergeable or not known or made.get(second, -1) > made[first]:
+                    dangers.append(index)
+            made[operation.outputs[0]] = index
     return dangers
 
 
@@ -114,18 +134,21 @@ def main() -> None:
     for path in sys.argv[1:]:
         if not os.path.isfile(path):
             sys.exit(f"{path}: no such file.")
-    print("| model | operations | on the NPU | pieces | on the CPU |\n|---|---|---|---|---|")
+    print("| model | operations | on the NPU | partitions | on the CPU |\n|---|---|---|---|---|")
     for path in sys.argv[1:]:
         found = plan(path)
-        npu, cpu = (collections.Counter(each.name for each in found.operations if each.taken == taken)
-                    for taken in (True, False))
-        words = [", ".join(f"{count} {name}" for name, count in counts.most_common()) for counts in (npu, cpu)]
-        print(f"| `{os.path.basename(path)}` | {len(found.operations)} | {sum(npu.values())}: {words[0]} | "
-              f"{len(found.pieces)} | {words[1]} |")
+        npu, on_cpu = (collections.Counter(each.name for each in found.operations
+                                           if each.taken == taken) for taken in (True, False))
+        on_npu, others = (", ".join(f"{count} {name}" for name, count in counts.most_common())
+                          for counts in (npu, on_cpu))
+        print(f"| `{os.path.basename(path)}` | {len(found.operations)} | "
+              f"{sum(npu.values())}: {on_npu} | {len(found.pieces)} | {others} |")
         if found.dangers:
-            print(f"{path}: at {len(found.dangers)} of its sums the driver crashes or errs.", file=sys.stderr)
+            print(f"{path}: the driver crashes or errs on {len(found.dangers)} ADD operations.",
+                  file=sys.stderr)
         if not found.unsigned:
-            print(f"{path}: has signed tensors, for which the driver gives wrong values.", file=sys.stderr)
+            print(f"{path}: has signed tensors, for which the driver returns wrong values.",
+                  file=sys.stderr)
 
 
 if __name__ == "__main__":

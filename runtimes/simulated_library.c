@@ -1,9 +1,9 @@
-/* An NPU that is a timetable, over recorded outputs: what tests/board/librknnrt.c needs below it, in the place of the
- * board's device.c and link.c. simulated_library.py compiles it for this machine and calls simulate().
+/* A simulated NPU with recorded outputs for tests/board/librknnrt.c; it replaces the board's device.c and link.c.
+ * simulated_library.py compiles it for this machine and calls simulate().
  *
- * A core is a job queue in time: a job starts when its cores are free, ends one inference later, and its caller sleeps
- * until then. Its answer are the outputs recorded on the frame most like the input, where they lie: what an NPU writes
- * costs no CPU. */
+ * A job starts when its cores are free and ends one inference later; its caller sleeps until then. Its outputs are
+ * those recorded on the frame that is most like the input. They are not copied, because a real NPU writes its outputs
+ * without the CPU. */
 #define _GNU_SOURCE
 #include "device.h"
 #include "link.h"
@@ -15,7 +15,7 @@
 #include <time.h>
 
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-struct books books;
+struct report report;
 int n_cores = 1;
 
 static struct {
@@ -23,15 +23,15 @@ static struct {
     int64_t inference[MAX_CORES], free_at[MAX_CORES]; /* nanoseconds */
     double speedup;                                   /* of several cores on one frame */
     uint32_t frames, points;
-    uint32_t *places;      /* in an input, of its points that are compared */
+    uint32_t *places;      /* in an input, of the points that are compared */
     uint8_t *fingerprints; /* those points of each recorded frame */
     int8_t **outputs;      /* of each recorded frame */
 } npu;
 
-static int links;                   /* contexts that were opened, of which librknnrt.c allows MAX_CONTEXTS */
-static bool computed[MAX_CONTEXTS]; /* which of them have answered */
+static int links;                   /* opened contexts; librknnrt.c allows MAX_CONTEXTS */
+static bool computed[MAX_CONTEXTS]; /* the contexts that have computed */
 
-/* Set up the NPU. What the pointers show is the caller's, and stays. */
+/* Set up the NPU. The caller owns the memory of the pointers and keeps it. */
 RKNN_API void simulate(const struct description *model, int cores, const double *seconds, double speedup, uint32_t frames,
                        uint32_t points, uint32_t *places, uint8_t *fingerprints, int8_t **outputs) {
     pthread_mutex_lock(&lock);
@@ -147,7 +147,7 @@ static int64_t enter_job(uint32_t mask) {
     return start + takes;
 }
 
-bool run_on_cores(struct booked *context, struct piece *piece) {
+bool run_on_cores(struct record *context, struct piece *piece) {
     int64_t began = now(), end = enter_job(piece->mask);
     (void)context;
     bool ok = piece->compute(piece->data);

@@ -1,175 +1,188 @@
-"""Files and URLs read by PyAV (`pip install av`), or on a board by its pyav-rkmpp, which has the hardware decoder.
+"""Files and URLs read by PyAV (`pip install av`), or by a board's pyav-rkmpp, which has the
+hardware decoder. Frames, times and numbers are the same as OpenCV's."""
+from __future__ import annotations
 
-The frames are OpenCV's, and everything else that is said of them, too. PyAV's frames are each other's neighbours in
-memory and not one buffer: any of them may be made a picture at any time.
-"""
 import collections
+import functools
 import os
 import threading
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from sources.names import NoHardware, NotRead
-from sources.opencv import TIMEOUT, Video, is_live
+from sources.containers import count_is_exact
+from sources.names import NoHardware, NotReadable, is_url, local
+from sources.opencv import is_live
+from sources.patience import Patience
 
-CODECS = "h264", "hevc", "av1"  # that the board's decoder is asked for
-DEVICE = "/dev/mpp_service"     # which it is
-BROKEN = 64                     # packets in a row that cannot be decoded, after which no more is tried, as in OpenCV
-TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
-FAILURES = av.error.FFmpegError, ValueError, RuntimeError, TypeError  # TypeError: a PyAV without a way to choose
+CODECS = "h264", "hevc", "av1"  # what the board's decoder supports
+DEVICE = "/dev/mpp_service"     # the board's decoder
+MAX_BROKEN = 64                 # undecodable packets in a row before reading ends, as in OpenCV
+ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+# TypeError: this PyAV has no option for choosing a decoder
+FAILURES = av.error.FFmpegError, ValueError, RuntimeError, TypeError
 
-_own = threading.local()  # a converter for each thread: to make one costs as much as to convert
+_thread = threading.local()  # one converter per thread: making one costs as much as converting
 
 
-def open_av(source: str, path: str, url: bool, hardware_only: bool) -> "AVVideo":
-    """The AVVideo of a file's path or a URL, decoded by the board's decoder where there is one.
+def open_av(source: str, path: str, patience: Patience, hardware_only: bool) -> AVVideo:
+    """Open a file's path or a URL. The board's decoder decodes it if there is one.
 
-    hardware_only: raise NoHardware where there is none; else the CPU decodes, and where FFmpeg has such decoders `note`
-    says why. Raises NotRead where FFmpeg reads no video.
+    patience: how long to wait for a URL.
+    hardware_only: raise NoHardware if there is none. Otherwise the CPU decodes, and `note` says why
+        if this FFmpeg is made for such boards.
+    Raises NotReadable if FFmpeg cannot read a video there.
     """
-    plain = open_container(path, url)
+    plain = open_container(path, patience)
     codec = video_of(plain).codec_context.codec
     kind = getattr(codec, "canonical_name", codec.name)
-    why = None
     if kind not in CODECS:
-        why = f"{kind} is none of what the board's decoder takes ({', '.join(CODECS)})"
+        why = f"the board's decoder does not support {kind} (only {', '.join(CODECS)})"
     elif f"{kind}_rkmpp" not in av.codecs_available:
         why = f"this FFmpeg has no {kind}_rkmpp"
     else:
-        plain.close()  # a camera may allow but one viewer
+        plain.close()  # a camera may allow only one connection
         try:
             from av.codec.hwaccel import HWAccel
-            hardware = open_container(path, url, video_decoder=f"{kind}_rkmpp", hwaccel=HWAccel("rkmpp"))
+            hardware = open_container(path, patience, video_decoder=f"{kind}_rkmpp",
+                                      hwaccel=HWAccel("rkmpp"))
             return AVVideo(hardware, source, hardware=True)
-        except (ImportError, NotRead) as error:
-            why = f"{kind}_rkmpp does not open ({error if os.path.exists(DEVICE) else f'there is no {DEVICE}'})"
-            plain = None if hardware_only else open_container(path, url)
+        except (ImportError, NotReadable) as error:
+            reason = error if os.path.exists(DEVICE) else f"there is no {DEVICE}"
+            why = f"{kind}_rkmpp does not open ({reason})"
+            if hardware_only:
+                raise NoHardware(why) from None
+            plain = open_container(path, patience)
     if hardware_only:
-        if plain is not None:
-            plain.close()
+        plain.close()
         raise NoHardware(why)
-    video = AVVideo(plain, source)
-    video.note = f"PyAV decodes it on the CPU, for {why}" if "h264_rkmpp" in av.codecs_available else None
-    return video
+    for_boards = "h264_rkmpp" in av.codecs_available
+    note = f"PyAV decodes it on the CPU because {why}" if for_boards else None
+    return AVVideo(plain, source, note=note)
 
 
-def open_container(path: str, url: bool, **options: Any) -> Any:
-    """The av.Container of a video. Raises NotRead."""
-    if url:
-        options.update(timeout=(TIMEOUT, TIMEOUT), options={"rtsp_flags": "prefer_tcp"})  # as OpenCV does
-    if int(av.__version__.split(".")[0]) < 19:  # which ignore what of a file's words is not UTF-8 by themselves
+def open_container(path: str, patience: Patience, **options: Any) -> Any:
+    """The av.Container of a video. Raises NotReadable."""
+    if is_url(path):
+        options.update(timeout=(patience.opening, patience.tolerated()),
+                       options={"rtsp_flags": "prefer_tcp"})  # as OpenCV does
+    if int(av.__version__.split(".")[0]) < 19:  # later versions do this by themselves
         options.update(metadata_errors="ignore")
     try:
         container = av.open(path, **options)
     except FAILURES as error:
-        raise NotRead(getattr(error, "strerror", None) or error) from None
+        raise NotReadable(getattr(error, "strerror", None) or error) from None
     if not container.streams.video:
         container.close()
-        raise NotRead("it has no video")
+        raise NotReadable("it contains no video")
     return container
 
 
 def video_of(container: Any) -> Any:
-    """Its video, and not the picture of a cover."""
-    best = getattr(container.streams, "best", None)  # PyAV of today
+    """The container's main video stream, not a cover picture."""
+    best = getattr(container.streams, "best", None)  # older versions of PyAV lack it
     return best("video") if best else container.streams.video[0]
 
 
-class AVVideo(Video):
-    """What open_av() opens: the methods and attributes of sources.Video. Raises NotRead where there is no frame."""
+class AVVideo:
+    """What open_av() opens: a Source (sources/protocol.py). Raises NotReadable if there is no
+    frame."""
 
-    def __init__(self, container: Any, source: str, hardware: bool = False):
-        self.container, self.source, self.file, self.time = container, source, None, 0.0
-        self.stream = stream = video_of(container)
+    file: str | None = None
+
+    def __init__(self, container: Any, source: str, hardware: bool = False,
+                 note: str | None = None):
+        self.container, self.source, self.note, self.time = container, source, note, 0.0
+        self.stream, self.hardware = video_of(container), hardware
+        stream = self.stream
         self.fps = float(stream.guessed_rate or stream.average_rate or 0)
         seconds = (container.duration or 0) / av.time_base
         if seconds <= 0 and stream.duration:
             seconds = float(stream.duration * stream.time_base)
         self.total = stream.frames or max(0, int(seconds * self.fps + 0.5))
+        self.number = 0  # of frames since the start
         self.live = is_live(source, self.total)
-        if not hardware:  # threads that decode several frames at once hand each out as many frames later
+        if not hardware:  # with frame threads, each frame comes out several frames later
             stream.thread_type = "SLICE" if self.live else "AUTO"
-        self.packets, self.frames, self.frame, self.failure = container.demux(stream), collections.deque(), None, None
-        if not self.advance():  # here it is seen whether it can be decoded
+        self.packets = container.demux(stream)
+        self.decoded: collections.deque = collections.deque()
+        self.frame: Any = None
+        self.failure: Any = None
+        if not self.grab():  # only now it is known whether the video can be decoded
             container.close()
-            raise NotRead(self.failure or "it has no frame")
-        self.frames.appendleft(self.frame)
-        self.turn = turn_of(self.frame, stream)
-        self.size = (self.frame.width, self.frame.height)[::-1 if self.turn in (90, 270) else 1]
+            raise NotReadable(self.failure or "it has no frame")
+        self.decoded.appendleft(self.frame)
+        self.number = 0
+        first = self.decoded[0]
+        self.turn, width, height = turn_of(first, stream), first.width, first.height
+        self.size = (height, width) if self.turn in (90, 270) else (width, height)
 
     def grab(self) -> bool:
-        return self.advance()
-
-    def advance(self) -> bool:
-        """Decode the next frame. False at the end, or where nothing comes any more."""
         broken = 0
-        while not self.frames:
+        while not self.decoded:
             try:
                 packet = next(self.packets)
             except (StopIteration, *FAILURES):
+                if not self.live and not count_is_exact(local(self.source)):
+                    self.total = self.number
                 return False
             try:
-                self.frames.extend(packet.decode())
+                self.decoded.extend(packet.decode())
                 broken = 0
             except FAILURES as error:
-                broken, self.failure = broken + 1, getattr(error, "strerror", None) or error
-                if broken > BROKEN:
+                broken, self.failure = broken + 1, getattr(error, "strerror", None) or str(error)
+                if broken > MAX_BROKEN:
                     return False
-        self.frame = self.frames.popleft()
+        self.frame = frame = self.decoded.popleft()
+        self.number += 1
+        if self.live:
+            self.time = time.time()
+        else:
+            ticks = frame.pts if frame.pts is not None else frame.dts or 0
+            self.time = float((ticks - (self.stream.start_time or 0)) * self.stream.time_base)
         return True
 
-    def retrieve(self) -> Optional[np.ndarray]:
+    def retrieve(self) -> np.ndarray:
         return as_picture(self.frame, self.turn)
 
-    def later(self) -> Callable[[Any], Optional[np.ndarray]]:
-        frame, turn = self.frame, self.turn
-        return lambda _: as_picture(frame, turn)
+    def deferred(self) -> Callable[[], np.ndarray]:
+        # PyAV's frames stay valid: the pool can convert those that it takes, in its own threads.
+        return functools.partial(as_picture, self.frame, self.turn)
 
-    def hand_over(self, number: int, moment: float, received: float) -> bool:
-        return False
-
-    def hold(self) -> None:
-        """Nothing need be waited for: the frame is its own."""
-
-    def now(self) -> float:
-        since = (self.frame.pts if self.frame.pts is not None else self.frame.dts or 0) - (self.stream.start_time or 0)
-        self.time = time.time() if self.live else float(since * self.stream.time_base)
-        return self.time
-
-    def read(self) -> Optional[np.ndarray]:
-        if not self.grab():
-            return None
-        self.now()
-        return self.retrieve()
+    def read(self) -> np.ndarray | None:
+        return self.retrieve() if self.grab() else None
 
     def rewind(self) -> None:
+        """Go back to the first frame of a file."""
         self.container.seek(self.stream.start_time or 0, stream=self.stream)
         self.packets = self.container.demux(self.stream)
-        self.frames.clear()
+        self.decoded.clear()
+        self.number = 0
 
     def release(self) -> None:
         self.frame = None
-        self.frames.clear()
+        self.decoded.clear()
         self.container.close()
 
 
 def as_picture(frame: Any, turn: int) -> np.ndarray:
-    """A decoded frame as (h, w, 3) uint8 BGR, upright, an array of its own that may be drawn on."""
-    if not hasattr(_own, "converter"):
-        _own.converter = VideoReformatter()
-    picture = _own.converter.reformat(frame, format="bgr24").to_ndarray()
-    return cv2.rotate(picture, TURNS[turn]) if turn else np.require(picture, requirements=["C", "W"])
+    """A decoded frame as a new array (h, w, 3) uint8 BGR, turned clockwise by `turn` degrees."""
+    if not hasattr(_thread, "converter"):
+        _thread.converter = VideoReformatter()
+    picture = _thread.converter.reformat(frame, format="bgr24").to_ndarray()
+    if turn:
+        return cv2.rotate(picture, ROTATIONS[turn])
+    return np.require(picture, requirements=["C", "W"])
 
 
 def turn_of(frame: Any, stream: Any) -> int:
-    """Degrees by which frames are to be turned clockwise, as a phone's are: 0, 90, 180 or 270."""
+    """Degrees by which to turn frames clockwise, as a phone's videos need: 0, 90, 180 or 270."""
     angle = getattr(frame, "rotation", None)  # counter-clockwise
     if angle is None:  # before PyAV 14
         angle = (getattr(stream, "side_data", None) or {}).get("DISPLAYMATRIX", 0)
     turn = -round(angle) % 360
-    return turn if turn in TURNS else 0
+    return turn if turn in ROTATIONS else 0

@@ -1,12 +1,15 @@
-"""What cameras lose when a board of examples/boards.py dies, falls silent or joins: by hand, for BENCHMARKS.md.
+"""How long cameras have no results when a board of examples/boards.py dies, hangs or connects.
 
-    python tests/boards_kills.py                 # 20 kills: 10 by kill -9, 10 by SIGSTOP with SIGCONT after the move
-    python tests/boards_kills.py --videos        # three boards against one, and what a kill costs videos
-    python tests/boards_kills.py --load          # what boards cost the scheduler that only answer
+    python tests/boards_kills.py                # 20 times: kill -9 and SIGSTOP in turn
+    python tests/boards_kills.py --kills 1 --cameras 3      # a short run
+    python tests/boards_kills.py --videos       # videos on three boards and on one, with kills
+    python tests/boards_kills.py --load         # CPU of the scheduler and of boards.py
 
-Three boards with simulated NPUs of 60 FPS, and six cameras of 30 FPS, served at 10. A gap is the time between a
-camera's last frame of one placement and its first of the next, by the frames' own times.
+Run by hand; docs/performance.md has the figures. Three boards with simulated NPUs of 60 FPS process
+six cameras of 30 FPS at 10 FPS. A gap is the time between a camera's last frame on one board and
+its first frame on the next, measured by the time of the frames.
 """
+
 import argparse
 import json
 import shutil
@@ -19,49 +22,73 @@ import time
 from pathlib import Path
 
 import cv2
-from cluster import ROOT, Cluster, Process, Told, lines_of, wait
+from cluster import ROOT, Cluster, GrowingFile, Process, lines_of
+from parts import wait_until
 
 NAMES = ["one", "two", "three"]
 
 
 def write_clip(path, count):
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (640, 360))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 30, (640, 360))
     for _ in range(count):
         writer.write(cv2.resize(video.read()[1], (640, 360)))
     writer.release()
 
 
-def kills(cluster, folder, count):
-    """Kill boards in turn, and print how long cameras were without a result."""
-    told, servers, urls = Told(folder / "cameras.jsonl"), [], []
-    for number in range(6):
-        servers.append(subprocess.Popen([sys.executable, str(ROOT / "tests/mjpeg_server.py"), "0",
-                                         str(folder / "clip.avi")], stdout=subprocess.PIPE, text=True))
+def kills(cluster, folder, count, cameras):
+    """Kill and stop boards in turn, and print how long cameras had no results."""
+    file, servers, urls = GrowingFile(folder / "cameras.jsonl"), [], []
+    for number in range(cameras):
+        servers.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    str(ROOT / "tests/mjpeg_server.py"),
+                    "0",
+                    str(folder / "clip.avi"),
+                ],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
         urls.append(f"cam{number}=http://127.0.0.1:{servers[-1].stdout.readline().split()[1]}/")
-    run = cluster.run(*urls, "--json", told.path, "--simulate", "50x3", "--fps", "10")
+    run = cluster.run(*urls, "--json", file.path, "--simulate", "50x3", "--fps", "10")
     fates = {"kill -9": [], "SIGSTOP": []}
     try:
-        wait(lambda: {line["board"] for line in told.read().values()} == set(NAMES) and len(told.newest) == 6)
+        wait_until(
+            lambda: (
+                {line["board"] for line in file.read().values()} == set(NAMES)
+                and len(file.newest) == cameras
+            ),
+            "results of every camera, and from every board",
+            300,
+        )
         for number in range(count):
-            fates[list(fates)[number % 2]].append(kill(cluster, told, NAMES[number % len(NAMES)], number % 2))
+            fates[list(fates)[number % 2]].append(
+                kill(cluster, file, NAMES[number % len(NAMES)], number % 2)
+            )
         run.send(signal.SIGTERM)
         cluster.finish(run)
-        told.read()
+        file.read()
     finally:
         for server in servers:
             server.kill()
-    report(told.lines, fates, run.said)
+    report(file.lines, fates, run.said)
 
 
-def kill(cluster, told, name, silent):
-    """Have a board die or fall silent, its cameras moved, and the board back with cameras of its own. Returns when it
-    was, when all had moved, and which cameras."""
-    before = {camera: line["epoch"] for camera, line in told.read().items() if line["board"] == name}
-    assert before, f"{name} had no camera"
+def kill(cluster, file, name, silent):
+    """Kill or stop a board. Wait until its cameras have moved, and until it has cameras again.
+
+    Returns the time of the kill, the time when all cameras had moved, and their names.
+    """
+    before = {
+        camera: line["epoch"] for camera, line in file.read().items() if line["board"] == name
+    }
+    assert before, f"board {name} has no camera"
     board, killed = cluster.boards[name], time.time()
     board.send(signal.SIGSTOP if silent else signal.SIGKILL)
-    wait(lambda: all(told.read()[camera]["epoch"] > epoch for camera, epoch in before.items()))
+    wait_until(lambda: all(file.read()[cam]["epoch"] > epoch for cam, epoch in before.items()))
     gone = time.time()
     if silent:
         board.send(signal.SIGCONT)
@@ -70,26 +97,31 @@ def kill(cluster, told, name, silent):
         cluster.join(name)
 
     def back():
-        if board.process.poll() is not None and cluster.boards[name] is board:  # Dask had given it up
+        # Dask has given it up, so its worker has ended
+        if board.process.poll() is not None and cluster.boards[name] is board:
             cluster.join(name)
-        return any(line["board"] == name and line["time"] > gone for line in told.read().values())
+        return any(line["board"] == name and line["time"] > gone for line in file.read().values())
 
-    wait(back)
+    wait_until(back)
     return killed, gone, set(before)
 
 
+def row(event, gaps):
+    return f"| {event} | {len(gaps)} | {statistics.median(gaps):.1f} s | {max(gaps):.1f} s |"
+
+
 def report(lines, fates, said):
-    moves, last, doubled = [], {}, 0
+    moves, last, repeated = [], {}, 0
     for line in lines:
         before = last.get(line["stream"])
         if before and (line["epoch"], line["frame"]) <= (before["epoch"], before["frame"]):
-            doubled += 1
+            repeated += 1
         if before and line["time"] <= before["time"]:
-            doubled += 1
+            repeated += 1
         if before and line["epoch"] > before["epoch"]:
             moves.append((line["stream"], before["time"], line["time"]))
         last[line["stream"]] = line
-    print("| what | times | cameras moved | gap, median | gap, longest |\n|---|---|---|---|---|")
+    print("| event | times | cameras moved | median gap | longest gap |\n|---|---|---|---|---|")
     taken = set()
     for fate, times in fates.items():
         gaps = []
@@ -98,16 +130,21 @@ def report(lines, fates, said):
                 if move[0] in cameras and move[1] <= killed + 1 and killed <= move[2] <= gone + 1:
                     gaps.append(move[2] - move[1])
                     taken.add(move)
-        print(f"| {fate} | {len(times)} | {len(gaps)} | {statistics.median(gaps):.1f} s | {max(gaps):.1f} s |")
+        if gaps:
+            print(row(f"{fate} | {len(times)}", gaps))
     gaps = [move[2] - move[1] for move in moves if move not in taken]
     if gaps:
-        print(f"| a board joins, or is back | | {len(gaps)} | {statistics.median(gaps):.1f} s | {max(gaps):.1f} s |")
-    refused = sum(int(part.split(" refused")[0].split()[-1]) for part in said.splitlines() if " refused" in part)
-    print(f"\n{len(lines)} results, {doubled} doubled, {refused} refused")
+        print(row("board connects | ", gaps))
+    rejected = sum(
+        int(line.split(" rejected")[0].split()[-1])
+        for line in said.splitlines()
+        if " rejected" in line
+    )
+    print(f"\n{len(lines)} results, {repeated} repeated, {rejected} rejected")
 
 
 def videos(cluster, folder):
-    """Nine videos on three boards, and on one; and the same with a board killed or stopped 4 s after the start."""
+    """Process nine videos on three boards and on one, also with a board killed or stopped."""
     paths = [folder / f"v{number}.avi" for number in range(9)]
     for path in paths:
         shutil.copy(folder / "clip.avi", path)
@@ -117,11 +154,18 @@ def videos(cluster, folder):
         shutil.rmtree(out, ignore_errors=True)
         run = cluster.run(*paths, "--json", out, "--simulate", "50x3")
         if fate:
-            wait(lambda: out.exists() and any(out.glob("*.jsonl")))
+            wait_until(lambda: out.exists() and any(out.glob("*.jsonl")))
             cluster.boards["two"].send(fate)
         code = cluster.finish(run)
-        whole = sum([line["frame"] for line in lines_of(path)] == list(range(150)) for path in out.glob("*.jsonl"))
-        print(f"{what}: exit code {code}, {whole} of 9 videos whole; {run.said.splitlines()[-1]}", flush=True)
+        complete = sum(
+            [line["frame"] for line in lines_of(path)] == list(range(150))
+            for path in out.glob("*.jsonl")
+        )
+        print(
+            f"{what}: exit code {code}, {complete} of 9 videos complete; "
+            f"{run.said.splitlines()[-1]}",
+            flush=True,
+        )
 
     once("three boards, opening their pools")
     once("three boards")
@@ -138,61 +182,85 @@ def videos(cluster, folder):
     once("one board, again")
 
 
-ANSWER = """import json, sys, time; sys.path[:0] = {path!r}
+ANSWER = """import contextlib, json, sys, time, types; sys.path[:0] = {path!r}
 import boards_parts.worker as worker
 line = json.dumps({{"stream": "cam", "frame": 1, "time": 1.5, "size": [1280, 720], "objects": [
     {{"class": "person", "number": 0, "score": 0.9, "box": [1.0, 2.0, 3.0, 4.0]}}] * 10}})
-class Run(worker.Run):
-    def keep(self, settings):
-        self.capacity, self.state = 1000.0, "ready"
-    def lapsed(self):
+@contextlib.contextmanager
+def no_pool(settings):
+    yield types.SimpleNamespace(pool=None, capacity=lambda: 1000.0)
+worker.shared_pool = no_pool
+class Run(worker.CameraRun):
+    def lease_is_over(self):
         return False
-    def ask(self, wanted, most):
-        reply, now = super().ask({{}}, most), time.monotonic()
-        count = int(len(wanted) * 25 * (now - getattr(self, "last", now)))
+    def call(self, assigned, max_fps):
+        reply, now = super().call({{}}, max_fps), time.monotonic()
+        count = int(len(assigned) * 25 * (now - getattr(self, "last", now)))
         self.last = now
-        reply["lines"] = [(name, epoch, line) for name, (epoch, _) in wanted.items()
-                          for _ in range(count // max(1, len(wanted)))]
+        reply["lines"] = [(name, epoch, line) for name, (epoch, _) in assigned.items()
+                          for _ in range(count // max(1, len(assigned)))]
         return reply
-worker.Run = Run
+worker.CameraRun = Run
 sys.argv[0] = "dask"; from dask.__main__ import main; main()"""
 
 
-def load(cluster, folder):
-    """CPU of the scheduler and of boards.py for boards that serve four cameras of 25 FPS each, ten objects a frame, and
-    do nothing but answer."""
+def load(cluster, folder, most):
+    """Print the CPU of the scheduler and of boards.py for boards that only send results.
+
+    Each board has four cameras of 25 FPS with ten objects per frame.
+    """
     code = ANSWER.format(path=[str(ROOT), str(ROOT / "examples")])
-    print("| boards | cameras | results a second | CPU of the scheduler | of boards.py |\n|---|---|---|---|---|")
-    for count in (2, 4, 8, 16):
+    print(
+        "| boards | cameras | results per second | CPU of the scheduler | of boards.py |\n"
+        "|---|---|---|---|---|"
+    )
+    for count in [count for count in (2, 4, 8, 16) if count <= most]:
         while len(cluster.boards) < count:
             name = f"board{len(cluster.boards)}"
             cluster.join(name, command=[sys.executable, "-c", code])
         cluster.joined(*cluster.boards)
         path = folder / f"load{count}.jsonl"
-        run = cluster.run(*[f"cam{number}=rtsp://127.0.0.1:1/{number}" for number in range(4 * count)], "--json", path)
-        wait(lambda: path.exists() and path.stat().st_size > 100_000)  # noqa: B023
+        run = cluster.run(
+            *[f"cam{number}=rtsp://127.0.0.1:1/{number}" for number in range(4 * count)],
+            "--json",
+            path,
+        )
+        wait_until(lambda: path.exists() and path.stat().st_size > 100_000)  # noqa: B023
         time.sleep(2)
         began, before = time.monotonic(), [cpu(run), cpu(cluster.scheduler), path.stat().st_size]
         time.sleep(10)
-        seconds, after = time.monotonic() - began, [cpu(run), cpu(cluster.scheduler), path.stat().st_size]
+        seconds, after = (
+            time.monotonic() - began,
+            [cpu(run), cpu(cluster.scheduler), path.stat().st_size],
+        )
         collector, scheduler, written = ((new - old) / seconds for new, old in zip(after, before))
         rate = written / len(json.dumps(lines_of(path)[-1]) + "\n")
-        print(f"| {count} | {4 * count} | {rate:.0f} | {100 * scheduler:.0f} % | {100 * collector:.0f} % |", flush=True)
+        print(
+            f"| {count} | {4 * count} | {rate:.0f} | {100 * scheduler:.0f} % "
+            f"| {100 * collector:.0f} % |",
+            flush=True,
+        )
         run.send(signal.SIGTERM)
         cluster.finish(run)
 
 
 def cpu(process: Process):
-    """Seconds of CPU that a process has taken."""
+    """Return the CPU time of a process in seconds."""
     fields = Path(f"/proc/{process.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", action="store_true")
-    parser.add_argument("--load", action="store_true")
-    parser.add_argument("--kills", type=int, default=20)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--videos", action="store_true", help="measure videos, not cameras")
+    parser.add_argument("--load", action="store_true", help="measure the CPU load")
+    parser.add_argument("--kills", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--cameras", type=int, default=6, help="default: %(default)s")
+    parser.add_argument(
+        "--boards", type=int, default=16, help="of --load: up to this many (default: %(default)s)"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
@@ -200,12 +268,15 @@ def main():
         cluster = Cluster(folder, ttl="10s")
         try:
             if args.load:
-                load(cluster, folder)
+                load(cluster, folder, args.boards)
                 return
             for name in NAMES:
                 cluster.join(name)
             cluster.joined(*NAMES)
-            videos(cluster, folder) if args.videos else kills(cluster, folder, args.kills)
+            if args.videos:
+                videos(cluster, folder)
+            else:
+                kills(cluster, folder, args.kills, args.cameras)
         finally:
             cluster.close()
 

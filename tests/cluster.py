@@ -1,48 +1,46 @@
-"""A Dask scheduler and boards for the tests: real processes on loopback, whose NPUs boards.py simulates."""
+"""A Dask scheduler and boards for the tests: processes on this machine with simulated NPUs."""
+
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from parts import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 90  # seconds; what has not happened by then does not happen
+PATIENCE = 90  # seconds to wait for a state
 ALONE = ["--host", "127.0.0.1", "--no-dashboard"]
-# Dask has its command in a script beside Python, which a test's Python need not have on its PATH.
-DASK = [sys.executable, "-c", "import sys; from dask.__main__ import main; sys.argv[0] = 'dask'; main()"]
-
-
-def wait(condition, what="it"):
-    """Until condition() holds; its value."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < until, f"{what}: did not happen"
-        time.sleep(0.02)
+# The command dask, which may not be on the PATH.
+DASK = [
+    sys.executable,
+    "-c",
+    "import sys; from dask.__main__ import main; sys.argv[0] = 'dask'; main()",
+]
 
 
 class Process:
-    """A program whose output goes into a file."""
+    """A program whose output is written to a file."""
 
     def __init__(self, command, log, **options):
         self.log = Path(log)
         with open(log, "ab") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, **{"cwd": ROOT, **options})
+            self.process = subprocess.Popen(
+                command, stdout=file, stderr=file, **{"cwd": ROOT, **options}
+            )
 
     @property
     def said(self):
         return self.log.read_text(errors="replace")
 
     def wait_for(self, pattern):
-        return wait(lambda: re.search(pattern, self.said) or self.over() and re.search(pattern, self.said),
-                    f"{pattern} in {self.log.name}")
+        return wait_until(
+            lambda: re.search(pattern, self.said) or self.over() and re.search(pattern, self.said),
+            f"{pattern} in {self.log.name}",
+        )
 
     def over(self):
         assert self.process.poll() is None, self.said[-3000:]
@@ -51,25 +49,50 @@ class Process:
         self.process.send_signal(number)
 
     def end(self):
-        self.process.kill()  # reaches a stopped one, too
+        self.process.kill()  # also ends a stopped process
         self.process.wait()
 
 
 class Cluster:
-    """A scheduler, and boards by name. ttl: as the environment tells the scheduler, None for its own five minutes."""
+    """A scheduler, and boards by name.
+
+    ttl: after which the scheduler gives up a silent board; None for Dask's five minutes.
+    """
 
     def __init__(self, folder, ttl="1s"):
         self.folder, self.boards, self.others = Path(folder), {}, []
-        environment = {**os.environ, **({"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": ttl} if ttl else {})}
-        self.scheduler = Process([*DASK, "scheduler", *ALONE, "--port", "0"], self.folder / "scheduler.log",
-                                 env=environment)
+        environment = {
+            **os.environ,
+            **({"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": ttl} if ttl else {}),
+        }
+        self.scheduler = Process(
+            [*DASK, "scheduler", *ALONE, "--port", "0"],
+            self.folder / "scheduler.log",
+            env=environment,
+        )
         self.address = self.scheduler.wait_for(r"Scheduler at:\s+tcp://(127.0.0.1:\d+)").group(1)
 
     def join(self, name, resources=("--resources", "npu=1"), command=DASK, folder=ROOT):
-        """Start a board's worker, as README.md has it; it has joined once wait_for() says so."""
+        """Start a board's worker, as in docs/boards.md. joined() waits until it is connected."""
         log = self.folder / f"{name}-{len(list(self.folder.glob(name + '-*')))}.log"
-        board = Process([*command, "worker", self.address, *ALONE, "--nthreads", "1", "--no-nanny", "--memory-limit",
-                         "0", "--name", name, *resources], log, cwd=folder)
+        board = Process(
+            [
+                *command,
+                "worker",
+                self.address,
+                *ALONE,
+                "--nthreads",
+                "1",
+                "--no-nanny",
+                "--memory-limit",
+                "0",
+                "--name",
+                name,
+                *resources,
+            ],
+            log,
+            cwd=folder,
+        )
         if name in self.boards:
             self.others.append(self.boards[name])
         self.boards[name] = board
@@ -80,15 +103,18 @@ class Cluster:
             self.boards[name].wait_for("Starting established connection")
 
     def run(self, *arguments):
-        """boards.py, under way."""
+        """Start boards.py with these arguments."""
         log = self.folder / f"run-{len(list(self.folder.glob('run-*')))}.log"
-        run = Process([sys.executable, "examples/boards.py", self.address, *map(str, arguments)], log,
-                      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+        run = Process(
+            [sys.executable, "examples/boards.py", self.address, *map(str, arguments)],
+            log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         self.others.append(run)
         return run
 
     def finish(self, run):
-        """Wait for a run's end: its exit code."""
+        """Wait for the end of boards.py. Returns its exit code."""
         return run.process.wait(PATIENCE)
 
     def close(self):
@@ -106,20 +132,20 @@ def three_boards(tmp_path_factory):
     cluster.close()
 
 
-class Told:
-    """The lines of JSON of a file that grows. newest: the last one of each stream."""
+class GrowingFile:
+    """The lines of JSON in a growing file. newest: the last line of each stream."""
 
     def __init__(self, path):
-        self.path, self.place, self.lines, self.newest = path, 0, [], {}
+        self.path, self.offset, self.lines, self.newest = path, 0, [], {}
 
     def read(self):
-        """Read on, up to the last whole line. Returns newest."""
+        """Read the new complete lines. Returns newest."""
         if self.path.exists():
             with open(self.path, "rb") as file:
-                file.seek(self.place)
+                file.seek(self.offset)
                 text = file.read()
             end = text.rfind(b"\n") + 1
-            self.place += end
+            self.offset += end
             for line in map(json.loads, text[:end].splitlines()):
                 self.lines.append(line)
                 self.newest[line["stream"]] = line
@@ -127,6 +153,6 @@ class Told:
 
 
 def lines_of(path):
-    told = Told(path)
-    told.read()
-    return told.lines
+    file = GrowingFile(path)
+    file.read()
+    return file.lines

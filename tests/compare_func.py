@@ -1,123 +1,163 @@
-"""func.py's own CPU time a frame, stage by stage, beside that of an earlier commit's func.py, in turns.
+"""Compares the CPU time per frame of func.py's detect() and draw() with that of an earlier commit.
 
 Run by hand:
 
-    python tests/compare_func.py             # against 105ce48
+    python tests/compare_func.py             # with 28f18d1
     python tests/compare_func.py 670b704
+    python tests/compare_func.py --frames 4 --rounds 1     # a short run
 
-60 frames of the demo video and the outputs of the demo model, which a copy puts into the context's buffers before each
-decoding, as a runtime does. "floats" is what the wheel gives, "int8" what the vendor's library gives. What is not
-inside OpenCV counts as holding the GIL, which is an upper bound: NumPy lets go of it in its longer loops.
+Uses 60 frames of the demo video and the demo model's outputs. A fake context copies the outputs
+into its buffers, as a runtime does; that time is not counted. "floats" are the outputs of the
+wheel, "int8" those of the vendor's library. Each commit runs in a process of its own, in turn.
 """
-import collections
-import importlib.util
+
+import argparse
 import itertools
+import json
+import pickle
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-import func  # noqa: E402
-import rknnmodel  # noqa: E402
-from benchmark import Stopwatch, looped  # noqa: E402
-from runtimes.simulated import record  # noqa: E402
-
-MODEL, ROUNDS = str(ROOT / "models/yolov5n_emoji.rknn"), 6
-STAGES = "letterbox", "heads, floats", "heads, int8", "NMS", "draw"
+MODEL = str(ROOT / "models/yolov5n_emoji.rknn")
+STAGES = "detect, floats", "detect, int8", "draw"
 
 
-def earlier(commit):
-    """func.py of a commit, as a module; what it imports is today's."""
+class Floats:
+    """A context that gives recorded outputs as float32."""
+
+    seconds = 0.0  # spent on copies
+
+    def load(self, outputs):
+        self.stored = [
+            (values.astype(np.float32) - zero) * np.float32(scale)
+            for values, scale, zero in outputs
+        ]
+        self.buffers = [values.copy() for values in self.stored]
+
+    def inference(self, inputs):
+        began = time.thread_time()
+        for buffer, values in zip(self.buffers, self.stored):
+            np.copyto(buffer, values)
+        self.seconds += time.thread_time() - began
+        return self.buffers
+
+
+class Int8(Floats):
+    """A context that gives recorded outputs as int8 with scale and zero point."""
+
+    def load(self, outputs):
+        self.scales = [scale for _, *scale in outputs]
+        self.stored = [values for values, *_ in outputs]
+        self.buffers = [values.copy() for values in self.stored]
+
+    def inference_raw(self, inputs):
+        return [(buffer, *scale) for buffer, scale in zip(self.inference(inputs), self.scales)]
+
+
+def measure(path):
+    """The process of one commit: for each line on stdin, run all frames once and print as JSON the
+    ms per frame of each stage, and the boxes."""
+    import cv2
+
+    import func
+
+    cv2.setNumThreads(1)
+    frames, recorded = pickle.loads(Path(path).read_bytes())
+    for _ in sys.stdin:
+        times, boxes = dict.fromkeys(STAGES, 0.0), []
+        for frame, outputs in zip(frames, recorded):
+            for stage, context in zip(STAGES, (Floats(), Int8())):
+                context.load(outputs)
+                frame = frame.copy()
+                began = time.thread_time()
+                found = func.detect(context, frame)
+                times[stage] += time.thread_time() - began - context.seconds
+            began = time.thread_time()
+            func.draw(frame, found)
+            times["draw"] += time.thread_time() - began
+            boxes.append(found.boxes.round(2).tolist())
+        ms = {stage: seconds * 1000 / len(frames) for stage, seconds in times.items()}
+        print(json.dumps([ms, boxes]), flush=True)
+
+
+def record_outputs(path, count):
+    """Write so many frames of the demo video and the demo model's outputs for them."""
+    sys.path.insert(0, str(ROOT))
+    import cv2
+
+    import func
+    from runtimes.simulated import record
+
+    video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
+    frames = [video.read()[1] for _ in range(10 * count)][::10]
+    recorded = record(MODEL, [frame.copy() for frame in frames], func.myFunc).outputs
+    path.write_bytes(pickle.dumps((frames, recorded)))
+
+
+def extract(commit, folder):
+    """The Python files of a commit."""
     try:
-        text = subprocess.run(["git", "show", f"{commit}:func.py"], cwd=ROOT, check=True, capture_output=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        sys.exit(f"{commit}: its func.py is not to be had; a shallow clone lacks it (git fetch --unshallow).")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "func_earlier.py"
-        path.write_bytes(text)
-        spec = importlib.util.spec_from_file_location("func_earlier", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
-
-
-def serve(module, frame, floats, stored, model, watch, times):
-    """One frame through all stages: (boxes, classes, scores) after NMS, and the picture. Adds ms to times[stage]."""
-    module.cv2 = watch or cv2
-    frame = frame.copy()
-
-    def stage(name, call, *args):
-        before = time.thread_time(), watch.seconds if watch else 0
-        result = call(*args)
-        took = time.thread_time() - before[0] - (watch.seconds - before[1] if watch else 0)
-        times[name, bool(watch)].append(took * 1000)
-        return result
-
-    _, placed = stage("letterbox", module.letterbox, frame, model.size or 640)
-    stage("heads, floats", module.decode, [buffer.copy() for buffer in floats], model)
-    found = stage("heads, int8", module.decode, [(buffer.copy(), *scale) for buffer, *scale in stored], model)
-    boxes, classes, scores = stage("NMS", module.nms, *found, model)
-
-    def draw():
-        places = module.unletterbox(boxes, placed, frame)
-        return module.draw(frame, module.Detections(places, classes, scores, module.names_of(model)))
-
-    picture = stage("draw", draw)
-    module.cv2 = cv2
-    return (boxes, classes, scores), picture
-
-
-def mean(values):
-    """Of the lower nine tenths: what others on this machine cost is left out."""
-    values = np.sort(values)
-    return float(values[:-(-9 * len(values) // 10)].mean())
+        archive = subprocess.run(
+            ["git", "archive", commit, "--", "*.py"], cwd=ROOT, check=True, capture_output=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"{commit}: not in this repository ({error}); a shallow clone lacks it.")
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
 
 
 def main():
-    cv2.setNumThreads(1)
-    commit = sys.argv[1] if len(sys.argv) > 1 else "105ce48"
-    old, model = earlier(commit), rknnmodel.describe(MODEL)
-    frames = [frame.copy() for frame in itertools.islice(looped(str(ROOT / "models/demo.mp4")), 0, 600, 10)]
-    recorded = record(MODEL, [frame.copy() for frame in frames], func.myFunc).outputs
-    times = {old: collections.defaultdict(list), func: collections.defaultdict(list)}
-    for number in range(-1, ROUNDS):
-        for module in times:
-            if number == 0:
-                times[module].clear()  # of the warm-up
-        for place, (frame, stored) in enumerate(zip(frames, recorded)):
-            floats = [func.floats(*raw) for raw in stored]
-            turns = (old, func) if (number + place) % 2 else (func, old)
-            one, other = (serve(module, frame, floats, stored, model, Stopwatch() if number % 2 else None,
-                                times[module]) for module in turns)
-            assert all(np.allclose(mine, theirs, atol=1e-3) for mine, theirs in zip(one[0], other[0])), place
-            assert (one[1] == other[1]).all(), place
-    print(f"| CPU, ms a frame | {commit} | with the GIL | now | with the GIL | ratio | with the GIL |\n|{'---|' * 7}")
-    sums = collections.defaultdict(float)
-    for stage in STAGES:
-        cells = []
-        for module in times:
-            in_all = mean(times[module][stage, False])
-            cells += [in_all, min(in_all, mean(times[module][stage, True]))]
-        row(stage, cells)
-        for path in ("floats", "int8"):
-            if not stage.startswith("heads") or stage.endswith(path):
-                sums[path] += np.array(cells)
-    for path, cells in sums.items():
-        row(f"all, {path}", cells)
-    row("all, floats then and int8 now", [*sums["floats"][:2], *sums["int8"][2:]])
-    print(f"\n{len(frames)} frames: the same boxes to 1e-3, the same pictures")
-
-
-def row(name, cells):
-    old, old_held, new, new_held = cells
-    print(f"| {name} | {old:.3f} | {old_held:.3f} | {new:.3f} | {new_held:.3f} | {new / old:.2f} | "
-          f"{new_held / old_held:.2f} |")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("commit", nargs="?", default="28f18d1")
+    parser.add_argument("--frames", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=10, help="default: %(default)s")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record_outputs(folder / "recorded", args.frames)
+        (folder / "tree").mkdir()
+        extract(args.commit, folder / "tree")
+        code = "import sys; sys.path.insert(0, sys.argv[1]); import compare_func as c; "
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", code + "c.measure(sys.argv[2])", tree, folder / "recorded"],
+                cwd=ROOT / "tests",
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for tree in (folder / "tree", ROOT)
+        ]
+        rounds = []
+        for number in range(-1, args.rounds):  # the first round is the warm-up
+            answers = {}
+            for child in children if number % 2 else children[::-1]:
+                child.stdin.write("\n")
+                child.stdin.flush()
+                answers[child] = json.loads(child.stdout.readline())
+            (old, boxes), (new, others) = (answers[child] for child in children)
+            rounds += [(old, new)] * (number >= 0)
+        for child in children:
+            child.stdin.close()
+            child.wait()
+    for one, other in itertools.zip_longest(boxes, others):
+        assert np.allclose(one, other, atol=0.02), "the two find other boxes"
+    print(f"| CPU, ms per frame | {args.commit} | now | ratio |\n|---|---|---|---|")
+    totals = {f"{kind} and draw": [f"detect, {kind}", "draw"] for kind in ("floats", "int8")}
+    for name, stages in {**{stage: [stage] for stage in STAGES}, **totals}.items():
+        then, now = (
+            np.median([sum(each[side][stage] for stage in stages) for each in rounds])
+            for side in (0, 1)
+        )
+        print(f"| {name} | {then:.3f} | {now:.3f} | {now / then:.2f} |")
+    print(f"\n{len(boxes)} frames, {args.rounds} rounds: the same boxes to 0.01 pixels")
 
 
 if __name__ == "__main__":

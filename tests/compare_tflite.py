@@ -1,8 +1,10 @@
-"""Which boxes that the demo models' .onnx find in the demo video their .tflite find, too, and the other way round,
-through the pool, func.py and funcs/ as they are: of the same class, with an IoU of at least 0.5.
+"""Compares the boxes that the .onnx and the .tflite of the demo models find in the demo video,
+using the pool, func.py and funcs/. Boxes are the same if they have the same class and an IoU of at
+least 0.5.
 
     python tests/compare_tflite.py
 """
+
 import sys
 from pathlib import Path
 
@@ -16,21 +18,25 @@ import func  # noqa: E402
 from funcs import yolov8  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes import cpu, teflon  # noqa: E402
-from streams import frames_of  # noqa: E402
+from sources import frames_of  # noqa: E402
 
 DETECT = {"yolov5n": func.detect, "yolov8n": yolov8.detect}
 
 
 def compare(name, frames):
-    """(boxes of the .onnx, share of them that the .tflite has, boxes of the .tflite, share that the .onnx has) of a
-    demo model in frames, a list of (h, w, 3) uint8 BGR."""
+    """(boxes of the .onnx, share of them that the .tflite finds, boxes of the .tflite, share that
+    the .onnx finds). frames: a list of (h, w, 3) uint8 BGR."""
     found = []
     for runtime in (cpu.RKNNLite, teflon.RKNNLite):
-        with rknnPoolExecutor(f"{ROOT}/models/{name}_emoji.rknn", 2, DETECT[name], runtime=runtime) as pool:
+        with rknnPoolExecutor(
+            f"{ROOT}/models/{name}_emoji.rknn", 2, DETECT[name], runtime=runtime
+        ) as pool:
             found.append(list(pool.map(frames)))
     counts, same = [0, 0], [0, 0]
     for onnx, tflite in zip(*found):
-        alike = (iou(onnx.boxes, tflite.boxes) >= 0.5) & (onnx.classes[:, None] == tflite.classes[None])
+        alike = (iou(onnx.boxes, tflite.boxes) >= 0.5) & (
+            onnx.classes[:, None] == tflite.classes[None]
+        )
         for which, detections in enumerate((onnx, tflite)):
             counts[which] += len(detections)
             same[which] += int(alike.any(1 - which).sum())
@@ -41,8 +47,10 @@ def main():
     frames = list(frames_of(cv2.VideoCapture(str(ROOT / "models/demo.mp4"))))[::3]
     for name in DETECT:
         onnx, found, tflite, known = compare(name, frames)
-        print(f"{name}, {len(frames)} frames: {onnx} boxes of the .onnx, {found:.2%} found by the .tflite; "
-              f"{tflite} of the .tflite, {known:.2%} found by the .onnx")
+        print(
+            f"{name}, {len(frames)} frames: {onnx} boxes of the .onnx, {found:.2%} found by the "
+            f".tflite; {tflite} of the .tflite, {known:.2%} found by the .onnx"
+        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
-"""Shared parts: a runtime class with the wheel's interface that counts, and short real clips."""
+"""Shared fixtures: a fake runtime that counts its calls, and short clips of the demo video."""
+
+import contextlib
+import fcntl
 import json
+import os
+import pickle
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -9,19 +16,32 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tqdm
 
-import func
-import rknnmodel
 import rknnpool
-import streams
+import sources
 from runtimes.cpu import RKNNLite
+from vision.coco import COCO_CLASSES
+from vision.model import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 collect_ignore = ["board/box"]  # the board's own userland
 
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, in a shell's background
+        # Programs that the tests start would inherit SIG_IGN. They do not inherit a handler.
+        signal.signal(number, lambda *_: None)
+
+
+def pytest_configure(config):
+    # Files in the order of the folder, so that the long ones of tests/board come first. The option
+    # --no-loadscope-reorder says the same, but the xdist of Python 3.8 lacks it.
+    config.option.loadscopereorder = False
+
 
 class Core:
-    """An NPU core: one inference after the other, each `seconds` long, a queue in time as the driver's is."""
+    """An NPU core. It runs one inference at a time, in the order of the calls; each takes
+    `seconds`."""
 
     def __init__(self):
         self.queueing, self.runs, self.free_at = threading.Lock(), 0, 0.0
@@ -36,15 +56,15 @@ class Core:
 
 @pytest.fixture
 def runtime():
-    """A fresh class with RKNNLite's interface. Its `contexts` lists what was opened, its `cores` maps a mask to a
-    Core."""
+    """A new class with RKNNLite's interface. Its `contexts` lists the opened ones, its `cores` maps
+    a mask to a Core."""
 
     class CountingRuntime:
         NPU_CORE_0_1_2 = 7
         contexts, cores = [], {}
         fail_at = None  # number of the context, from 1, whose init_runtime returns -1
-        shared = 0      # times that a context was used by two threads at once
-        seconds = 0     # that a core takes for one inference
+        shared = 0  # how often two threads used a context at once
+        seconds = 0  # per inference
 
         def __init__(self):
             self.mask, self.released, self.in_use = None, 0, threading.Lock()
@@ -74,18 +94,14 @@ def runtime():
 
 @pytest.fixture
 def soc(monkeypatch, tmp_path):
-    """soc(name): this machine has that SoC's device tree, as far as the pool can see."""
+    """soc(name): pretend that this machine has the device tree of that SoC."""
+
     def set_soc(name):
         path = tmp_path / "compatible"
         path.write_bytes(f"vendor,board\0rockchip,{name}\0".encode())
         monkeypatch.setattr(rknnpool, "COMPATIBLE", str(path))
+
     return set_soc
-
-
-@pytest.fixture(autouse=True)
-def claims(monkeypatch, tmp_path):
-    """Other processes on this machine, other test runs among them, do not bend which core a pool begins with."""
-    monkeypatch.setattr(rknnpool._NPU, "folder", str(tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -103,15 +119,26 @@ def demo_truth():
 
 
 @pytest.fixture(scope="session")
-def demo_detections():
-    """What the demo model finds in the demo video's 600 frames: for each (boxes, classes, scores)."""
+def demo_detections(tmp_path_factory):
+    """The demo model's detections in the 600 frames of the demo video: (boxes, classes, scores) of
+    each. The first test process that needs them computes them for both."""
     from compare_trackers import demo
-    return demo()[0]
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of both processes
+    with open(folder / "detections.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / "detections.pickle"
+        if not path.exists():
+            path.write_bytes(pickle.dumps(demo()[0]))
+        return pickle.loads(path.read_bytes())
 
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory, demo_frames):
-    """Path of a video of 45 frames, 640 x 360, whose n-th frame has a square n pixels wide in its corner."""
+    """Path of a video of 45 frames, 640 x 360. A white bar in the corner of each frame shows its
+    number."""
     path = tmp_path_factory.mktemp("clip") / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (640, 360))
     for number, frame in enumerate(demo_frames[:45]):
@@ -127,31 +154,42 @@ def opened_demo(name):
     """An opened context on the CPU with a demo model, "yolov5n" or "yolov8n"."""
     context, path = RKNNLite(), ROOT / f"models/{name}_emoji.onnx"
     assert context.load_rknn(str(path)) == 0 and context.init_runtime() == 0, context.error
-    context.model = rknnmodel.describe(path)
+    context.model = describe(path)
     return context
 
 
 def number_in(frame):
-    """The number that clip() drew in a frame."""
+    """The number of a frame of clip()."""
     return round(float(np.count_nonzero(frame[20, :, 1] > 127)) / 4) - 1
 
 
 def frames_of(path):
     """All frames of a video file: a list."""
-    return list(streams.frames_of(cv2.VideoCapture(str(path))))
+    return list(sources.frames_of(cv2.VideoCapture(str(path))))
+
+
+@contextlib.contextmanager
+def full_disk(path, room=0):
+    """Until the end of the block, no file of this process grows beyond this one's size + room."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(path) + room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
 def said(monkeypatch):
-    """The lines that streams.say() printed: a list."""
+    """The lines that results.console.say() printed: a list."""
     lines = []
-    monkeypatch.setattr(streams, "say", lambda text, file=None: lines.append(text))
+    monkeypatch.setattr(tqdm.tqdm, "write", lambda text, file=None: lines.append(text))
     return lines
 
 
 @pytest.fixture
 def plain_func(tmp_path):
-    """Path of a --func file that gives every frame back as it is."""
+    """Path of a --func file that returns every frame unchanged."""
     path = tmp_path / "plain.py"
     path.write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
     return path
@@ -159,19 +197,45 @@ def plain_func(tmp_path):
 
 @pytest.fixture(scope="session")
 def main_py():
-    """Run main.py with these arguments: a CompletedProcess with text."""
+    """main_py(*arguments): run main.py. Returns a CompletedProcess with text."""
+
     def run(*arguments, **options):
         command = [sys.executable, "main.py", *map(str, arguments)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options
+        )
+
+    return run
+
+
+@pytest.fixture
+def main_here(monkeypatch, capfd):
+    """Run main.py with these arguments in this process, which saves starting Python: a
+    CompletedProcess with text. Only for input that is refused before anything runs."""
+    import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+        monkeypatch.chdir(ROOT)
+        threads, interrupt = cv2.getNumThreads(), signal.getsignal(signal.SIGINT)
+        capfd.readouterr()
+        try:
+            with pytest.raises(SystemExit) as end:
+                main.main()
+        finally:
+            cv2.setNumThreads(threads)
+            signal.signal(signal.SIGINT, interrupt)
+        return subprocess.CompletedProcess(sys.argv, end.value.code, *capfd.readouterr())
+
     return run
 
 
 def class_drawn(frame):
-    """The class whose label lies in the frame's upper left corner, as a saved video has it: by the hue of
-    func.colour()."""
-    # black and white letters leave the hue alone
+    """The class whose label is in the upper left corner of a saved frame, recognised by its hue in
+    vision.labels.colour()."""
+    # black and white letters have no hue
     corner = cv2.cvtColor(np.float32(frame[2:10, 2:34]) / 255, cv2.COLOR_BGR2HSV)
     coloured = corner[corner[..., 1] > 0.4]
-    hues = np.arange(len(func.CLASSES)) * 0.381966 % 1 * 360
+    hues = np.arange(len(COCO_CLASSES)) * 0.381966 % 1 * 360
     off = np.abs((coloured[:, :1] - hues + 180) % 360 - 180)
     return int(np.median(off, 0).argmin())

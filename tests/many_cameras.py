@@ -1,12 +1,14 @@
-"""How many cameras one NPU and this machine's CPU serve: simulated 1080p25 H.264 cameras (a file, decoded at its pace),
-through main.py's own streams on a simulated NPU.
+"""How many cameras one NPU and this machine's CPU can process: simulated 1080p25 H.264 cameras (a
+file, decoded at its own rate), through main.py's own streams on a simulated NPU.
 
-    python tests/many_cameras.py                     # the table of BENCHMARKS.md, some two minutes
+    python tests/many_cameras.py                     # the table of docs/performance.md, two minutes
     python tests/many_cameras.py --counts 8 --fps 5
 
-Latency counts from the moment when the camera gives the frame. A stream is served at its rate where it gets 95 % of
---fps. "every frame" makes each a BGR picture, as a reader does that does not know which will be served.
+Latency is the time from the camera's frame to its result. A stream keeps its rate if it reaches
+95 % of --fps. OpenCV converts every frame to a picture when it is read, PyAV only those that the
+pool takes.
 """
+
 import argparse
 import itertools
 import os
@@ -22,61 +24,55 @@ from tqdm import tqdm
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import sources  # noqa: E402
+import sources.pyav  # noqa: E402
 import streams  # noqa: E402
 from funcs import yolov8  # noqa: E402
-from results.result import Served  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes.simulated import parse_simulate, record, simulated  # noqa: E402
 
 MODEL, DEMO, NPU, RATE = "models/yolov8n_emoji.rknn", "models/demo.mp4", "yolov8n@rk3588", 25
-SIZE, BITS = (1920, 1080), 4_000_000  # a common camera's
+SIZE, BITS = (1920, 1080), 4_000_000  # of a common camera
 
 
-class Paced(sources.Video):
-    """A clip read at its pace, without end, as a camera gives it; it counts the pictures that are made of frames."""
+class Camera:
+    """Reads a file at the rate of a camera, and starts again at its end. Mixed into a source's
+    class."""
 
     rate = RATE
-    all_converted = False
-    made, kept = 0, None
 
-    def __init__(self, *arguments):
-        super().__init__(*arguments)
-        self.live, self.capture = True, Pacer(self.capture, self)
-        self.due = time.time()
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.live, self.due = True, time.time()
 
     def grab(self):
-        more = super().grab()
-        self.kept = super().retrieve() if self.all_converted and more else None
-        return more
-
-    def retrieve(self):
-        self.made += 1
-        return self.kept if self.all_converted else super().retrieve()
-
-    def now(self):
+        self.due += 1 / self.rate
+        time.sleep(max(0, self.due - time.time()))
+        if not super().grab():
+            self.rewind()
+            super().grab()
         self.time = self.due
-        return self.time
+        return True
 
 
-class Pacer:
-    """Its cv2.VideoCapture, which has the next frame when it is due, and begins again at the end."""
+class OpenCVCamera(Camera, sources.Video):
+    pass
 
-    def __init__(self, capture, video):
-        self.capture, self.video = capture, video
-        self.get, self.set, self.retrieve, self.release = capture.get, capture.set, capture.retrieve, capture.release
 
-    def grab(self):
-        self.video.due += 1 / self.video.rate
-        time.sleep(max(0, self.video.due - time.time()))
-        return self.capture.grab() or self.capture.set(cv2.CAP_PROP_POS_FRAMES, 0) and self.capture.grab()
+class PyAVCamera(Camera, sources.pyav.AVVideo):
+    def __init__(self, *arguments, **options):
+        self.due = 0  # AVVideo looks at the first frame
+        super().__init__(*arguments, **options)
 
 
 def write_clip(path, seconds=4):
     """The demo at the size, rate and bits of a common camera, H.264."""
     import av
+
     demo = cv2.VideoCapture(DEMO)
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast", "tune": "zerolatency"})
+        stream = container.add_stream(
+            "libx264", rate=RATE, options={"preset": "veryfast", "tune": "zerolatency"}
+        )
         (stream.width, stream.height), stream.pix_fmt, stream.bit_rate = SIZE, "yuv420p", BITS
         for _ in range(seconds * RATE):
             picture = cv2.resize(demo.read()[1], SIZE)
@@ -85,7 +81,7 @@ def write_clip(path, seconds=4):
 
 
 class Delays(list):
-    """A place that notes seconds from the camera to the results."""
+    """A sink that records the seconds from the camera to each result."""
 
     def write(self, result):
         self.append(time.time() - result.time)
@@ -94,17 +90,21 @@ class Delays(list):
         pass
 
 
-def measure(runtime, clip, count, fps, every, seconds):
-    """Serve `count` cameras for so long: rates (n,), latencies in seconds, CPU seconds a second, pictures a frame."""
-    Paced.all_converted = every
-    cameras, delays = [streams.Stream(clip, f"camera{number}", fps) for number in range(count)], Delays()
-    with rknnPoolExecutor(MODEL, None, Served(yolov8), runtime=runtime) as pool:
+def measure(runtime, clip, count, fps, reader, seconds):
+    """Process `count` cameras: rates (n,), latencies in seconds, CPU seconds per second."""
+    cameras = [
+        streams.Stream(clip, f"camera{number}", fps, reader=reader) for number in range(count)
+    ]
+    delays = Delays()
+    with rknnPoolExecutor(MODEL, None, streams.FrameTask(yolov8), runtime=runtime) as pool:
         threads = []
         for number, camera in enumerate(cameras):
-            camera.live = True
-            camera.places.append(delays)
-            camera.source.due = time.time() + number / count / RATE  # they are not in step
-            threads.append(threading.Thread(target=camera.run, args=(pool, tqdm(disable=True), "", True)))
+            camera.sinks.append(delays)
+            # the cameras do not send at the same time
+            camera.source.due = time.time() + number / count / RATE
+            threads.append(
+                threading.Thread(target=camera.run, args=(pool, tqdm(disable=True), "", True))
+            )
             threads[-1].start()
         time.sleep(1.5)
         del delays[:]
@@ -120,37 +120,51 @@ def measure(runtime, clip, count, fps, every, seconds):
             thread.join()
     for camera in cameras:
         assert camera.error is None, camera.error
-    made, read = (sum(numbers) for numbers in zip(*((camera.source.made, camera.number) for camera in cameras)))
-    return (*measured, 1.0 if every else made / read)
+    return measured
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--fps", type=float, default=10)
     parser.add_argument("--seconds", type=float, default=6)
     args = parser.parse_args()
     cv2.setNumThreads(1)  # as in main.py
-    sources.Video = Paced
+    sources.Video, sources.pyav.AVVideo = OpenCVCamera, PyAVCamera
     inference, cores = parse_simulate(NPU)
-    frames = itertools.islice(streams.frames_of(cv2.VideoCapture(DEMO)), 0, 240, 8)
+    frames = itertools.islice(sources.frames_of(cv2.VideoCapture(DEMO)), 0, 240, 8)
     runtime = simulated(inference, cores, record(MODEL, frames, yolov8.myFunc))
-    titles = ("cameras", "wanted of each, FPS", "converted", "slowest, FPS", "in all, FPS", "latency p50, p99, ms",
-              "CPU a camera, % of a core", "CPU, cores", "frames made pictures")
-    print(f"{SIZE[0]}x{SIZE[1]}, {RATE} FPS, {BITS / 1e6:g} Mbit/s; simulated {NPU}, at most {cores / inference:.0f} "
-          f"FPS; {len(os.sched_getaffinity(0))} CPU cores\n")
+    titles = (
+        "cameras",
+        "wanted of each, FPS",
+        "reader",
+        "slowest, FPS",
+        "in all, FPS",
+        "latency p50, p99, ms",
+        "CPU per camera, % of a core",
+        "CPU, cores",
+    )
+    print(
+        f"{SIZE[0]}x{SIZE[1]}, {RATE} FPS, {BITS / 1e6:g} Mbit/s; simulated {NPU}, at most "
+        f"{cores / inference:.0f} FPS; {len(os.sched_getaffinity(0))} CPU cores\n"
+    )
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     with tempfile.TemporaryDirectory() as folder:
         clip = os.path.join(folder, "camera.mp4")
         write_clip(clip)
         for count in args.counts:
-            for fps, every in ((args.fps, False), (args.fps, True), (None, False), (None, True)):
-                rates, delays, cpu, made = measure(runtime, clip, count, fps, every, args.seconds)
+            for fps, reader in itertools.product((args.fps, None), ("opencv", "av")):
+                rates, delays, cpu = measure(runtime, clip, count, fps, reader, args.seconds)
                 p50, p99 = np.percentile(delays, [50, 99]) * 1000
-                served = "" if fps is None or rates.min() >= 0.95 * fps else " (not its rate)"
-                converted = "every frame" if every else "what is served"
-                print(f"| {count} | {fps or 'all'} | {converted} | {rates.min():.1f}{served} | {rates.sum():.0f} | "
-                      f"{p50:.0f}, {p99:.0f} | {100 * cpu / count:.0f} | {cpu:.2f} | {made:.0%} |", flush=True)
+                missed = "" if fps is None or rates.min() >= 0.95 * fps else " (not its rate)"
+                print(
+                    f"| {count} | {fps or 'all'} | {reader} | {rates.min():.1f}{missed} | "
+                    f"{rates.sum():.0f} | {p50:.0f}, {p99:.0f} | {100 * cpu / count:.0f} | "
+                    f"{cpu:.2f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

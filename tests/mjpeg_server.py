@@ -1,10 +1,11 @@
-"""A camera on the network: serves a video file over HTTP as Motion JPEG, without end, at its own pace.
+"""A network camera: sends a video file over HTTP as Motion JPEG, in a loop, at its own frame rate.
 
     python tests/mjpeg_server.py PORT FILE    # http://127.0.0.1:PORT/demo.mjpg
 
-Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first
-frame on, and misses frames where it does not keep up. Ends with the thread that started it.
+Prints "ready PORT" when it accepts connections (PORT 0: any free port). Each client gets the clip
+from its first frame on; slow clients miss frames. Ends with the thread that started it.
 """
+
 import ctypes
 import http.server
 import signal
@@ -38,7 +39,9 @@ class Camera(http.server.BaseHTTPRequestHandler):
         try:
             while True:
                 jpeg = self.server.jpegs[number % len(self.server.jpegs)]
-                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(
+                    jpeg
+                )
                 self.wfile.write(head + jpeg + b"\r\n")
                 number = max(number + 1, int((time.monotonic() - began) * self.server.fps))
                 time.sleep(max(0, began + number / self.server.fps - time.monotonic()))
@@ -50,7 +53,8 @@ class Camera(http.server.BaseHTTPRequestHandler):
 
 
 def main(port, path):
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # which reaches a stopped process, too
+    # reaches a stopped process, too
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     jpegs, fps = read(path)
     with http.server.ThreadingHTTPServer(("127.0.0.1", int(port)), Camera) as server:
         server.jpegs, server.fps = jpegs, fps

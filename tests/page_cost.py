@@ -1,11 +1,13 @@
-"""What --web and --mqtt cost the pool: frames a second and CPU a frame with none, one, three, a slow and a hundred
-viewers. By hand; BENCHMARKS.md has the figures.
+"""What --web and --mqtt cost: frames per second and CPU per frame with various clients.
 
     python tests/page_cost.py --seconds 10 --rounds 3
+    python tests/page_cost.py --seconds 1 --rounds 1 --rows 3      # a short run
 
-The demo video, again and again, on a simulated NPU of three cores with 16.9 ms an inference (a ceiling of 177.5 FPS)
-and six contexts. Viewers are processes of their own. Every row in every round, in turns; the median counts.
+Run by hand; docs/performance.md has the figures. The demo video is repeated on a simulated NPU of
+three cores with 16.9 ms per inference (at most 177.5 FPS) and six contexts. The clients are
+processes of their own. Each round measures every row once; the table shows the medians.
 """
+
 import argparse
 import itertools
 import statistics
@@ -15,20 +17,23 @@ import time
 from pathlib import Path
 
 import cv2
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import func  # noqa: E402
 from results.mqtt import MQTT  # noqa: E402
-from results.result import Result, Served  # noqa: E402
+from results.result import FrameTask, Result  # noqa: E402
 from results.tracking import Tracker  # noqa: E402
 from results.web import Web  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes.simulated import record, simulated  # noqa: E402
+from sources import frames_of  # noqa: E402
 from streams import Stream  # noqa: E402
 
 MODEL, VIDEO = str(ROOT / "models/yolov5n_emoji.rknn"), str(ROOT / "models/demo.mp4")
-VIEWER = """
+WARM_UP = 2  # seconds that are not measured
+CLIENT = """
 import socket, sys, time
 port, count, path, slow = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "slow"
 import selectors
@@ -37,7 +42,8 @@ for _ in range(count):
     connection = socket.create_connection(("127.0.0.1", port))
     if slow:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.sendall(f"GET {path} HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n".encode() if path else b"")
+    request = f"GET {path} HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n" if path else ""
+    connection.sendall(request.encode())
     waiting.register(connection, selectors.EVENT_READ)
 print("ready", flush=True)
 pictures, began = 0, time.monotonic()
@@ -55,66 +61,83 @@ while True:
 """
 
 
-def looped():
-    """The demo video's frames, again and again."""
+def repeated_frames():
+    """Yield the frames of the demo video again and again."""
     while True:
         yield from frames_of(cv2.VideoCapture(VIDEO))
 
 
-def frames_of(video):
-    while True:
-        ok, frame = video.read()
-        if not ok:
-            return
-        yield frame
+class RepeatedVideo(Stream):
+    """The demo video in a loop."""
 
-
-class Looped(Stream):
-    """The demo video without an end."""
-
-    def frames(self):
-        for number, frame in enumerate(looped()):
+    def frames(self, *_):
+        started = time.perf_counter()
+        for number, frame in enumerate(repeated_frames()):
             if self.stop.is_set():
                 return
-            yield Result(self, number, number / 30, frame, time.perf_counter())
+            now = time.perf_counter()
+            yield Result(self, number, now - started, frame, now)
+
+
+class Meter:
+    """A sink that measures a stream for some seconds, after WARM_UP seconds, and then stops it."""
+
+    def __init__(self, seconds):
+        self.seconds, self.count, self.warm = seconds, 0, None
+
+    def write(self, result):
+        now = time.perf_counter()
+        self.warm = self.warm or now + WARM_UP
+        if now < self.warm:
+            self.start, self.cpu_start = now, time.process_time()
+        elif not result.stream.stop.is_set():
+            self.count += 1
+            if now > self.start + self.seconds:
+                self.fps = self.count / (now - self.start)
+                self.cpu_ms = (time.process_time() - self.cpu_start) * 1000 / self.count
+                result.stream.stop.set()
+
+    def close(self):
+        pass
 
 
 class Row:
-    """One row of the table: what looks, and what was measured."""
+    """One row of the table: a sink, its clients, and what was measured.
 
-    def __init__(self, name, place=None, viewers=(), track=False):
-        self.name, self.place, self.viewers, self.track, self.measured = name, place, viewers, track, []
+    clients: (number of connections, path, "slow" or "") for each process.
+    """
+
+    def __init__(self, name, open_sink=None, clients=(), track=False):
+        self.name, self.open_sink, self.clients, self.track = name, open_sink, clients, track
+        self.measured = []  # (FPS, CPU in ms per frame, pictures per second of a client)
 
     def measure(self, runtime, seconds):
-        stream, processes = Looped(VIDEO, "demo"), []
-        with rknnPoolExecutor(MODEL, 6, Served(func), runtime=runtime) as pool:
-            place = self.place and self.place(stream)
-            stream.places += [place] if place else []
+        stream, meter, processes, sink = RepeatedVideo(VIDEO, "demo"), Meter(seconds), [], None
+        with rknnPoolExecutor(MODEL, 6, FrameTask(func), runtime=runtime) as pool:
+            if self.open_sink:
+                sink = self.open_sink(stream)
+                stream.sinks.append(sink)
+            stream.sinks.append(meter)
             stream.tracker = Tracker() if self.track else None
-            for count, path, kind in self.viewers:
-                command = [sys.executable, "-c", VIEWER, str(place.port), str(count), path, kind]
+            for count, path, kind in self.clients:
+                command = [sys.executable, "-c", CLIENT, str(sink.port), str(count), path, kind]
                 processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
                 processes[-1].stdout.readline()
-            results, warm, count = stream.results(pool), time.perf_counter() + 2, None
-            for result in results:
-                stream.serve(result)
-                now = time.perf_counter()
-                if count is None and now > warm:
-                    count, began, cpu = 0, now, time.process_time()
-                elif count is not None:
-                    count += 1
-                    if now > began + seconds:
-                        break
-            fps, cpu = count / (now - began), (time.process_time() - cpu) * 1000 / count
-            stream.stop.set()
-            results.close()
+            stream.run(pool, tqdm(disable=True), quiet=True)
         for process in processes:
             process.kill()
-        shown = [float(line) for process, (*_, kind) in zip(processes, self.viewers) if kind != "slow"
-                 for line in process.stdout.read().split()]
-        if place:
-            place.close()
-        self.measured.append((fps, cpu, statistics.median(shown) if shown else 0))
+        pictures = [
+            float(line)
+            for process, (*_, kind) in zip(processes, self.clients)
+            if kind != "slow"
+            for line in process.stdout.read().split()
+        ]
+        if sink:
+            sink.close()
+        if stream.error:
+            raise SystemExit(stream.error)
+        shown = statistics.median(pictures) if pictures else 0
+        self.measured.append((meter.fps, meter.cpu_ms, shown))
 
     def __str__(self):
         fps, cpu, shown = (statistics.median(values) for values in zip(*self.measured))
@@ -122,32 +145,48 @@ class Row:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10, help="measured for each row in each round")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mqtt", metavar="URL", help="measure a broker, too")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="per row and round (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--rows", type=int, help="measure only the first N rows")
+    parser.add_argument("--mqtt", metavar="URL", help="also measure publishing to this broker")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    frames = itertools.islice(looped(), 0, 600, 10)
+    frames = itertools.islice(repeated_frames(), 0, 600, 10)
     runtime = simulated(0.0169, 3, record(MODEL, frames, func.myFunc))
 
     def page(stream):
         return Web("0", [stream])
-    rows = [Row("no page"), Row("page, nobody looks", page), Row("1 viewer", page, [(1, "/demo.mjpg", "")]),
-            Row("3 viewers", page, [(3, "/demo.mjpg", "")]),
-            Row("3 viewers, and one that reads 4 KB a second", page,
-                [(3, "/demo.mjpg", ""), (1, "/demo.mjpg", "slow")]),
-            Row("100 viewers", page, [(100, "/demo.mjpg", "")]),
-            Row("100 connections that ask for nothing", page, [(100, "", "")]),
-            Row("1 who listens to /events", page, [(1, "/events", "")])]
+
+    rows = [
+        Row("no page"),
+        Row("page without clients", page),
+        Row("1 client", page, [(1, "/demo.mjpg", "")]),
+        Row("3 clients", page, [(3, "/demo.mjpg", "")]),
+        Row(
+            "3 clients, and one that reads 4 KB per second",
+            page,
+            [(3, "/demo.mjpg", ""), (1, "/demo.mjpg", "slow")],
+        ),
+        Row("100 clients", page, [(100, "/demo.mjpg", "")]),
+        Row("100 connections without a request", page, [(100, "", "")]),
+        Row("1 client of /events", page, [(1, "/events", "")]),
+    ]
     if args.mqtt:
-        rows += [Row("tracking", track=True),
-                 Row("tracking and --mqtt", lambda stream: MQTT(args.mqtt, [stream]), track=True)]
+        rows += [
+            Row("tracking", track=True),
+            Row("tracking and --mqtt", lambda stream: MQTT(args.mqtt, [stream]), track=True),
+        ]
+    rows = rows[: args.rows]
     for number in range(1, args.rounds + 1):
         for row in rows:
             row.measure(runtime, args.seconds)
             print(f"round {number}: {row}", file=sys.stderr)
-    print("| who looks | FPS | CPU, ms a frame | pictures a second for each |\n|---|---|---|---|")
+    print("| clients | FPS | CPU, ms per frame | pictures per second for each |\n|---|---|---|---|")
     print("\n".join(map(str, rows)))
 
 

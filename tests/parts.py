@@ -1,4 +1,5 @@
-"""Streams and Results by hand, for the places of results/: what streams.py gives them, without a pool."""
+"""Fake streams and results for the tests of results/, without a pool; and wait_until()."""
+
 import time
 from types import SimpleNamespace
 
@@ -7,14 +8,28 @@ import numpy as np
 NAMES = ["person", "car", "dog"]
 
 
+def wait_until(condition, what="it", seconds=90):
+    """Wait until condition() is true, and return its value. For states of other processes and
+    threads that have no event to wait for; `what` names the state if it does not come."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what}: timed out"
+        time.sleep(0.01)
+
+
 class Found:
-    """Detections: each object is (number, class, x), a box of 20 x 40 pixels at (x, 100)."""
+    """Detections. Each object is (identity, class, x): a box of 20 x 40 pixels at (x, 100)."""
 
     def __init__(self, objects):
         self.ids = np.array([number for number, _, _ in objects], np.int64)
         self.classes = np.array([NAMES.index(name) for _, name, _ in objects], np.int64)
         self.scores = np.linspace(0.9, 0.5, len(objects)).astype(np.float32)
-        self.boxes = np.array([(x, 100, x + 20, 140) for _, _, x in objects], np.float32).reshape(-1, 4)
+        self.boxes = np.array([(x, 100, x + 20, 140) for _, _, x in objects], np.float32).reshape(
+            -1, 4
+        )
         self.masks = self.keypoints = self.corners = None
 
     def name(self, number):
@@ -25,15 +40,40 @@ class Found:
 
 
 def stream(name="gate", live=True):
-    return SimpleNamespace(name=name, live=live, count=0, dropped=0, failed=0, fps=25.0, width=640, height=360,
-                           ended=None, away=False)
+    return SimpleNamespace(
+        name=name,
+        live=live,
+        count=0,
+        dropped=0,
+        failed=0,
+        fps=25.0,
+        width=640,
+        height=360,
+        ended=None,
+        away=False,
+    )
 
 
-def result(of, objects=(), crossings=(), lines=None, zones=None, inside=None, time_=None, picture=None):
-    """The stream's next Result; its time counts on at 25 FPS."""
+def result(
+    of, objects=(), crossings=(), lines=None, zones=None, inside=None, time_=None, picture=None
+):
+    """Return the stream's next result. Its time advances at 25 FPS."""
     number, of.count = of.count, of.count + 1
     if picture is None:
         picture = np.full((360, 640, 3), number % 256, np.uint8)
-    return SimpleNamespace(stream=of, number=number, time=number / 25 if time_ is None else time_, size=(640, 360),
-                           picture=picture, detections=Found(objects), crossings=list(crossings), lines=lines,
-                           zones=zones, inside=inside, error=None, file=None, received=time.perf_counter() - 0.02)
+    return SimpleNamespace(
+        stream=of,
+        number=number,
+        time=number / 25 if time_ is None else time_,
+        size=(640, 360),
+        picture=picture,
+        detections=Found(objects),
+        crossings=list(crossings),
+        lines=lines,
+        zones=zones,
+        inside=inside,
+        error=None,
+        file=None,
+        received=time.perf_counter() - 0.02,
+        drawing=0.0,
+    )

@@ -1,12 +1,14 @@
-"""A camera on the network: serves a video file over RTSP as it is (H.264 or MPEG-4), without end, at its own pace.
+"""A network camera: sends a video file (H.264 or MPEG-4) over RTSP, in a loop, at its own frame
+rate.
 
     /usr/bin/python3 tests/rtsp_server.py PORT FILE    # rtsp://127.0.0.1:PORT/demo
 
-Prints "ready PORT" once it accepts connections (PORT 0 takes a free one). Each client gets the clip from its first
-frame on, with timestamps that go on rising when it starts over. Ends with the thread that started it.
-It runs on Debian's own Python, for GStreamer's bindings are there: apt-get install gir1.2-gst-rtsp-server-1.0
-python3-gi
+Prints "ready PORT" when it accepts connections (PORT 0: any free port). Each client gets the clip
+from its first frame on; the timestamps keep increasing when the clip repeats. Ends with the thread
+that started it. It needs Debian's Python, which has GStreamer's bindings: apt-get install
+gir1.2-gst-rtsp-server-1.0 python3-gi
 """
+
 import ctypes
 import itertools
 import signal
@@ -24,12 +26,16 @@ PAYLOADERS = {"video/x-h264": "rtph264pay", "video/mpeg": "rtpmp4vpay"}
 
 
 def read(path):
-    """The clip's encoded frames, a list of Gst.Buffer in the order of decoding, and their Gst.Caps."""
-    pipeline = Gst.parse_launch("filesrc name=file ! parsebin ! appsink name=sink sync=false wait-on-eos=false")
+    """The clip's encoded frames (list of Gst.Buffer, in decoding order) and their Gst.Caps."""
+    pipeline = Gst.parse_launch(
+        "filesrc name=file ! parsebin ! appsink name=sink sync=false wait-on-eos=false"
+    )
     pipeline.get_by_name("file").props.location = path
     sink, buffers, caps = pipeline.get_by_name("sink"), [], None
     pipeline.set_state(Gst.State.PLAYING)
-    pipeline.get_bus().timed_pop_filtered(Gst.CLOCK_TIME_NONE, Gst.MessageType.EOS | Gst.MessageType.ERROR)
+    pipeline.get_bus().timed_pop_filtered(
+        Gst.CLOCK_TIME_NONE, Gst.MessageType.EOS | Gst.MessageType.ERROR
+    )
     while True:
         sample = sink.emit("try-pull-sample", 0)
         if sample is None:
@@ -58,9 +64,12 @@ class Camera(GstRtspServer.RTSPMediaFactory):
     def endless(self):
         for lap in itertools.count():
             for buffer in self.buffers:
-                again = buffer.copy_region(COPY, 0, buffer.get_size())  # copy() gives the same one
+                # copy() would return the same buffer
+                again = buffer.copy_region(COPY, 0, buffer.get_size())
                 again.pts, again.duration = buffer.pts + lap * self.lap, buffer.duration
-                again.dts = buffer.dts if buffer.dts == Gst.CLOCK_TIME_NONE else buffer.dts + lap * self.lap
+                again.dts = (
+                    buffer.dts if buffer.dts == Gst.CLOCK_TIME_NONE else buffer.dts + lap * self.lap
+                )
                 yield again
 
     @staticmethod
@@ -69,7 +78,8 @@ class Camera(GstRtspServer.RTSPMediaFactory):
 
 
 def main(port, path):
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # which reaches a stopped process, too
+    # reaches a stopped process, too
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")

@@ -1,14 +1,17 @@
-"""A day's run in ten minutes: two cameras that drop out, a broker that is killed, a viewer, an NPU that fails on one
-frame in a thousand; everything counted in and out. By hand; tests/README.md has the figures.
+"""A long run in ten minutes: two cameras that fail, a broker that is killed, a viewer, and an NPU
+that fails on one frame in a thousand. All frames and events are counted. Run by hand;
+tests/README.md has the figures.
 
     python tests/soak.py                            # ten minutes: sixty "minutes" of ten seconds
     python tests/soak.py --minutes 60 --minute 60   # an hour
 
-main.py itself, on a simulated NPU of three cores, with --track, --line, --json, --mqtt and --web, ended by SIGTERM. In
-every "minute" each camera and the broker are killed once and started again. Every "minute", and at the end, it prints
-the frames served, failed and dropped, the events that came, the pictures that the viewer got, and main.py's resident
-memory, threads and open files. Ends with exit code 1 where frames or events do not add up, or memory grows.
+Runs main.py on a simulated NPU of three cores with --track, --line, --json, --mqtt and --web, and
+ends it by SIGTERM. In every "minute" each camera and the broker are killed once and started again.
+Every "minute", and at the end, it prints the frames served, failed and dropped, the events that
+came, the pictures that the viewer got, and main.py's resident memory, threads and open files. Exit
+code 1: frames or events do not add up, or memory grows.
 """
+
 import argparse
 import json
 import re
@@ -27,14 +30,15 @@ import cv2
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 MODEL = str(ROOT / "models/yolov5n_emoji.rknn")
-GROWTH = 40  # MB that main.py may grow by after its first "minutes"
+GROWTH = 40  # MB by which main.py may grow after its first "minutes"
 
 
 def serve(clip, arguments):
-    """main.py with a simulated NPU in place of the real one: the child process."""
+    """Run main.py with a simulated NPU: the child process."""
     import func
     import main
     from runtimes.simulated import record, simulated
+
     video = cv2.VideoCapture(clip)
     frames = [video.read()[1] for _ in range(60)][::10]
 
@@ -52,19 +56,20 @@ def serve(clip, arguments):
             try:
                 return infer(*inputs, **options)
             except BlockingIOError:
-                return None  # as the vendor's runtime tells it
+                return None  # as the vendor's runtime does
+
         return inference
 
     for name in ("inference", "inference_raw"):
         if hasattr(Failing, name):
             setattr(Failing, name, failing(getattr(Failing, name)))
-    main.runtimes.named = lambda name: Failing
+    main.runtimes.by_name = lambda name: Failing
     sys.argv = ["main.py", *arguments]
     main.main()
 
 
 class Viewer:
-    """Looks at one stream without an end, and comes back when it is cut off."""
+    """Watches one stream, and reconnects if it is disconnected."""
 
     def __init__(self, port, name):
         self.pictures = 0
@@ -74,7 +79,9 @@ class Viewer:
         while True:
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
-                    connection.sendall(f"GET /{name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                    connection.sendall(
+                        f"GET /{name}.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+                    )
                     while data := connection.recv(1 << 20):
                         self.pictures += data.count(b"--frame")
             except OSError:
@@ -86,7 +93,9 @@ class Watched:
 
     def __init__(self, clip, arguments):
         command = [sys.executable, __file__, "serve", clip, *arguments]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.errors, self.page = [], threading.Event()
         self.reader = threading.Thread(target=self.read, daemon=True)
         self.reader.start()
@@ -100,32 +109,44 @@ class Watched:
                 self.page.set()
 
     def status(self):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/status.json", timeout=30) as answer:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}/status.json", timeout=30
+        ) as answer:
             return json.load(answer)["streams"]
 
-    def books(self):
+    def resources(self):
         """Resident memory in MB, threads, open files."""
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        rss, threads = (int(re.search(rf"{name}:\s+(\d+)", text)[1]) for name in ("VmRSS", "Threads"))
+        rss, threads = (
+            int(re.search(rf"{name}:\s+(\d+)", text)[1]) for name in ("VmRSS", "Threads")
+        )
         return rss / 1024, threads, len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
 def check(lines, summary, events):
-    """What does not add up: sentences. lines: --json's; summary: main.py's last lines."""
+    """Return what does not add up, as sentences. lines: --json's; summary: main.py's last lines."""
     wrong = []
     for name in ("gate", "yard"):
         of = [line for line in lines if line["stream"] == name]
         numbers = [line["frame"] for line in of]
         failed = sum("error" in line for line in of)
-        said = re.search(rf"^{name}: (\d+) frames in .* (\d+) dropped(?:, (\d+) failed)?", summary, re.MULTILINE)
+        said = re.search(
+            rf"^{name}: (\d+) frames in .* (\d+) dropped(?:, (\d+) failed)?", summary, re.MULTILINE
+        )
         served, dropped, failed_said = (int(number or 0) for number in said.groups())
         if numbers != sorted(set(numbers)):
             wrong.append(f"{name}: frames are not in order, or come twice")
         if (served, failed_said) != (len(of) - failed, failed):
-            wrong.append(f"{name}: {served} served, {failed_said} failed; JSON has {len(of) - failed} and {failed}")
+            wrong.append(
+                f"{name}: {served} served, {failed_said} failed; "
+                f"JSON has {len(of) - failed} and {failed}"
+            )
         if numbers[-1] + 1 != len(of) + dropped:
-            wrong.append(f"{name}: {numbers[-1] + 1} read, but {len(of)} came out and {dropped} were dropped")
+            wrong.append(
+                f"{name}: {numbers[-1] + 1} read, but {len(of)} came out and {dropped} were dropped"
+            )
     from broker import once
+
     events = once(events)
     numbers = [int(event["id"].rpartition("-")[2]) for event in events]
     missing = set(range(1, numbers[-1] + 1)) - set(numbers)
@@ -133,24 +154,42 @@ def check(lines, summary, events):
         wrong.append(f"{len(missing)} events are missing: {sorted(missing)[:10]}")
 
     def of_type(kind):
-        return sorted((event["after"]["camera"], event["after"]["track"]) for event in events if event["type"] == kind)
-    seen = sorted({(line["stream"], thing["id"]) for line in lines for thing in line.get("objects", ())
-                   if "id" in thing})
+        return sorted(
+            (event["after"]["camera"], event["after"]["track"])
+            for event in events
+            if event["type"] == kind
+        )
+
+    seen = sorted(
+        {
+            (line["stream"], thing["id"])
+            for line in lines
+            for thing in line.get("objects", ())
+            if "id" in thing
+        }
+    )
     crossed = sum(len(line.get("crossings", ())) for line in lines)
+    told = sum(event["event"] == "crosses" for event in events)
     if sorted(set(of_type("new"))) != seen or of_type("new") != of_type("end"):
-        wrong.append(f"{len(seen)} objects in JSON, {len(of_type('new'))} appeared, {len(of_type('end'))} ended")
-    if crossed != sum(event["event"] == "crosses" for event in events):
-        wrong.append(f"{crossed} crossings in JSON, {sum(event['event'] == 'crosses' for event in events)} in events")
+        wrong.append(
+            f"{len(seen)} objects in JSON, {len(of_type('new'))} appeared, "
+            f"{len(of_type('end'))} ended"
+        )
+    if crossed != told:
+        wrong.append(f"{crossed} crossings in JSON, {told} in events")
     return wrong
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=int, default=60)
     parser.add_argument("--minute", type=float, default=10, help="seconds that one lasts")
     args = parser.parse_args()
     from broker import Broker, Listener
     from test_live import CAMERAS, HAS_GST, Camera
+
     with tempfile.TemporaryDirectory() as folder:
         folder, clip = Path(folder), str(Path(folder) / "camera.mp4")
         video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
@@ -163,9 +202,26 @@ def main():
         broker = Broker(folder)
         broker.start()
         listener = Listener(broker)
-        child = Watched(clip, [f"gate={cameras[0].url}", f"yard={cameras[1].url}", "--headless", "--quiet", "--track",
-                               "--line", "road:0.5,0.3,0.5,1", "--zone", "meadow:0,0.5,1,0.5,1,1,0,1", "--web", "0",
-                               "--json", str(folder / "out.jsonl"), "--mqtt", broker.url])
+        child = Watched(
+            clip,
+            [
+                f"gate={cameras[0].url}",
+                f"yard={cameras[1].url}",
+                "--headless",
+                "--quiet",
+                "--track",
+                "--line",
+                "road:0.5,0.3,0.5,1",
+                "--zone",
+                "meadow:0,0.5,1,0.5,1,1,0,1",
+                "--web",
+                "0",
+                "--json",
+                str(folder / "out.jsonl"),
+                "--mqtt",
+                broker.url,
+            ],
+        )
         assert child.page.wait(120), child.errors
         viewer, began, memory, pictures = Viewer(child.port, "gate"), time.monotonic(), [], 0
 
@@ -176,8 +232,8 @@ def main():
             for share, part in ((0.1, cameras[0]), (0.4, cameras[1]), (0.7, broker)):
                 at(minute, share)
                 if part is broker:
-                    # What a broker has acknowledged and not yet passed on dies with it, which is no fault of ours: the
-                    # listener first reads what has been passed on.
+                    # A killed broker loses messages that it has acknowledged but not passed on.
+                    # That is not our fault, so the listener first reads what was passed on.
                     broker.save()
                     broker.process.send_signal(signal.SIGSTOP)
                     time.sleep(min(0.5, args.minute / 20))
@@ -186,21 +242,34 @@ def main():
                 part.start()
             at(minute, 1)
             if child.process.poll() is not None:
-                sys.exit("\n".join([*child.errors, f"main.py has ended, exit code {child.process.returncode}"]))
-            rss, threads, files = child.books()
+                sys.exit(
+                    "\n".join(
+                        [*child.errors, f"main.py has ended, exit code {child.process.returncode}"]
+                    )
+                )
+            rss, threads, files = child.resources()
             memory.append(rss)
-            streams = "; ".join(f"{name} {of['frames']} served, {of['failed']} failed, {of['dropped']} dropped"
-                                for name, of in child.status().items())
-            print(f"{minute + 1}: {streams}; {len(listener.events)} events; {viewer.pictures - pictures} pictures; "
-                  f"{rss:.1f} MB, {threads} threads, {files} files", flush=True)
+            streams = "; ".join(
+                f"{name} {of['frames']} served, {of['failed']} failed, {of['dropped']} dropped"
+                for name, of in child.status().items()
+            )
+            print(
+                f"{minute + 1}: {streams}; {len(listener.events)} events; "
+                f"{viewer.pictures - pictures} pictures; "
+                f"{rss:.1f} MB, {threads} threads, {files} files",
+                flush=True,
+            )
             pictures = viewer.pictures
         child.process.send_signal(signal.SIGTERM)
         summary = child.process.stdout.read()
         code = child.process.wait(60)
-        listener.wait_for_value("house/available", "offline")
+        listener.wait_for_availability("offline")
         lines = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
         wrong = check(lines, summary, listener.events)
-        first, last = max(memory[:max(1, len(memory) // 5)]), max(memory[-max(1, len(memory) // 5):])
+        first, last = (
+            max(memory[: max(1, len(memory) // 5)]),
+            max(memory[-max(1, len(memory) // 5) :]),
+        )
         if last > first + GROWTH:
             wrong.append(f"memory grew from {first:.0f} to {last:.0f} MB")
         if code not in (3, 143):
@@ -211,9 +280,12 @@ def main():
             part.kill()
         listener.close()
         print(summary + "\n".join(child.errors[-5:]))
-        print(f"{len(lines)} lines of JSON, {len(listener.events)} events, of them "
-              f"{len({event['id'] for event in listener.events})} without repetitions; {first:.0f} MB, at the end "
-              f"{last:.0f} MB; exit code {code}")
+        print(
+            f"{len(lines)} lines of JSON, {len(listener.events)} events, of them "
+            f"{len({event['id'] for event in listener.events})} without repetitions; "
+            f"{first:.0f} MB, at the end "
+            f"{last:.0f} MB; exit code {code}"
+        )
         print("\n".join(wrong) or "all adds up")
         sys.exit(bool(wrong))
 

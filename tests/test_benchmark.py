@@ -1,7 +1,9 @@
-"""What benchmark.py and runtimes/simulated.py promise: an NPU's timetable, the model's outputs, and a table that is
-complete and saved."""
+"""benchmark.py and runtimes/simulated.py: the timing of simulated cores, the recorded outputs, and
+the table that is printed and saved."""
+
 import itertools
 import json
+import re
 import shutil
 import sys
 import threading
@@ -12,8 +14,11 @@ import pytest
 
 import benchmark
 import func
+import measure
 import runtimes.cpu as cpu
 from runtimes import simulated
+from vision.letterbox import letterbox
+from vision.quantised import Raw
 
 MODEL = str(benchmark.Path(benchmark.__file__).with_name("models") / "yolov5n_emoji.rknn")
 
@@ -31,7 +36,7 @@ def context_on(npu, mask):
 
 
 def infer_at_once(contexts):
-    """One inference in each of these contexts, all begun at the same moment."""
+    """Run one inference in each of these contexts, all at the same time."""
     together = threading.Barrier(len(contexts))
 
     def infer(context):
@@ -49,7 +54,9 @@ def test_a_core_serves_one_inference_after_the_other(recorded):
     npu = simulated.simulated(0.02, 3, recorded)
     infer_at_once([context_on(npu, 2) for _ in range(4)])
     assert [cores for cores, _, _ in npu.schedule] == [[1]] * 4
-    for (_, start, end), (_, next_start, _) in zip(npu.schedule, itertools.islice(npu.schedule, 1, None)):
+    for (_, start, end), (_, next_start, _) in zip(
+        npu.schedule, itertools.islice(npu.schedule, 1, None)
+    ):
         assert end - start == pytest.approx(0.02)
         assert next_start >= end
 
@@ -61,7 +68,7 @@ def test_cores_work_at_the_same_time(recorded):
     assert max(start for _, start, _ in npu.schedule) < min(end for _, _, end in npu.schedule)
 
 
-def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
+def test_a_frame_on_all_cores_occupies_all_of_them_and_is_faster(recorded):
     npu = simulated.simulated(0.02, 3, recorded)
     infer_at_once([context_on(npu, mask) for mask in (1, 2, 4, 7, 7)])
     for one, other in itertools.combinations(npu.schedule, 2):
@@ -71,7 +78,7 @@ def test_a_frame_on_all_cores_holds_them_all_and_is_done_sooner(recorded):
     assert took[1] / 3 < took[3] < took[1]
 
 
-def test_without_a_mask_the_core_that_is_free_first_is_taken(recorded):
+def test_without_a_mask_the_first_free_core_is_used(recorded):
     npu = simulated.simulated(0.5, 3, recorded)
     infer_at_once([context_on(npu, npu.NPU_CORE_AUTO) for _ in range(3)])
     assert sorted(cores for cores, _, _ in npu.schedule) == [[0], [1], [2]]
@@ -84,27 +91,29 @@ def test_the_caller_waits_until_its_inference_is_done(recorded):
 
 
 @pytest.mark.parametrize("cores, refused", [(3, (5, 6)), (2, (5, 6)), (1, (1, 2, 4, 7))])
-def test_masks_are_refused_as_the_wheel_refuses_them(recorded, cores, refused):
+def test_the_same_masks_are_refused_as_by_the_wheel(recorded, cores, refused):
     npu = simulated.simulated(0, cores, recorded)
     assert [npu().init_runtime(core_mask=mask) for mask in refused] == [-1] * len(refused)
     assert npu().init_runtime() == 0
 
 
-def test_the_outputs_are_the_models_own_to_one_quantisation_step(recorded, demo_frames):
+def test_outputs_differ_from_the_models_by_at_most_one_quantisation_step(recorded, demo_frames):
     real, npu = context_on(cpu.RKNNLite, 0), context_on(simulated.simulated(0, 3, recorded), 1)
     for frame in (demo_frames[0], demo_frames[40]):
-        square, _ = func.letterbox(frame, func.IMG_SIZE)
-        for expected, output in zip(real.inference([square[np.newaxis]]), npu.inference([square[np.newaxis]])):
+        square, _ = letterbox(frame, 640)
+        for expected, output in zip(
+            real.inference([square[np.newaxis]]), npu.inference([square[np.newaxis]])
+        ):
             assert output.dtype == np.float32 and output.shape == expected.shape
             np.testing.assert_allclose(output, expected, atol=1 / 255)
 
 
-def test_the_simulated_npu_takes_four_dimensions_only(recorded):
+def test_the_simulated_npu_accepts_only_four_dimensions(recorded):
     npu = context_on(simulated.simulated(0, 3, recorded), 1)
     assert npu.inference([np.zeros((640, 640, 3), np.uint8)]) is None
 
 
-def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
+def test_outputs_are_new_arrays_unless_reuse_is_requested(recorded):
     npu = context_on(simulated.simulated(0, 3, recorded), 1)
     image = np.zeros((1, 640, 640, 3), np.uint8)
     fresh = [npu.inference([image]) for _ in range(2)]
@@ -116,36 +125,44 @@ def test_outputs_are_fresh_arrays_unless_reuse_is_asked_for(recorded):
         np.testing.assert_array_equal(one, own)
 
 
-def test_raw_outputs_are_int8_in_buffers_of_the_contexts_own(recorded, demo_frames):
+def test_raw_outputs_are_int8_and_each_context_has_its_own_buffers(recorded, demo_frames):
     one, other = (context_on(simulated.simulated(0, 3, recorded), 1) for _ in range(2))
-    image = func.letterbox(demo_frames[0], func.IMG_SIZE)[0][np.newaxis]
+    image = letterbox(demo_frames[0], 640)[0][np.newaxis]
     raw, floats = one.inference_raw([image]), one.inference([image])
-    for (stored, scale, zero_point), expected, theirs in zip(raw, floats, other.inference_raw([image])):
+    for (stored, scale, zero_point), expected, theirs in zip(
+        raw, floats, other.inference_raw([image])
+    ):
         assert stored.dtype == np.int8 and not np.shares_memory(stored, theirs[0])
-        np.testing.assert_array_equal(func.floats(stored, scale, zero_point), expected)
+        np.testing.assert_array_equal(Raw(stored, scale, zero_point).floats(), expected)
     assert one.inference_raw([image])[0][0] is raw[0][0]
     assert one.inference_raw([image[0]]) is None and "four dimensions" in one.error
 
 
-def test_an_output_has_one_scale_for_all_frames(recorded):
+def test_the_scale_of_an_output_is_the_same_for_all_frames(recorded):
     for of_frames in zip(*recorded.outputs):
         assert len({(scale, zero_point) for _, scale, zero_point in of_frames}) == 1
 
 
-def test_the_speed_of_a_published_model_is_its_published_figure():
+def test_a_published_model_has_its_published_speed():
     assert simulated.parse_simulate("yolov5s_relu@rk3588") == (1 / 66.1, 3)
     assert simulated.parse_simulate("7.5x2") == (0.0075, 2)
 
 
-def test_every_core_may_have_a_speed_of_its_own(recorded):
+def test_cores_may_have_different_speeds(recorded):
     assert simulated.parse_simulate("10,10,30") == ((0.01, 0.01, 0.03), 3)
     npu = simulated.simulated((0.01, 0.02, 0.04), 3, recorded)
     infer_at_once([context_on(npu, mask) for mask in (1, 2, 4)])
-    assert {cores[0]: round(end - start, 6) for cores, start, end in npu.schedule} == {0: 0.01, 1: 0.02, 2: 0.04}
+    assert {cores[0]: round(end - start, 6) for cores, start, end in npu.schedule} == {
+        0: 0.01,
+        1: 0.02,
+        2: 0.04,
+    }
 
 
-def test_cores_of_different_speed_have_the_sum_of_their_rates_as_ceiling(benchmark_py):
-    code, stdout, stderr, saved = benchmark_py("--simulate", "60,60,180", "--threads", 6, "--no-decode", "--seconds", 2)
+def test_the_ceiling_is_the_sum_of_the_cores_rates(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py(
+        "--simulate", "60,60,180", "--threads", 6, "--no-decode", "--seconds", 2
+    )
     assert code == 0, stderr
     result = json.loads(saved.with_suffix(".json").read_text())
     assert result["ceiling_fps"] == pytest.approx(2000 / 60 + 1000 / 180)
@@ -155,14 +172,26 @@ def test_cores_of_different_speed_have_the_sum_of_their_rates_as_ceiling(benchma
 
 @pytest.fixture
 def benchmark_py(monkeypatch, clip, tmp_path, capfd):
-    """Run benchmark.py with these arguments on a short clip: (exit code, stdout, stderr, path of its output without the
-    ending)."""
-    monkeypatch.setattr(benchmark, "RECORDED", 3)
-    monkeypatch.setattr(benchmark, "IN_MEMORY", 3)
+    """Run benchmark.py with these arguments on a short clip: (exit code, stdout, stderr, path of
+    its output without the ending)."""
+    monkeypatch.setattr(measure, "RECORDED", 3)
+    monkeypatch.setattr(measure, "IN_MEMORY", 3)
 
     def run(*arguments):
-        quick = ["--cap", clip, "--model", MODEL, "--output", tmp_path / "new" / "out", "--seconds", 0.2, "--warmup",
-                 0.05, "--rounds", 2]
+        quick = [
+            "--cap",
+            clip,
+            "--model",
+            MODEL,
+            "--output",
+            tmp_path / "new" / "out",
+            "--seconds",
+            0.2,
+            "--warmup",
+            0.05,
+            "--rounds",
+            2,
+        ]
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, [*quick, *arguments])])
         capfd.readouterr()
         code = 0
@@ -171,85 +200,130 @@ def benchmark_py(monkeypatch, clip, tmp_path, capfd):
         except SystemExit as end:
             code = end.code
         return (code, *capfd.readouterr(), tmp_path / "new" / "out")
+
     return run
 
 
 def test_the_table_has_a_column_per_thread_count_and_is_saved_with_a_plot(benchmark_py):
     pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
-    code, stdout, stderr, saved = benchmark_py("--simulate", "5x3", "--threads", 1, 2, "all", "plain")
+    code, stdout, stderr, saved = benchmark_py(
+        "--simulate", "5x3", "--threads", 1, 2, "all", "plain"
+    )
     assert code == 0, stderr
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in stdout.splitlines() if line.startswith("|")]
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in stdout.splitlines()
+        if line.startswith("|")
+    ]
     assert lines[0] == ["", "1 thread", "2 threads", "all cores on one frame", "plain loop"]
-    assert [line[0] for line in lines[2:]] == ["FPS", "share of the ceiling", "latency p50, ms", "latency p99, ms",
-                                               "CPU, ms a frame",
-                                               "runs per core", "peak RSS, MB", "frames dropped"]
+    assert [line[0] for line in lines[2:]] == [
+        "FPS",
+        "share of the limit",
+        "latency p50, ms",
+        "latency p99, ms",
+        "CPU, ms per frame",
+        "frames per core",
+        "peak RSS, MB",
+        "frames dropped",
+    ]
     assert all(len(line) == 5 and all(line[1:]) for line in lines)
-    assert "ceiling 600.0 FPS" in stdout and "2 threads: " in stdout and "times the plain loop" in stdout
+    assert (
+        "limit 600.0 FPS" in stdout and "2 threads: " in stdout and "times the plain loop" in stdout
+    )
+    for name in ("1 thread", "2 threads", "all cores on one frame"):
+        assert re.search(f"^{name}: (Limited by|No single stage limits)", stdout, re.MULTILINE)
     result = json.loads(saved.with_suffix(".json").read_text())
     assert [column["threads"] for column in result["table"]] == ["1", "2", "all", "plain"]
     assert result["ceiling_fps"] == pytest.approx(600) and result["settings"]["simulate"] == "5x3"
     for column in result["table"]:
-        assert len(column["fps_of_rounds"]) == 2 and 0 < column["fps"] and 0 < column["p50_ms"] <= column["p99_ms"]
+        assert (
+            len(column["fps_of_rounds"]) == 2
+            and 0 < column["fps"]
+            and 0 < column["p50_ms"] <= column["p99_ms"]
+        )
         assert 0 < column["share"] <= 1.05 and column["dropped"] == 0
     assert saved.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="gcc is not installed")
-def test_each_runtime_is_a_column_beside_the_others(benchmark_py):
-    code, stdout, stderr, saved = benchmark_py("--simulate", "5x3", "--threads", "plain", 3, "--runtime", "wheel",
-                                               "library", "--no-decode")
+def test_the_table_has_a_column_per_runtime(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py(
+        "--simulate", "5x3", "--threads", "plain", 3, "--runtime", "wheel", "library", "--no-decode"
+    )
     assert code == 0, stderr
     head = next(line for line in stdout.splitlines() if line.startswith("|"))
     assert [cell.strip() for cell in head.split("|")[2:-1]] == [
-        "plain loop, wheel", "plain loop, library", "3 threads, wheel", "3 threads, library"]
+        "plain loop, wheel",
+        "plain loop, library",
+        "3 threads, wheel",
+        "3 threads, library",
+    ]
     table = json.loads(saved.with_suffix(".json").read_text())["table"]
     assert [(column["threads"], column["runtime"]) for column in table] == [
-        ("plain", "wheel"), ("plain", "library"), ("3", "wheel"), ("3", "library")]
+        ("plain", "wheel"),
+        ("plain", "library"),
+        ("3", "wheel"),
+        ("3", "library"),
+    ]
     assert all(min(column["runs"]) > 0 for column in table[2:])
-    assert "3 threads, library: " in stdout and "times the CPU a frame" in stdout
+    assert "3 threads, library: " in stdout and "times the CPU per frame" in stdout
 
 
-def test_the_pool_serves_every_simulated_core(benchmark_py):
+def test_the_pool_uses_every_simulated_core(benchmark_py):
     code, _, stderr, saved = benchmark_py("--simulate", "2x3", "--threads", 6, "--no-decode")
     assert code == 0, stderr
     runs = json.loads(saved.with_suffix(".json").read_text())["table"][0]["runs"]
     assert len(runs) == 3 and min(runs) > 0
 
 
-def test_on_the_cpu_the_ceiling_is_measured_by_inference_alone(benchmark_py):
+def test_on_the_cpu_the_ceiling_is_the_rate_of_inference_alone(benchmark_py):
     code, stdout, stderr, _ = benchmark_py("--threads", 1, "all", "--rounds", 1)
     assert code == 0, stderr
     assert "inference alone: " in stderr and "no NPU" in stdout
-    assert "all cores" not in stdout and "no column for all cores" in stderr  # a CPU has no such thing
+    # a CPU has no cores to count
+    assert "all cores" not in stdout and "no column for all cores" in stderr
 
 
-def test_a_live_source_counts_what_it_drops(benchmark_py):
-    code, stdout, stderr, saved = benchmark_py("--simulate", "100x1", "--threads", 1, "--live", 100, "--seconds", 0.5)
+def test_dropped_frames_of_a_live_source_are_counted(benchmark_py):
+    code, stdout, stderr, saved = benchmark_py(
+        "--simulate", "100x1", "--threads", 1, "--live", 100, "--seconds", 0.5
+    )
     assert code == 0, stderr
     assert json.loads(saved.with_suffix(".json").read_text())["table"][0]["dropped"] > 0
 
 
-def test_an_npu_that_takes_no_time_has_no_ceiling(benchmark_py):
+def test_an_npu_of_zero_milliseconds_has_no_ceiling(benchmark_py):
     code, stdout, stderr, saved = benchmark_py("--simulate", "0x3", "--threads", 2)
     assert code == 0, stderr
-    assert "no ceiling" in stdout and "share" not in stdout
+    assert "no limit" in stdout and "share" not in stdout
     assert json.loads(saved.with_suffix(".json").read_text())["ceiling_fps"] is None
 
 
-def test_the_profile_names_every_stage(benchmark_py, monkeypatch):
+def test_the_profile_lists_every_stage(benchmark_py, monkeypatch):
     code, stdout, stderr, saved = benchmark_py("--simulate", "0x3", "--threads", 1, "--profile")
     assert code == 0, stderr
-    stages = json.loads(saved.with_suffix(".json").read_text())["profile"]
-    assert [*stages] == ["decode the video", "letterbox", "inference call", "decode the heads", "NMS", "draw",
-                         "hand-over",
-                         "func.py's own: letterbox, heads, NMS, draw"]
+    result = json.loads(saved.with_suffix(".json").read_text())
+    stages, of_run = result["profile"], result["table"][0]["stages"]
+    assert float(of_run["reading, ms per frame"]) > 0 and float(of_run["func, ms per frame"]) > 0
+    assert all(f"| {name} | {value} |" in stdout for name, value in of_run.items())
+    assert [*stages] == [
+        "decode the video",
+        "letterbox",
+        "inference call",
+        "decode the heads",
+        "NMS",
+        "draw",
+        "hand-over",
+        "func.py's own: letterbox, heads, NMS, draw",
+    ]
     assert all(0 <= held <= in_all + 1e-9 for in_all, held in stages.values())
     assert all(f"| {name} |" in stdout for name in stages)
 
 
-def test_streams_are_measured_together(benchmark_py):
-    code, stdout, stderr, _ = benchmark_py("--simulate", "5x3", "--threads", 6, "--live", 20, "--streams", 1, 2,
-                                           "--seconds", 1)
+def test_several_streams_are_measured_together(benchmark_py):
+    code, stdout, stderr, _ = benchmark_py(
+        "--simulate", "5x3", "--threads", 6, "--live", 20, "--streams", 1, 2, "--seconds", 1
+    )
     assert code == 0, stderr
     rows = [[float(cell) for cell in line.split("|")[1:-1]] for line in stdout.splitlines()[2:]]
     assert [row[0] for row in rows] == [1, 2]
@@ -257,37 +331,45 @@ def test_streams_are_measured_together(benchmark_py):
         assert 0 < slowest <= in_all / count + 0.1 and dropped >= 0 and 5 <= p50 <= p99
 
 
-def test_a_func_of_ones_own_is_measured(benchmark_py, tmp_path):
-    (tmp_path / "own.py").write_text("from func import infer, letterbox\ndef myFunc(rknn_lite, IMG):\n"
-                                     "    return infer(rknn_lite, letterbox(IMG, 640)[0])\n")
-    code, stdout, stderr, _ = benchmark_py("--simulate", "5x3", "--threads", 1, "--func", tmp_path / "own.py")
+def test_a_users_func_is_measured(benchmark_py, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from func import letterbox\nfrom vision.inference import infer\n"
+        "def myFunc(rknn_lite, IMG):\n"
+        "    return infer(rknn_lite, letterbox(IMG, 640)[0])\n"
+    )
+    code, stdout, stderr, _ = benchmark_py(
+        "--simulate", "5x3", "--threads", 1, "--func", tmp_path / "own.py"
+    )
     assert code == 0, stderr
     assert "FPS" in stdout
 
 
-def test_a_soak_reports_memory_and_ends_after_its_frames(benchmark_py):
+def test_a_soak_run_reports_memory_and_ends_after_the_given_frames(benchmark_py):
     code, stdout, stderr, _ = benchmark_py("--simulate", "1x3", "--threads", 2, "--soak", 50)
     assert code == 0, stderr
     assert stdout.startswith("50 frames served, ") and "RSS" in stdout
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--threads", "0"], "--threads 0"),
-    (["--threads", "many"], "--threads many"),
-    (["--simulate", "fast"], "--simulate fast"),
-    (["--simulate", "5x4"], "--simulate 5x4"),
-    (["--simulate", "5x3", "--runtime", "cpu"], "--runtime cpu"),
-    (["--runtime", "wheel-2.3.2"], "--runtime wheel-2.3.2"),
-    (["--runtime", "wheel"], "--runtime wheel: rknn-toolkit-lite2 is not installed"),
-    (["--cap", "none.mp4"], "none.mp4: no such file"),
-    (["--cap", __file__], "not a video"),
-    (["--model", "none.rknn"], "none.rknn: no such file"),
-    (["--rounds", "0"], "--rounds 0"),
-    (["--live", "-1"], "--live -1"),
-    (["--streams", "0"], "--streams 0"),
-    (["--profile", "--func", func.__file__], "--profile"),
-    (["--output", __file__ + "/out"], "cannot be written"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--threads", "0"], "--threads 0"),
+        (["--threads", "many"], "--threads many"),
+        (["--simulate", "fast"], "--simulate fast"),
+        (["--simulate", "5x4"], "--simulate 5x4"),
+        (["--simulate", "5x3", "--runtime", "cpu"], "--runtime cpu"),
+        (["--runtime", "wheel-2.3.2"], "--runtime wheel-2.3.2"),
+        (["--runtime", "wheel"], "--runtime wheel: rknn-toolkit-lite2 is not installed"),
+        (["--cap", "none.mp4"], "none.mp4: no such file"),
+        (["--cap", __file__], "not a video"),
+        (["--model", "none.rknn"], "none.rknn: no such file"),
+        (["--rounds", "0"], "--rounds 0"),
+        (["--live", "-1"], "--live -1"),
+        (["--streams", "0"], "--streams 0"),
+        (["--profile", "--func", func.__file__], "--profile"),
+        (["--output", __file__ + "/out"], "cannot be written"),
+    ],
+)
 def test_bad_input_ends_in_one_sentence_and_exit_code_2(benchmark_py, arguments, said):
     code, stdout, stderr, _ = benchmark_py("--threads", 1, *arguments)
     assert code == 2

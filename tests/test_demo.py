@@ -1,4 +1,6 @@
-"""The demo model on the demo video, counted against the video's ground truth."""
+"""The demo models on the demo video, compared with its ground truth."""
+
+import itertools
 import os
 import re
 import subprocess
@@ -11,32 +13,47 @@ from conftest import ROOT
 
 import func
 from rknnpool import rknnPoolExecutor
-from streams import frames_of
+from sources import frames_of
 
 sys.path.insert(0, str(ROOT / "models/demo"))
 from evaluate import iou, mean_average_precision, onnx_predictor, yolov8  # noqa: E402
 from scene import FONT, draw_scene  # noqa: E402
 
-MODELS = {"yolov5n": ("models/yolov5n_emoji", func.detect), "yolov8n": ("models/yolov8n_emoji", yolov8.detect)}
+MODELS = {
+    "yolov5n": ("models/yolov5n_emoji", func.detect),
+    "yolov8n": ("models/yolov8n_emoji", yolov8.detect),
+}
 every_model = pytest.mark.parametrize("model, detect", MODELS.values(), ids=MODELS)
 
 
 @pytest.mark.slow
-def test_the_demo_video_is_what_its_ground_truth_says(demo_truth):
+def test_the_demo_video_matches_its_ground_truth(demo_truth):
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
     assert (demo_truth["width"], demo_truth["height"], demo_truth["fps"]) == (1280, 720, 60)
-    assert (video.get(cv2.CAP_PROP_FRAME_WIDTH), video.get(cv2.CAP_PROP_FRAME_HEIGHT),
-            video.get(cv2.CAP_PROP_FPS)) == (1280, 720, 60)
+    assert (
+        video.get(cv2.CAP_PROP_FRAME_WIDTH),
+        video.get(cv2.CAP_PROP_FRAME_HEIGHT),
+        video.get(cv2.CAP_PROP_FPS),
+    ) == (
+        1280,
+        720,
+        60,
+    )
     assert len(demo_truth["frames"]) == sum(1 for _ in frames_of(video)) == 600
 
 
 @pytest.mark.slow
 @every_model
-def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_false(demo_truth, model, detect):
-    video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
+def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_false(
+    demo_truth, model, detect
+):
+    """On every fifth frame."""
+    frames = itertools.islice(
+        frames_of(cv2.VideoCapture(str(ROOT / "models/demo.mp4"))), 0, None, 5
+    )
     wanted = found = detections = false = 0
     with rknnPoolExecutor(str(ROOT / model) + ".rknn", 2, detect) as pool:
-        for (boxes, classes, _), truth in zip(pool.map(frames_of(video)), demo_truth["frames"]):
+        for (boxes, classes, _), truth in zip(pool.map(frames), demo_truth["frames"][::5]):
             truth = np.array(truth)
             overlap = iou(boxes, truth[:, 1:5]) >= 0.5
             same = overlap & (classes[:, None] == truth[None, :, 0])
@@ -45,52 +62,71 @@ def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_fals
             found += same.any(0)[large].sum()
             detections += len(boxes)
             false += (~same.any(1)).sum()
-    print(f"{wanted} boxes, {found / wanted:.2%} found; {detections} detections, {false / detections:.2%} false")
-    assert wanted > 15000
+    print(
+        f"{wanted} boxes, {found / wanted:.2%} found; "
+        f"{detections} detections, {false / detections:.2%} false"
+    )
+    assert wanted > 3000
     assert found / wanted >= 0.95
     assert false / detections <= 0.02
 
 
 @pytest.mark.slow
-def test_a_detector_and_a_classifier_of_what_it_finds_share_the_machine(tmp_path, demo_frames):
-    """examples/two_models.py: the classifier mostly agrees with the detector."""
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (1280, 720))
+def test_a_detector_and_a_classifier_run_together(tmp_path, demo_frames):
+    """examples/two_models.py: detector and classifier mostly find the same class."""
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (1280, 720)
+    )
     for frame in demo_frames[:32]:
         writer.write(frame)
     writer.release()
-    done = subprocess.run([sys.executable, "examples/two_models.py", str(tmp_path / "clip.avi")], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "examples/two_models.py", str(tmp_path / "clip.avi")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("frame ") == 2 and "looks like: " in done.stdout
-    frames, objects, agreed = map(int, re.search(r"(\d+) frames, (\d+) objects, .* (\d+)% of them",
-                                                 done.stdout).groups())
+    frames, objects, agreed = map(
+        int, re.search(r"(\d+) frames, (\d+) objects, .* (\d+)% of them", done.stdout).groups()
+    )
     assert frames == 32 and objects > 700 and agreed >= 80
 
 
-def test_two_models_says_in_a_sentence_what_cannot_be_read():
+def test_two_models_reports_an_unreadable_file_in_one_sentence():
     for arguments in (["none.mp4"], [ROOT / "models/demo.mp4", "none.rknn"]):
-        done = subprocess.run([sys.executable, "examples/two_models.py", *map(str, arguments)], cwd=ROOT,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "examples/two_models.py", *map(str, arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 2 and "none." in done.stderr and "Traceback" not in done.stderr
 
 
-needs_font = pytest.mark.skipif(not os.path.exists(FONT),
-                                reason="Debian's package fonts-noto-color-emoji is not installed")
+needs_font = pytest.mark.skipif(
+    not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed"
+)
 
 
 @needs_font
-def test_a_scene_can_be_drawn_again_from_its_seed():
+def test_a_seed_always_gives_the_same_scene():
     first, second, other = draw_scene((2, 7)), draw_scene((2, 7)), draw_scene((2, 8))
     assert all(np.array_equal(a, b) for a, b in zip(first, second))
     assert not np.array_equal(first[0], other[0])
 
 
 @needs_font
-def test_the_truth_of_a_scene_fits_its_objects():
+def test_the_boxes_of_a_scene_fit_its_objects():
     for number in range(20):
         image, boxes, classes = draw_scene((3, number), 320, 240)
         assert image.shape == (240, 320, 3) and len(boxes) == len(classes)
-        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (320, 240)).all() and (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (
+            (boxes[:, :2] >= 0).all()
+            and (boxes[:, 2:] <= (320, 240)).all()
+            and (boxes[:, 2:] > boxes[:, :2]).all()
+        )
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
-"""What main.py promises for cameras on the network: against real servers of RTSP and HTTP, which are killed, stopped
-and begun again."""
+"""main.py with network cameras: real RTSP and HTTP servers that are killed, stopped and
+restarted."""
+
 import os
 import re
 import signal
@@ -11,30 +12,40 @@ import cv2
 import pytest
 from conftest import ROOT, frames_of
 
-import rknnmodel
+import sources.connection
 import streams
 from rknnpool import rknnPoolExecutor
+from vision.errors import InputError
 
-pytestmark = pytest.mark.slow  # cameras have to go away and come back
+pytestmark = pytest.mark.slow  # cameras have to disconnect and reconnect
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # GStreamer's bindings are Debian's
-HAS_GST = os.path.exists(SYSTEM_PYTHON) and subprocess.run(
-    [SYSTEM_PYTHON, "-c", "import gi; gi.require_version('GstRtspServer', '1.0')"], capture_output=True).returncode == 0
-needs_gst = pytest.mark.skipif(not HAS_GST, reason="the RTSP server needs gir1.2-gst-rtsp-server-1.0 and python3-gi: "
-                                                   "apt-get install them")
+HAS_GST = (
+    os.path.exists(SYSTEM_PYTHON)
+    and subprocess.run(
+        [SYSTEM_PYTHON, "-c", "import gi; gi.require_version('GstRtspServer', '1.0')"],
+        capture_output=True,
+    ).returncode
+    == 0
+)
+needs_gst = pytest.mark.skipif(
+    not HAS_GST,
+    reason="the RTSP server needs gir1.2-gst-rtsp-server-1.0 and python3-gi: apt-get install them",
+)
 
 
 class Camera:
-    """A server of its own process, serving a clip of 30 FPS again and again."""
+    """A server in a process of its own that repeats a clip of 30 FPS."""
 
     def __init__(self, command, scheme, clip):
         self.command, self.scheme, self.clip, self.port = command, scheme, clip, "0"
         self.start()
 
     def start(self):
-        """Begin, or begin again on the same port."""
-        self.server = subprocess.Popen([*self.command, self.port, str(self.clip)], cwd=ROOT, stdout=subprocess.PIPE,
-                                       text=True)
+        """Start, or restart on the same port."""
+        self.server = subprocess.Popen(
+            [*self.command, self.port, str(self.clip)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
         self.port = self.server.stdout.readline().split()[1]
 
     def kill(self):
@@ -47,12 +58,17 @@ class Camera:
         return f"{self.scheme}://127.0.0.1:{self.port}/demo"
 
 
-CAMERAS = {"rtsp": [SYSTEM_PYTHON, "tests/rtsp_server.py"], "http": [sys.executable, "tests/mjpeg_server.py"]}
+CAMERAS = {
+    "rtsp": [SYSTEM_PYTHON, "tests/rtsp_server.py"],
+    "http": [sys.executable, "tests/mjpeg_server.py"],
+}
 
 
 @pytest.fixture(params=[pytest.param("rtsp", marks=needs_gst), "http"])
 def camera(request, demo_frames, tmp_path):
-    writer = cv2.VideoWriter(str(tmp_path / "camera.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (320, 180))
+    writer = cv2.VideoWriter(
+        str(tmp_path / "camera.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (320, 180)
+    )
     for frame in demo_frames:
         writer.write(cv2.resize(frame, (320, 180)))
     writer.release()
@@ -62,13 +78,17 @@ def camera(request, demo_frames, tmp_path):
 
 
 class Running:
-    """main.py at work, its lines as they come."""
+    """A running main.py and the lines that it prints."""
 
     def __init__(self, *arguments, settings=""):
-        script = f"import main, streams\n{settings}\nmain.main()"
-        self.process = subprocess.Popen([sys.executable, "-u", "-c", script, *map(str, arguments), "--headless"],
-                                        cwd=ROOT,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        script = f"import main, streams, sources.connection\n{settings}\nmain.main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-c", script, *map(str, arguments), "--headless"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         self.errors, self.error_came = [], threading.Condition()
         threading.Thread(target=self.collect, daemon=True).start()
 
@@ -80,10 +100,12 @@ class Running:
 
     def wait_for_error(self, text):
         with self.error_came:
-            assert self.error_came.wait_for(lambda: any(text in line for line in self.errors), 60), self.errors
+            assert self.error_came.wait_for(
+                lambda: any(text in line for line in self.errors), 60
+            ), self.errors
 
     def wait_for_frames(self, of=""):
-        """Until 30 more frames have come out."""
+        """Wait until 30 more frames are processed."""
         for line in self.process.stdout:
             if f"{of}FPS over the last 30 frames" in line:
                 return
@@ -96,34 +118,45 @@ class Running:
         return self.process.wait(60), stdout
 
 
-def test_a_camera_that_is_killed_and_begun_again_goes_on_with_a_line_each_time(camera, tmp_path, plain_func):
+def test_a_camera_that_is_killed_and_restarted_is_reconnected_with_a_message_each_time(
+    camera, tmp_path, plain_func
+):
     running = Running(camera.url, "--func", plain_func, "--save", tmp_path / "out.avi")
     running.wait_for_frames()
     for time in (1, 2):
         camera.kill()
-        running.wait_for_error("went away")
+        running.wait_for_error("disconnected")
         camera.start()
         with running.error_came:
             assert running.error_came.wait_for(
-                lambda time=time: sum("came back" in line for line in running.errors) == time, 60)
+                lambda time=time: sum("connected again" in line for line in running.errors) == time,
+                60,
+            )
         running.wait_for_frames()
     code, stdout = running.end()
     assert code == 130
     said = [line.split(": ")[1] for line in running.errors if line.startswith("127.0.0.1: ")]
-    assert [re.sub(r"\d+", "n", line) for line in said] == ["went away, trying again.\n", "came back after n s.\n"] * 2
-    count, seconds = re.search(r"127.0.0.1: (\d+) frames in (.*) s, .* FPS on average, \d+ dropped", stdout).groups()
+    assert [re.sub(r"\d+", "n", line) for line in said] == [
+        "disconnected, trying again.\n",
+        "connected again after n s.\n",
+    ] * 2
+    count, seconds = re.search(
+        r"127.0.0.1: (\d+) frames in (.*) s, .* FPS on average, \d+ dropped", stdout
+    ).groups()
     assert int(count) >= 90
-    # the camera's times away are in it, too
-    assert 0.5 * float(seconds) < len(frames_of(tmp_path / "out.avi")) / 30 < 1.2 * float(seconds) + 1
+    # includes the time without the camera
+    assert (
+        0.5 * float(seconds) < len(frames_of(tmp_path / "out.avi")) / 30 < 1.2 * float(seconds) + 1
+    )
 
 
-def test_a_camera_that_falls_silent_counts_as_gone(camera, plain_func):
-    running = Running(camera.url, "--func", plain_func, settings="streams.TIMEOUT = 1")
+def test_a_camera_that_sends_nothing_counts_as_away(camera, plain_func):
+    running = Running(camera.url, "--func", plain_func, "--silence", 1)
     running.wait_for_frames()
     camera.server.send_signal(signal.SIGSTOP)
-    running.wait_for_error("went away")
+    running.wait_for_error("disconnected")
     camera.server.send_signal(signal.SIGCONT)
-    running.wait_for_error("came back")
+    running.wait_for_error("connected again")
     running.wait_for_frames()
     assert running.end()[0] == 130
 
@@ -132,27 +165,29 @@ def test_ctrl_c_while_a_camera_is_away_ends_with_the_summary(camera, plain_func)
     running = Running(camera.url, "--func", plain_func)
     running.wait_for_frames()
     camera.kill()
-    running.wait_for_error("went away")
+    running.wait_for_error("disconnected")
     code, stdout = running.end()
     assert code == 130
     assert re.search(r"\d+ frames in", stdout)
-    camera.start()  # for the fixture to end
+    camera.start()  # the fixture stops it
 
 
-def test_a_camera_that_goes_away_leaves_the_other_streams_running(camera, clip, plain_func):
+def test_other_streams_continue_while_a_camera_is_away(camera, clip, plain_func):
     running = Running(camera.url, clip, "--func", plain_func)
     running.wait_for_frames("127.0.0.1: ")
     camera.kill()
-    running.wait_for_error("went away")
+    running.wait_for_error("disconnected")
     code, stdout = running.end()
     camera.start()
     assert code == 130
     assert "clip.avi: 45 frames" in stdout
 
 
-def test_main_drops_and_counts_what_a_slow_func_cannot_serve(camera, tmp_path):
+def test_frames_that_a_slow_func_cannot_process_are_dropped_and_counted(camera, tmp_path):
     # 10 FPS of 30
-    (tmp_path / "slow.py").write_text("import time\ndef myFunc(rknn_lite, IMG):\n    time.sleep(0.1)\n    return IMG\n")
+    (tmp_path / "slow.py").write_text(
+        "import time\ndef myFunc(rknn_lite, IMG):\n    time.sleep(0.1)\n    return IMG\n"
+    )
     running = Running(camera.url, "--threads", 1, "--func", tmp_path / "slow.py")
     running.wait_for_frames()
     code, stdout = running.end()
@@ -161,30 +196,28 @@ def test_main_drops_and_counts_what_a_slow_func_cannot_serve(camera, tmp_path):
     assert count >= 30 and dropped >= count
 
 
-def test_the_pauses_between_attempts_grow(monkeypatch):
-    class Stop:
+def test_the_pauses_between_attempts_grow(clip, monkeypatch):
+    class Stop(threading.Event):
         pauses = []
 
         def wait(self, seconds):
             self.pauses.append(seconds)
             return len(self.pauses) > 8
 
-    class Gone:
-        def release(self):
-            pass
+    def refuse(*_):
+        raise InputError("refused")
 
-    def refuse(source):
-        raise rknnmodel.InputError("refused")
-
-    stream = object.__new__(streams.Stream)
-    stream.name, stream.address, stream.source, stream.stop = "camera", "rtsp://camera", Gone(), Stop()
-    monkeypatch.setattr(streams, "open_source", refuse)
-    assert not stream.come_back()
+    connection = sources.connection.Connection(clip, lambda text: None, Stop())
+    connection.live = True
+    monkeypatch.setattr(sources.connection, "open_source", refuse)
+    while connection.grab():
+        pass
     assert Stop.pauses == [1, 2, 4, 8, 15, 30, 30, 30, 30]
 
 
-def test_what_cannot_be_served_is_dropped_and_counted_and_the_newest_frame_is_next(camera, runtime):
-    """A camera of 30 FPS before an NPU of 10: the frames served are spread over what was sent, none is old."""
+def test_a_busy_pool_drops_frames_counts_them_and_continues_with_the_newest(camera, runtime):
+    """A camera of 30 FPS and an NPU of 10 FPS: processed frames are spread over all frames, and
+    none is old."""
     runtime.seconds = 0.1
     stream, read, ages = streams.Stream(camera.url), [], []
 
@@ -194,7 +227,7 @@ def test_what_cannot_be_served_is_dropped_and_counted_and_the_newest_frame_is_ne
             yield number
 
     def func(context, number):
-        ages.append(read[-1] - number)  # frames that have come since
+        ages.append(read[-1] - number)  # newer frames
         return context.inference([number])[0]
 
     with rknnPoolExecutor("model", 1, func, runtime=runtime) as pool:
@@ -207,4 +240,4 @@ def test_what_cannot_be_served_is_dropped_and_counted_and_the_newest_frame_is_ne
         results.close()
     assert served == sorted(set(served))
     assert len(read) > 30 and results.dropped >= len(read) - 20 - 2
-    assert sorted(ages)[len(ages) // 2] <= 1  # what is taken has just been read
+    assert sorted(ages)[len(ages) // 2] <= 1  # the frame has just been read

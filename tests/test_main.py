@@ -1,10 +1,13 @@
-"""What main.py promises to the person who runs it: run as that person does, in a process of its own."""
+"""main.py as a user runs it, in a process of its own. Only input that is refused before anything
+runs is given to main() in this process."""
+
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import onnx
@@ -14,14 +17,18 @@ from conftest import ROOT, frames_of, number_in
 import rknnpool
 
 OPENCV = tuple(map(int, cv2.__version__.split(".")[:2]))
-needs_no_npu = pytest.mark.skipif(rknnpool.soc() is not None,
-                                  reason="this machine has an NPU, and the promise is about those without")
+needs_no_npu = pytest.mark.skipif(
+    rknnpool.soc() is not None,
+    reason="this machine has an NPU",
+)
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.avi", "out.mkv"])
 @pytest.mark.slow
 def test_every_frame_is_saved_in_order(main_py, clip, tmp_path, plain_func, name):
-    done = main_py(clip, "--headless", "--threads", 3, "--func", plain_func, "--save", tmp_path / name)
+    done = main_py(
+        clip, "--headless", "--threads", 3, "--func", plain_func, "--save", tmp_path / name
+    )
     assert done.returncode == 0, done.stderr
     assert [number_in(frame) for frame in frames_of(tmp_path / name)] == list(range(45))
 
@@ -35,22 +42,30 @@ def test_the_rate_is_reported_every_30_frames_and_at_the_end(main_py, clip):
 
 
 @pytest.mark.slow
-def test_what_is_drawn_is_what_is_saved(main_py, clip, tmp_path):
+def test_the_saved_video_shows_the_drawn_boxes(main_py, clip, tmp_path):
     assert main_py(clip, "--headless", "--save", tmp_path / "out.avi").returncode == 0
-    changed = [(before != after).mean() for before, after in zip(frames_of(clip), frames_of(tmp_path / "out.avi"))]
+    changed = [
+        (before != after).mean()
+        for before, after in zip(frames_of(clip), frames_of(tmp_path / "out.avi"))
+    ]
     assert len(changed) == 45 and min(changed) > 0.01
 
 
 @pytest.mark.slow
-def test_without_a_display_it_says_so_in_one_line_and_goes_on(main_py, clip):
-    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+def test_without_a_display_main_prints_one_line_and_continues(main_py, clip):
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DISPLAY", "WAYLAND_DISPLAY")
+    }
     done = main_py(clip, env=environment)
     assert done.returncode == 0
-    assert done.stderr.splitlines().count("No display: running without a window.") == 1
+    said = [line for line in done.stderr.splitlines() if line.startswith("No display")]
+    assert len(said) == 1 and "--save out.mp4" in said[0] and "--web 8000" in said[0]
 
 
 @pytest.mark.slow
-def test_a_display_that_does_not_answer_is_no_display(main_py, clip):
+def test_a_display_that_does_not_answer_counts_as_none(main_py, clip):
     done = main_py(clip, env=dict(os.environ, DISPLAY=":987"))
     assert done.returncode == 0, done.stderr
     assert "No display: running without a window." in done.stderr
@@ -58,86 +73,139 @@ def test_a_display_that_does_not_answer_is_no_display(main_py, clip):
 
 @needs_no_npu
 @pytest.mark.slow
-def test_without_an_npu_it_says_once_what_runs_instead(main_py, clip):
+def test_without_an_npu_one_line_says_what_runs_instead(main_py, clip):
     done = main_py(clip, "--headless", "--threads", 3)
-    assert done.stderr.count("No Rockchip NPU found: models/yolov5n_emoji.onnx runs on the CPU") == 1
+    assert (
+        done.stderr.count("No Rockchip NPU found: models/yolov5n_emoji.onnx runs on the CPU") == 1
+    )
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["there/is/none.mp4"], "there/is/none.mp4: no such file"),
-    (["README.md"], "README.md: not a video"),
-    (["tests/board"], "tests/board: is a directory, and has no pictures"),
-    (["htp://127.0.0.1/x"], "htp://127.0.0.1/x: htp:// is none of the kinds of URL that are read"),
-    (["rtsp://user:secret@/live"], "rtsp://user:***@/live: the URL names no host"),
-    (["rtsp://127.0.0.1:port/live"], "rtsp://127.0.0.1:port/live: not a URL"),
-    (["gate="], "gate: names no source"),
-    (["gate=0", "gate=1"], "gate: two streams have that name"),
-    (["--classes", "person", "models/demo.mp4"], "a source stands before --classes"),
-    (["a/b=models/demo.mp4"], "a/b=models/demo.mp4: no such file"),
-    (["97"], "97: there is no camera of that number"),
-    pytest.param(["models/demo.mp4", "--model", "none.rknn"], "none.rknn: no such file; and none.onnx: no such file",
-                 marks=needs_no_npu),
-    pytest.param(["models/demo.mp4", "--model", "README.md"], "README.md is not an ONNX model", marks=needs_no_npu),
-    (["models/demo.mp4", "--threads", "0"], "--threads 0: at least one"),
-    (["models/demo.mp4", "--threads", "1000"], "--threads 1000: each is a context, which takes tens of MB"),
-    (["models/demo.mp4", "--threads", "many"], "invalid int value: 'many'"),
-    (["models/demo.mp4", "--speed"], "unrecognized arguments: --speed"),
-    (["models/demo.mp4", "--func", "none.py"], "--func none.py: no such file"),
-    (["models/demo.mp4", "--func", "README.md"], "--func README.md: not a Python file"),
-    (["models/demo.mp4", "--func", "runtimes/cpu.py"], "runtimes/cpu.py: defines no function myFunc(rknn_lite, IMG)"),
-    (["models/demo.mp4", "--save", "none/out.mp4"],
-     "--save none/out.mp4: cannot be written (No such file or directory)"),
-    (["models/demo.mp4", "--save", "models"], "--save models: the name must end in"),
-    (["models/demo.mp4", "--save", "models/demo.mp4"], "--save models/demo.mp4: is the video that is read"),
-])
-def test_bad_input_ends_in_one_sentence_and_exit_code_2(main_py, arguments, said):
-    done = main_py(*arguments, "--headless")
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["there/is/none.mp4"], "there/is/none.mp4: no such file"),
+        (["README.md"], "README.md: not a video"),
+        (["tests/board"], "tests/board: this folder contains no pictures"),
+        (
+            ["htp://127.0.0.1/x"],
+            "htp://127.0.0.1/x: htp:// is not supported; choose from rtsp",
+        ),
+        (["rtsp://user:secret@/live"], "rtsp://user:***@/live: the URL names no host"),
+        (["rtsp://127.0.0.1:port/live"], "rtsp://127.0.0.1:port/live: not a valid URL"),
+        (["gate="], "gate: has no source"),
+        (["gate=0", "gate=1"], "gate: two streams have this name"),
+        (["--classes", "person", "models/demo.mp4"], "write sources before --classes"),
+        (["a/b=models/demo.mp4"], "a/b=models/demo.mp4: no such file"),
+        (["97"], "97: there is no camera with this number"),
+        pytest.param(
+            ["models/demo.mp4", "--model", "none.rknn"],
+            "none.rknn: no such file, and without an NPU none.onnx",
+            marks=needs_no_npu,
+        ),
+        pytest.param(
+            ["models/demo.mp4", "--model", "README.md"],
+            "README.md: not an ONNX model",
+            marks=needs_no_npu,
+        ),
+        (["models/demo.mp4", "--threads", "0"], "--threads 0: must be at least 1"),
+        (
+            ["models/demo.mp4", "--threads", "1000"],
+            "--threads 1000: must be at most 64",
+        ),
+        (["models/demo.mp4", "--threads", "many"], "invalid int value: 'many'"),
+        (["models/demo.mp4", "--speed"], "unrecognized arguments: --speed"),
+        (["models/demo.mp4", "--func", "none.py"], "--func none.py: no such file"),
+        (["models/demo.mp4", "--func", "README.md"], "--func README.md: not a Python file"),
+        (
+            ["models/demo.mp4", "--func", "runtimes/cpu.py"],
+            "runtimes/cpu.py: defines no function myFunc(rknn_lite, IMG)",
+        ),
+        (
+            ["models/demo.mp4", "--save", "none/out.mp4"],
+            "--save none/out.mp4: cannot be written (No such file or directory)",
+        ),
+        (["models/demo.mp4", "--save", "models"], "--save models: the name must end in"),
+        (
+            ["models/demo.mp4", "--save", "models/demo.mp4"],
+            "--save models/demo.mp4: this video is a source",
+        ),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(main_here, arguments, said):
+    done = main_here(*arguments, "--headless")
     assert done.returncode == 2
-    # argparse's help before the sentence
+    # argparse prints its usage before the sentence
     lines = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]
     assert len(lines) == 1, done.stderr
     assert said in lines[0]
     assert done.stdout == ""
 
 
-def test_a_func_file_with_a_syntax_error_is_named_with_its_line(main_py, tmp_path):
+def test_a_syntax_error_in_a_func_file_is_reported_with_file_and_line(main_here, tmp_path):
     (tmp_path / "broken.py").write_text("\ndef myFunc(:\n")
-    done = main_py("--func", tmp_path / "broken.py", "--headless")
+    done = main_here("--func", tmp_path / "broken.py", "--headless")
     assert done.returncode == 2
     assert "broken.py: line 2 is not Python" in done.stderr and "Traceback" not in done.stderr
 
 
 @needs_no_npu
-def test_a_model_of_another_kind_is_named_with_its_shapes(main_py, tmp_path):
+def test_an_unsupported_model_is_reported_with_its_output_shapes(main_py, tmp_path):
     image = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
-    pooled = onnx.helper.make_tensor_value_info("pooled", onnx.TensorProto.FLOAT, [1, 3, 1, 1])
-    pool = onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"])
-    graph = onnx.helper.make_graph([pool], "other", [image], [pooled])
-    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]),
-              tmp_path / "other.onnx")
+    same = onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, [1, 3, 640, 640])
+    node = onnx.helper.make_node("Identity", ["images"], ["same"])
+    graph = onnx.helper.make_graph([node], "other", [image], [same])
+    onnx.save(
+        onnx.helper.make_model(
+            graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 12)]
+        ),
+        tmp_path / "other.onnx",
+    )
     done = main_py("--model", tmp_path / "other.rknn", "--headless")
     assert done.returncode == 2
-    assert "(1, 3, 1, 1)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
+    assert "(1, 3, 640, 640)" in done.stderr and "(1, 255, 80, 80)" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @needs_no_npu
-def test_what_cannot_run_is_said_before_a_file_or_a_page_is_opened(main_py, clip, tmp_path):
+def test_a_run_that_cannot_start_creates_no_file_and_no_page(main_py, clip, tmp_path):
     model = onnx.load(str(ROOT / "models/resnet18_emoji.onnx"))
     model.ir_version = 99
     onnx.save(model, str(tmp_path / "m.onnx"))
-    done = main_py(clip, "--model", tmp_path / "m.onnx", "--headless", "--json", tmp_path / "o.jsonl", "--save",
-                   tmp_path / "o.avi", "--web", "0")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == "", done.stderr
+    done = main_py(
+        clip,
+        "--model",
+        tmp_path / "m.onnx",
+        "--headless",
+        "--json",
+        tmp_path / "o.jsonl",
+        "--save",
+        tmp_path / "o.avi",
+        "--web",
+        "0",
+    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == "", (
+        done.stderr
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
-def test_what_was_done_before_a_bad_frame_is_saved_and_counted(main_py, clip, tmp_path):
+def test_frames_before_an_error_are_saved_and_counted(main_py, clip, tmp_path):
     (tmp_path / "fails.py").write_text(
-        "from func import ModelError\nimport itertools\ncount = itertools.count()\n"
-        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        raise ModelError('frame 20 is bad')\n"
-        "    return IMG\n")
-    done = main_py(clip, "--headless", "--threads", 1, "--func", tmp_path / "fails.py", "--save", tmp_path / "out.avi")
+        "from vision.errors import ModelError\nimport itertools\ncount = itertools.count()\n"
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n"
+        "        raise ModelError('frame 20 is bad')\n"
+        "    return IMG\n"
+    )
+    done = main_py(
+        clip,
+        "--headless",
+        "--threads",
+        1,
+        "--func",
+        tmp_path / "fails.py",
+        "--save",
+        tmp_path / "out.avi",
+    )
     assert done.returncode == 2
     assert "frame 20 is bad" in done.stderr and "Traceback" not in done.stderr
     assert "clip.avi: 20 frames in" in done.stdout
@@ -152,13 +220,19 @@ def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 @pytest.mark.slow
-def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
+def test_an_interrupted_run_prints_the_summary_and_closes_the_saved_file(tmp_path, number, code):
     out = tmp_path / "out.mp4"
-    running = subprocess.Popen([sys.executable, "-u", "main.py", "--headless", "--save", str(out)], cwd=ROOT,
-                               stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-u", "main.py", "--headless", "--save", str(out)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert running.stdout.readline().startswith("FPS over the last 30 frames")
     running.send_signal(number)
     stdout, stderr = running.communicate(timeout=60)
@@ -169,47 +243,82 @@ def test_an_interruption_prints_the_summary_and_closes_the_saved_file(tmp_path, 
     assert len(frames_of(out)) == said
 
 
-def test_a_context_that_hangs_is_named_and_costs_what_is_behind_it_only(clip, tmp_path):
+def test_a_hung_context_is_named_and_earlier_frames_are_saved(clip, tmp_path):
     (tmp_path / "hangs.py").write_text(
         "import itertools, threading\ncount = itertools.count()\n"
-        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n        print('hangs', flush=True)\n"
+        "def myFunc(rknn_lite, IMG):\n    if next(count) == 20:\n"
+        "        print('hangs', flush=True)\n"
         "        threading.Event().wait()\n"
-        "    return IMG\n")
+        "    return IMG\n"
+    )
     out = tmp_path / "out.avi"
-    script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
-    arguments = [clip, "--headless", "--threads", "1", "--func", tmp_path / "hangs.py", "--save", out]
-    running = subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE,
-                               text=True)
+    script = "import main\nmain.GIVE_UP_SECONDS = 0.5\nmain.main()"
+    arguments = [
+        clip,
+        "--headless",
+        "--threads",
+        "1",
+        "--func",
+        tmp_path / "hangs.py",
+        "--save",
+        out,
+    ]
+    running = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert running.stdout.readline() == "hangs\n"
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 130
-    assert "context 1 of 1 did not come back from a frame" in stderr and "Traceback" not in stderr
+    assert "context 1 of 1 did not finish a frame in time" in stderr and "Traceback" not in stderr
     assert "clip.avi: 20 frames in" in stdout
     assert len(frames_of(out)) == 20
 
 
-def test_a_full_disk_ends_the_saving_in_a_sentence_and_keeps_what_it_has(main_py, clip, tmp_path, plain_func):
+def test_a_full_disk_ends_saving_with_one_sentence_and_keeps_the_saved_frames(
+    main_py, clip, tmp_path, plain_func
+):
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
         pytest.skip("only root can mount a small disk")
     try:
         done = main_py(clip, "--headless", "--func", plain_func, "--save", disk / "out.avi")
         assert done.returncode == 2
-        assert done.stderr.splitlines()[-1] == f"--save {disk}/out.avi: the disk is full. What came before is saved."
-        assert "clip.avi: 45 frames in" in done.stdout  # a place that fails does not end the stream
-        assert 0 < len(frames_of(disk / "out.avi")) < 45
+        saved = len(frames_of(disk / "out.avi"))
+        assert 0 < saved < 45
+        assert f"(the disk is full) from frame {saved} of clip.avi on" in done.stderr
+        assert f"--save {disk}/out.avi: {45 - saved} frames are missing at the end." in done.stderr
+        assert re.search(rf"clip.avi: 45 frames in .*, {45 - saved} not saved", done.stdout)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_reader_of_stdout_that_goes_away_does_not_end_the_run(clip, tmp_path, plain_func):
+def test_a_closed_pipe_on_stdout_does_not_end_the_run(clip, tmp_path, plain_func):
     out = tmp_path / "out.avi"
-    running = subprocess.Popen([sys.executable, "-u", "main.py", str(clip), "--headless", "--func", str(plain_func),
-                                "--save", str(out)],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "main.py",
+            str(clip),
+            "--headless",
+            "--func",
+            str(plain_func),
+            "--save",
+            str(out),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     running.stdout.close()
     stderr = running.stderr.read()
     assert running.wait(60) == 0, stderr
@@ -219,7 +328,9 @@ def test_a_reader_of_stdout_that_goes_away_does_not_end_the_run(clip, tmp_path, 
 
 def truncated(clip, folder):
     video = cv2.VideoCapture(str(clip))
-    writer = cv2.VideoWriter(str(folder / "whole.mkv"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (640, 360))
+    writer = cv2.VideoWriter(
+        str(folder / "whole.mkv"), cv2.VideoWriter_fourcc(*"mp4v"), 30, (640, 360)
+    )
     while True:
         ok, frame = video.read()
         if not ok:
@@ -227,11 +338,13 @@ def truncated(clip, folder):
         writer.write(frame)
     writer.release()
     whole = (folder / "whole.mkv").read_bytes()
-    (folder / "cut.mkv").write_bytes(whole[:len(whole) // 2])
+    (folder / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     return folder / "cut.mkv"
 
 
-def test_a_truncated_video_gives_what_it_has_and_says_so(main_py, clip, tmp_path, plain_func):
+def test_a_truncated_video_is_processed_to_its_end_with_a_message(
+    main_py, clip, tmp_path, plain_func
+):
     done = main_py(truncated(clip, tmp_path), "--headless", "--func", plain_func)
     assert done.returncode == 0, done.stderr
     said = int(re.search(r"cut\.mkv: (\d+) frames in", done.stdout).group(1))
@@ -240,60 +353,72 @@ def test_a_truncated_video_gives_what_it_has_and_says_so(main_py, clip, tmp_path
 
 
 @pytest.mark.skipif(OPENCV < (4, 13), reason="this OpenCV believes an .avi's header")
-def test_a_video_whose_container_lies_about_its_length_is_read_to_its_end(main_py, clip, tmp_path, plain_func):
+def test_a_video_with_a_wrong_length_in_its_header_is_read_to_its_end(
+    main_py, clip, tmp_path, plain_func
+):
     lying = bytearray(clip.read_bytes())
     header = lying.index(b"avih")  # dwTotalFrames is the fifth number of the AVI's main header
-    for place in (header + 8 + 16, lying.index(b"strh") + 8 + 32):  # and dwLength the ninth of the stream's
-        lying[place:place + 4] = (20).to_bytes(4, "little")
+    # and dwLength the ninth of the stream's
+    for place in (header + 8 + 16, lying.index(b"strh") + 8 + 32):
+        lying[place : place + 4] = (20).to_bytes(4, "little")
     (tmp_path / "lying.avi").write_bytes(lying)
     done = main_py(tmp_path / "lying.avi", "--headless", "--func", plain_func)
     assert done.returncode == 0, done.stderr
     assert "lying.avi: 45 frames in" in done.stdout
 
 
-@pytest.mark.parametrize("name, content", [("empty.mp4", b""), ("text.mp4", b"not a video\n" * 100)])
-def test_a_file_that_is_no_video_is_named(main_py, tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    done = main_py(tmp_path / name, "--headless")
-    assert done.returncode == 2
-    assert done.stderr == f"{tmp_path / name}: not a video that OpenCV can read.\n"
-
-
-@pytest.mark.skipif(OPENCV < (4, 7), reason="this OpenCV tells wrong times of such a source")
-def test_frames_that_change_their_size_are_all_served_and_saved(main_py, clip, tmp_path, plain_func):
-    # two MJPEG streams of different sizes, one behind the other: what a camera sends whose resolution is changed
+@pytest.mark.skipif(OPENCV < (4, 7), reason="this OpenCV gives wrong times for such a source")
+def test_frames_that_change_size_are_all_processed_and_saved(main_py, clip, tmp_path, plain_func):
+    # A camera whose resolution changes: two joined MJPEG streams of different sizes.
     first, second = tmp_path / "a.mjpeg", b""
     for number, frame in enumerate(frames_of(clip)[:20]):
-        second += cv2.imencode(".jpg", frame if number < 10 else cv2.resize(frame, (320, 240)))[1].tobytes()
+        second += cv2.imencode(".jpg", frame if number < 10 else cv2.resize(frame, (320, 240)))[
+            1
+        ].tobytes()
     first.write_bytes(second)
     done = main_py(first, "--headless", "--func", plain_func, "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
     assert len(frames_of(tmp_path / "out.avi")) == 20
 
 
-@pytest.mark.parametrize("returned", ["cv2.cvtColor(IMG, cv2.COLOR_BGR2GRAY)", "cv2.cvtColor(IMG, cv2.COLOR_BGR2BGRA)"])
+@pytest.mark.parametrize(
+    "returned", ["cv2.cvtColor(IMG, cv2.COLOR_BGR2GRAY)", "cv2.cvtColor(IMG, cv2.COLOR_BGR2BGRA)"]
+)
 @pytest.mark.slow
-def test_grey_and_bgra_frames_are_saved_too(main_py, clip, tmp_path, returned):
-    (tmp_path / "other.py").write_text(f"import cv2\ndef myFunc(rknn_lite, IMG):\n    return {returned}\n")
-    done = main_py(clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi")
+def test_grey_and_bgra_frames_are_saved(main_py, clip, tmp_path, returned):
+    (tmp_path / "other.py").write_text(
+        f"import cv2\ndef myFunc(rknn_lite, IMG):\n    return {returned}\n"
+    )
+    done = main_py(
+        clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi"
+    )
     assert done.returncode == 0, done.stderr
     assert [number_in(frame) for frame in frames_of(tmp_path / "out.avi")] == list(range(45))
 
 
 @pytest.mark.parametrize("returned", ["None", "IMG / 255", "(IMG, 1)"])
-def test_what_cannot_be_saved_is_said(main_py, clip, tmp_path, returned):
+def test_a_result_that_cannot_be_saved_is_reported(main_py, clip, tmp_path, returned):
     (tmp_path / "other.py").write_text(f"def myFunc(rknn_lite, IMG):\n    return {returned}\n")
-    done = main_py(clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi")
+    done = main_py(
+        clip, "--headless", "--func", tmp_path / "other.py", "--save", tmp_path / "out.avi"
+    )
     assert done.returncode == 2
-    assert "only frames of uint8, (h, w, 3), can be saved" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "only uint8 pictures of shape (h, w, 3) can be saved" in done.stderr
+        and "Traceback" not in done.stderr
+    )
 
 
-def test_the_settings_hold_from_any_folder(tmp_path, clip):
+def test_main_can_be_started_in_any_folder(tmp_path, clip):
     (tmp_path / "helper.py").write_text("limit = 1\n")
     (tmp_path / "my.py").write_text("import helper\ndef myFunc(rknn_lite, IMG):\n    return IMG\n")
-    done = subprocess.run([sys.executable, str(ROOT / "main.py"), "--headless", "--func", "my.py", str(clip)],
-                          cwd=tmp_path,
-                          capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "--headless", "--func", "my.py", str(clip)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -301,21 +426,36 @@ def test_the_source_is_never_overwritten(main_py, clip, tmp_path):
     copy = tmp_path / "copy.avi"
     copy.write_bytes(clip.read_bytes())
     done = main_py(f"file://{copy}", "--headless", "--save", copy)
-    assert done.returncode == 2 and "is the video that is read" in done.stderr
+    assert done.returncode == 2 and "this video is a source" in done.stderr
     assert copy.read_bytes() == clip.read_bytes()
 
 
 @pytest.mark.slow
-def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, plain_func):
+def test_ctrl_c_ends_the_run_while_reading_blocks(clip, tmp_path, plain_func):
     fifo, out = tmp_path / "camera.avi", tmp_path / "out.avi"
     os.mkfifo(fifo)
-    script = "import main\nmain.PATIENCE = 0.5\nmain.main()"
-    running = subprocess.Popen([sys.executable, "-u", "-c", script, str(fifo), "--headless", "--func", str(plain_func),
-                                "--save", str(out)],
-                               cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    script = "import main\nmain.GIVE_UP_SECONDS = 0.5\nmain.main()"
+    running = subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "-c",
+            script,
+            str(fifo),
+            "--headless",
+            "--func",
+            str(plain_func),
+            "--save",
+            str(out),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     with open(fifo, "wb") as writer:
         content = clip.read_bytes()
-        writer.write(content[:-len(content) // 4])
+        writer.write(content[: -len(content) // 4])
         writer.flush()
         assert "last 30 frames" in running.stdout.readline()  # and now the writer stalls
         running.send_signal(signal.SIGINT)
@@ -325,27 +465,65 @@ def test_a_reader_that_blocks_does_not_keep_ctrl_c_from_ending(clip, tmp_path, p
     assert len(frames_of(out)) == said >= 30
 
 
-def test_a_signal_that_comes_while_a_stream_is_being_stopped_ends_the_run():
-    """Then the lock in its Event is held: by Window.step() upon a key, or by the handler of another signal."""
+def test_a_signal_during_the_stop_of_a_stream_ends_the_run():
+    """The code that the signal interrupts, Window.step() or another signal's handler, may hold the
+    lock of the stream's event."""
     script = """if True:
         import signal, threading, types
-        import main
-        stream = types.SimpleNamespace(stop=threading.Event(), count=0, failed=0)
-        signals = main.end_when_asked()
-        with stream.stop._cond:
+        import main, process
+        class Stop(threading.Event):
+            lock = threading.Lock()
+            def set(self):
+                with self.lock:
+                    super().set()
+        stream = types.SimpleNamespace(stop=Stop(), count=0, failed=0)
+        signals = process.note_signals()
+        with stream.stop.lock:
             signal.raise_signal(signal.SIGTERM)
         thread = threading.Thread(target=stream.stop.wait)
         thread.start()
         print(main.watch([thread], [stream], None, signals), signals == [signal.SIGTERM])"""
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == "True True\n", done.stderr
 
 
+def test_a_stopped_process_does_not_count_as_a_silent_stream():
+    """It is stopped for longer than GIVE_UP_SECONDS while the last frame is processed."""
+    script = """if True:
+        import sys, threading, types
+        import main
+        main.GIVE_UP_SECONDS = 2
+        stream = types.SimpleNamespace(stop=threading.Event(), count=0, failed=0)
+        stream.stop.set()
+        thread = threading.Thread(target=sys.stdin.readline)
+        thread.start()
+        print("ready", flush=True)
+        print(main.watch([thread], [stream], None, []))"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    child.send_signal(signal.SIGCONT)
+    assert child.communicate("\n", timeout=60)[0] == "True\n"
+
+
 @pytest.mark.slow
-def test_nohup_is_respected(clip, tmp_path, plain_func):
-    running = subprocess.Popen(["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)],
-                               cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def test_sighup_does_not_end_a_run_under_nohup(clip, tmp_path, plain_func):
+    running = subprocess.Popen(
+        ["nohup", sys.executable, "-u", "main.py", "--headless", "--func", str(plain_func)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert running.stdout.readline().startswith("FPS over")
     running.send_signal(signal.SIGHUP)
     stdout, stderr = running.communicate(timeout=100)
@@ -356,13 +534,13 @@ def test_nohup_is_respected(clip, tmp_path, plain_func):
 @pytest.mark.parametrize("elsewhere", [">&-", "2>&-", ">/dev/full"])
 @pytest.mark.slow
 def test_a_closed_stdout_or_stderr_does_not_end_the_run(clip, tmp_path, plain_func, elsewhere):
-    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func} --save {tmp_path}/out.avi"
-    command += f" {elsewhere}"
+    command = f"exec {sys.executable} main.py {clip} --headless --func {plain_func}"
+    command += f" --save {tmp_path}/out.avi {elsewhere}"
     assert subprocess.run(["sh", "-c", command], cwd=ROOT, timeout=100).returncode == 0
     assert len(frames_of(tmp_path / "out.avi")) == 45
 
 
-FIRST_SOURCE_SCRIPT = '''
+FIRST_SOURCE_SCRIPT = """
 import sys
 import cv2
 from func import myFunc
@@ -393,54 +571,82 @@ while True:
 print(shown, frame)
 cap.release()
 pool.release()
-'''
+"""
 
 
 @pytest.mark.slow
-def test_a_script_for_the_first_sources_pool_runs_unchanged(clip, tmp_path):
+def test_a_script_for_the_original_demos_pool_runs_unchanged(clip, tmp_path):
     (tmp_path / "script.py").write_text(FIRST_SOURCE_SCRIPT)
-    done = subprocess.run([sys.executable, str(tmp_path / "script.py"), str(clip)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=100,
-                          env=dict(os.environ, PYTHONPATH=str(ROOT)))
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(clip)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+    )
     assert done.stdout == "45 None\n", done.stderr
 
 
-PARTS = "main.py rknnpool.py rknnmodel.py streams.py sources funcs runtimes models"  # that main.py cannot do without
+# that main.py cannot do without
+PARTS = (
+    "main.py arguments.py process.py meter.py limits.py rknnpool.py streams.py vision sources "
+    "funcs runtimes models"
+)
 
 
 # ---- func files ----
 
+
 @pytest.mark.parametrize("body", ["None", "print(end='')"])
-def test_a_forgotten_return_is_said_once(main_py, clip, tmp_path, body):
+def test_a_missing_return_is_reported_once(main_py, clip, tmp_path, body):
     (tmp_path / "mine.py").write_text(f"def myFunc(rknn_lite, IMG):\n    {body}\n")
     done = main_py(clip, "--headless", "--quiet", "--func", tmp_path / "mine.py")
     assert done.returncode == 0 and done.stderr.count("is its return missing?") == 1
 
 
-def test_outside_of_its_environment_main_py_says_which_python_runs_it():
-    done = subprocess.run([sys.executable, "-S", "main.py"], cwd=ROOT, capture_output=True, text=True)
+def test_outside_the_environment_main_py_names_the_python_to_use():
+    done = subprocess.run(
+        [sys.executable, "-S", "main.py"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 2 and ".venv" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_func_file_is_a_module_like_any_other_and_finds_its_neighbours(main_py, clip, tmp_path):
-    (tmp_path / "streams.py").write_text("limit = 7\n")  # called like one of ours
+def test_a_func_file_can_import_the_modules_beside_it(main_py, clip, tmp_path):
+    (tmp_path / "streams.py").write_text("limit = 7\n")  # has the name of a module of this project
     (tmp_path / "results").mkdir()
     (tmp_path / "results/__init__.py").write_text("size = 3\n")
     (tmp_path / "my.py").write_text(
-        "from __future__ import annotations\nimport dataclasses, pickle, sys\nimport results, streams\n"
+        "from __future__ import annotations\nimport dataclasses, pickle, sys\n"
+        "import results, streams\n"
         "@dataclasses.dataclass\nclass Box:\n    side: int = 1\n"
-        "def myFunc(rknn_lite, IMG):\n    assert pickle.loads(pickle.dumps(Box(streams.limit))).side == 7\n"
-        "    assert results.size == 3 and sys.modules[__name__].Box is Box\n    return IMG\n")
+        "def myFunc(rknn_lite, IMG):\n"
+        "    assert pickle.loads(pickle.dumps(Box(streams.limit))).side == 7\n"
+        "    assert results.size == 3 and sys.modules[__name__].Box is Box\n    return IMG\n"
+    )
     done = main_py(clip, "--headless", "--func", tmp_path / "my.py", "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("content, said, last", [
-    ("x = 1\ny = x / 0\ndef myFunc(rknn_lite, IMG):\n    return IMG\n", 'my.py", line 2', "ZeroDivisionError"),
-    ("def myFunc(rknn_lite, IMG):\n    return helper(IMG)\ndef helper(IMG):\n    return IMG['a']\n", 'my.py", line 4',
-     "IndexError"),
-])
-def test_its_own_errors_are_shown_without_our_lines(main_py, clip, tmp_path, content, said, last):
+@pytest.mark.parametrize(
+    "content, said, last",
+    [
+        (
+            "x = 1\ny = x / 0\ndef myFunc(rknn_lite, IMG):\n    return IMG\n",
+            'my.py", line 2',
+            "ZeroDivisionError",
+        ),
+        (
+            "def myFunc(rknn_lite, IMG):\n    return helper(IMG)\ndef helper(IMG):\n"
+            "    return IMG['a']\n",
+            'my.py", line 4',
+            "IndexError",
+        ),
+    ],
+)
+def test_an_error_in_a_func_file_shows_only_the_users_lines(
+    main_py, clip, tmp_path, content, said, last
+):
     (tmp_path / "my.py").write_text(content)
     done = main_py(clip, "--headless", "--func", tmp_path / "my.py")
     assert done.returncode == 1
@@ -449,20 +655,27 @@ def test_its_own_errors_are_shown_without_our_lines(main_py, clip, tmp_path, con
     assert set(files) == {str(tmp_path / "my.py")}
 
 
-@pytest.mark.parametrize("content, said", [
-    ("def myFunc(IMG):\n    return IMG\n", "myFunc must take two arguments, (rknn_lite, IMG)"),
-    ("import nonesuch\n", "No module named 'nonesuch'"),
-    ("def myFunc(rknn_lite, IMG):\n    return '\0'\n", "null bytes"),
-])
-def test_a_func_file_that_cannot_be_used_is_named(main_py, clip, tmp_path, content, said):
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("def myFunc(IMG):\n    return IMG\n", "myFunc must take two arguments, (rknn_lite, IMG)"),
+        ("import nonesuch\n", "No module named 'nonesuch'"),
+        ("def myFunc(rknn_lite, IMG):\n    return '\0'\n", "null bytes"),
+    ],
+)
+def test_an_unusable_func_file_is_reported(main_py, clip, tmp_path, content, said):
     (tmp_path / "my.py").write_text(content)
     done = main_py(clip, "--headless", "--func", tmp_path / "my.py")
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, (
+        done.stderr
+    )
 
 
-def test_a_myfunc_of_ones_own_runs_though_detect_and_draw_are_imported(main_py, clip, tmp_path):
-    (tmp_path / "my.py").write_text("from func import detect, draw\ndef myFunc(rknn_lite, IMG):\n    IMG[:] = 200\n"
-                                    "    return IMG\n")
+def test_a_users_myfunc_runs_although_detect_and_draw_are_imported(main_py, clip, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "from func import detect, draw\ndef myFunc(rknn_lite, IMG):\n    IMG[:] = 200\n"
+        "    return IMG\n"
+    )
     done = main_py(clip, "--headless", "--func", tmp_path / "my.py", "--save", tmp_path / "out.avi")
     assert done.returncode == 0, done.stderr
     assert frames_of(tmp_path / "out.avi")[0].mean() == pytest.approx(200, abs=3)
@@ -471,38 +684,64 @@ def test_a_myfunc_of_ones_own_runs_though_detect_and_draw_are_imported(main_py, 
 @pytest.mark.slow
 def test_the_func_file_is_found_by_the_models_outputs(main_py, clip, tmp_path):
     for model, kind in (("yolov5n", "box"), ("yolov8n", "box"), ("resnet18", "class")):
-        done = main_py("models/result.jpg", "--headless", "--model", f"models/{model}_emoji.rknn", "--json", "-")
+        done = main_py(
+            "models/result.jpg",
+            "--headless",
+            "--model",
+            f"models/{model}_emoji.rknn",
+            "--json",
+            "-",
+        )
         assert done.returncode == 0, done.stderr
         objects = json.loads(done.stdout)["objects"]
         assert objects and kind in objects[0] and (kind == "box" or "box" not in objects[0])
 
 
-def test_a_func_py_of_ones_own_with_only_a_myfunc_still_works(clip, tmp_path):
+def test_a_func_py_with_only_a_myfunc_works(clip, tmp_path):
     for name in PARTS.split() + ["results"]:
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "func.py").write_text("def myFunc(rknn_lite, IMG):\n    IMG[:] = 200\n    return IMG\n")
+    (tmp_path / "func.py").write_text(
+        "def myFunc(rknn_lite, IMG):\n    IMG[:] = 200\n    return IMG\n"
+    )
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import main; main.main()"
-    done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", "--save", str(tmp_path / "out.avi")],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            script,
+            str(clip),
+            "--headless",
+            "--save",
+            str(tmp_path / "out.avi"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
     assert frames_of(tmp_path / "out.avi")[0].mean() == pytest.approx(200, abs=3)
 
 
 # ---- settings and flags ----
 
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments, said", [
-    (["--conf", "1.5"], "--conf 1.5: a share from 0 to 1"),
-    (["--fps", "0"], "--fps 0.0: more than 0"),
-    (["--classes", "unicorn"], "--classes unicorn: is none of the model's classes"),
-    (["--classes", "80"], "--classes 80: the model has 80 classes, from 0"),
-    (["--names", "none.txt"], "--names none.txt: no such file"),
-    (["--names", "requirements.txt"], "names, and the model 80 classes"),
-    (["--runtime", "gpu"], "--runtime gpu: is none of wheel, library, cpu"),
-    (["--line", "door:1,2,3"], "--line door:1,2,3: must be a name, a colon and four numbers"),
-    (["--mqtt", "http://host"], "--mqtt http://host"),
-])
-def test_a_flag_that_cannot_be_is_named(main_py, arguments, said):
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--conf", "1.5"], "--conf 1.5: must be between 0 and 1"),
+        (["--fps", "0"], "--fps 0.0: must be more than 0"),
+        (["--classes", "unicorn"], "--classes unicorn: no such class"),
+        (["--classes", "80"], "--classes 80: the model has 80 classes, from 0"),
+        (["--names", "none.txt"], "--names none.txt: no such file"),
+        (["--names", "requirements.txt"], "names, but the model has 80 classes"),
+        (["--runtime", "gpu"], "--runtime gpu: unknown; choose from wheel, library, cpu"),
+        (["--line", "door:1,2,3"], "--line door:1,2,3: must be a name, a colon and four numbers"),
+        (["--mqtt", "http://host"], "--mqtt http://host"),
+    ],
+)
+def test_an_invalid_flag_is_reported(main_py, arguments, said):
     done = main_py("models/result.jpg", "--headless", *arguments)
     assert done.returncode == 2 and said in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
@@ -518,7 +757,9 @@ def test_conf_classes_and_names_change_what_is_found(main_py, tmp_path):
     picture = ["models/result.jpg", "--headless", "--json", "-"]
     everything = objects_of(main_py(*picture))
     sure = objects_of(main_py(*picture, "--conf", "0.9"))
-    assert sure == [one for one in everything if one["score"] >= 0.9] and 0 < len(sure) < len(everything)
+    assert sure == [one for one in everything if one["score"] >= 0.9] and 0 < len(sure) < len(
+        everything
+    )
     kind, number = everything[0]["class"], everything[-1]["number"]
     some = objects_of(main_py(*picture, "--classes", kind, number))
     assert some == [one for one in everything if one["class"] == kind or one["number"] == number]
@@ -528,26 +769,66 @@ def test_conf_classes_and_names_change_what_is_found(main_py, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_part_that_was_left_out_is_one_sentence(clip, tmp_path):
+def test_a_missing_folder_of_the_project_is_reported_in_one_sentence(clip, tmp_path):
     for name in PARTS.split() + ["func.py"]:
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "results").mkdir()
-    for name in ("__init__.py", "result.py", "beside.py", "telling.py"):
+    for name in (
+        "__init__.py",
+        "result.py",
+        "protocol.py",
+        "delivery.py",
+        "gaps.py",
+        "queued_sink.py",
+        "console.py",
+        "status.py",
+        "summary.py",
+    ):
         (tmp_path / "results" / name).symlink_to(ROOT / "results" / name)
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import main; main.main()"
-    for flag, name in ((["--track"], "tracking"), (["--line", "a:1,2,3,4"], "lines"), (["--json", "-"], "jsonl"),
-                       (["--save", "x.mp4"], "video"), (["--mqtt", "mqtt://h"], "tracking"), (["--web", "0"], "web")):
-        done = subprocess.run([sys.executable, "-c", script, str(clip), "--headless", *flag], cwd=tmp_path,
-                              capture_output=True, text=True, timeout=100)
-        assert done.returncode == 2 and done.stderr.endswith(f"results/{name}.py, which is not there.\n"), done.stderr
-    assert subprocess.run([sys.executable, "-c", script, str(clip), "--headless"], cwd=tmp_path, capture_output=True,
-                          timeout=100).returncode == 0
+    for flag, name in (
+        (["--track"], "tracking"),
+        (["--line", "a:1,2,3,4"], "lines"),
+        (["--json", "-"], "jsonl"),
+        (["--save", "x.mp4"], "save_paths"),
+        (["--mqtt", "mqtt://h"], "tracking"),
+        (["--web", "0"], "web"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(clip), "--headless", *flag],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 2 and done.stderr.endswith(
+            f"results/{name}.py, which is missing.\n"
+        ), done.stderr
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script, str(clip), "--headless"],
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=100,
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.slow
 def test_tracking_and_lines_reach_the_json(main_py):
-    done = main_py("models/demo.mp4", "--headless", "--fps", "15", "--line", "middle:0.5,0,0.5,1", "--zone",
-                   "all:0,0,1,0,1,1,0,1", "--json", "-")
+    done = main_py(
+        "models/demo.mp4",
+        "--headless",
+        "--fps",
+        "15",
+        "--line",
+        "middle:0.5,0,0.5,1",
+        "--zone",
+        "all:0,0,1,0,1,1,0,1",
+        "--json",
+        "-",
+    )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == 150 and lines[-1]["zones"]["all"]
@@ -557,17 +838,17 @@ def test_tracking_and_lines_reach_the_json(main_py):
     assert any("id" in one for one in lines[-1]["objects"])
 
 
-def test_quiet_says_nothing_but_the_summary(main_py, clip, plain_func):
+def test_quiet_prints_only_the_summary(main_py, clip, plain_func):
     done = main_py(clip, "--headless", "--func", plain_func, "--quiet")
     assert len(done.stdout.splitlines()) == 1 and "45 frames in" in done.stdout
 
 
 # ---- an NPU that fails ----
 
-FAILING = '''
+FAILING = """
 import main, sys, threading
 import rknnpool
-rknnpool.HANG = 0.5
+rknnpool.HANG_SECONDS = 1
 
 class NPU:
     NPU_CORES = 2
@@ -581,78 +862,134 @@ class NPU:
         return inputs
     def release(self): pass
 
-main.runtimes.named = lambda name: NPU
+main.runtimes.by_name = lambda name: NPU
 main.main()
-'''
+"""
 
 
 @pytest.fixture
 def failing(clip, tmp_path):
-    """failing(how, *arguments): main.py on the clip with an NPU that fails so."""
-    (tmp_path / "infers.py").write_text("def myFunc(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n    return IMG\n")
+    """failing(how, *arguments): run main.py on the clip with an NPU that fails in this way."""
+    (tmp_path / "infers.py").write_text(
+        "def myFunc(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n    return IMG\n"
+    )
 
-    def run(how, *arguments):
-        command = [sys.executable, "-c", FAILING.replace("HOW", how), *map(str, arguments or (clip,)), "--headless",
-                   "--func", str(tmp_path / "infers.py"), "--threads", "2"]
+    def run(how, *arguments, threads=2):
+        command = [
+            sys.executable,
+            "-c",
+            FAILING.replace("HOW", how),
+            *map(str, arguments or (clip,)),
+            "--headless",
+            "--func",
+            str(tmp_path / "infers.py"),
+            "--threads",
+            str(threads),
+        ]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
     return run
 
 
-def test_a_frame_that_fails_is_counted_and_said_once_a_context_and_the_stream_goes_on(failing):
-    done = failing("if self.number == 2 and self.runs in (3, 6): return None")
+def test_failed_frames_are_counted_and_reported_once_per_context(
+    failing,
+):
+    done = failing("if self.runs in (3, 6): return None", threads=1)
     assert done.returncode == 3
     assert "clip.avi: 43 frames in" in done.stdout and "2 failed" in done.stdout
-    assert [line for line in done.stderr.splitlines() if "inference failed" in line] == [
-        "context 2 of 2, core 1: inference failed on the NPU, the runtime's own message stands above."]
+    assert re.fullmatch(
+        r"context 1 of 1, core \d: a run failed on the NPU \(.*\)\.\n",
+        done.stderr,
+    )
 
 
-def test_a_context_that_hangs_while_running_is_named_and_the_others_go_on(failing):
+def test_a_frame_that_fails_on_one_core_is_processed_on_another(failing):
+    done = failing("if self.number == 2 and self.runs == 3: return None")
+    assert done.returncode == 0 and "clip.avi: 45 frames in" in done.stdout
+    assert len(done.stderr.splitlines()) == 1 and "core pauses" in done.stderr
+
+
+def test_a_context_that_hangs_during_the_run_is_named_and_the_others_continue(failing):
     done = failing("if self.number == 1 and self.runs == 3: threading.Event().wait()")
     assert done.returncode == 3
     assert "clip.avi: 44 frames in" in done.stdout and "1 failed" in done.stdout
-    assert "context 1 of 2, core 0 hangs" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        re.search(r"context 1 of 2, core \d hangs", done.stderr) and "Traceback" not in done.stderr
+    )
 
 
-def test_a_dead_npu_ends_all_streams_with_the_sentence_last(failing, clip):
+def test_a_dead_npu_ends_all_streams_and_the_error_is_the_last_line(failing, clip):
     done = failing("if self.runs > 5: return None", clip, clip)
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith("the NPU does not answer")
     assert done.stderr.count("the NPU does not answer") == 1 and "Traceback" not in done.stderr
 
 
-def test_a_failed_frame_has_its_place_in_the_json(clip, tmp_path):
+def test_a_failed_frame_has_a_line_in_the_json(clip, tmp_path):
     (tmp_path / "found.py").write_text(
-        "from func import Detections\nimport numpy as np\ndef detect(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n"
-        "    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32))\n"
+        "from func import Detections\nimport numpy as np\ndef detect(rknn_lite, IMG):\n"
+        "    rknn_lite.inference([IMG])\n"
+        "    none = np.zeros(0, np.float32)\n"
+        "    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), none)\n"
         "def draw(IMG, detections):\n    return IMG\n"
-        "def myFunc(rknn_lite, IMG):\n    return draw(IMG, detect(rknn_lite, IMG))\n")
+        "def myFunc(rknn_lite, IMG):\n    return draw(IMG, detect(rknn_lite, IMG))\n"
+    )
     how = "if self.number == 1 and self.runs == 4: return None"
-    command = [sys.executable, "-c", FAILING.replace("HOW", how), clip, "--headless", "--threads", "1", "--func",
-               tmp_path / "found.py", "--json", "-"]
+    command = [
+        sys.executable,
+        "-c",
+        FAILING.replace("HOW", how),
+        clip,
+        "--headless",
+        "--threads",
+        "1",
+        "--func",
+        tmp_path / "found.py",
+        "--json",
+        "-",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["frame"] for line in lines] == list(range(45))
     assert [line["frame"] for line in lines if "error" in line] == [3]
-    assert "inference failed" in lines[3]["error"]
+    assert "a run failed on the NPU" in lines[3]["error"]
 
 
 @pytest.mark.slow
-def test_a_context_that_hangs_is_named_in_a_live_stream_too(tmp_path):
-    """There newer results overtake the one that hangs, after a second."""
-    (tmp_path / "infers.py").write_text("def myFunc(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n    return IMG\n")
+def test_a_hung_context_is_named_in_a_live_stream(tmp_path):
+    """Newer results replace the hung one, and the pool's warning names the context."""
+    (tmp_path / "infers.py").write_text(
+        "def myFunc(rknn_lite, IMG):\n    rknn_lite.inference([IMG])\n    return IMG\n"
+    )
     how = "if self.number == 1 and self.runs == 3: threading.Event().wait()"
-    script = FAILING.replace("HOW", how).replace("HANG = 0.5", "HANG = 2.5")
-    server = subprocess.Popen([sys.executable, "tests/mjpeg_server.py", "0", "models/demo.mp4"], cwd=ROOT,
-                              stdout=subprocess.PIPE, text=True)
+    script = FAILING.replace("HOW", how).replace("HANG_SECONDS = 1", "HANG_SECONDS = 3")
+    server = subprocess.Popen(
+        [sys.executable, "tests/mjpeg_server.py", "0", "models/demo.mp4"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         url = f"gate=http://127.0.0.1:{server.stdout.readline().split()[1]}/x"
-        command = [sys.executable, "-c", script, url, "--headless", "--func", tmp_path / "infers.py", "--threads", "2"]
-        running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        assert "context 1 of 2, core 0 hangs" in running.stderr.readline()
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            url,
+            "--headless",
+            "--func",
+            tmp_path / "infers.py",
+            "--threads",
+            "2",
+        ]
+        running = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert re.search(r"context 1 of 2, core \d hangs", running.stderr.readline())
         running.send_signal(signal.SIGINT)
         stdout, _ = running.communicate(timeout=60)
     finally:
         server.kill()
         server.wait()
         server.stdout.close()
-    assert running.returncode == 3 and re.search(r"gate: \d+ frames in .*, 1 failed", stdout)
+    assert running.returncode == 3 and re.search(r"gate: \d+ frames in ", stdout)

@@ -1,4 +1,6 @@
-"""The documents stay in step with each other and with the files, and their commands run as they stand."""
+"""README.md, docs/ and their Chinese versions: they agree with each other and with the files, and
+their commands run as they are written."""
+
 import ast
 import re
 import shlex
@@ -8,88 +10,247 @@ import sys
 import pytest
 from conftest import ROOT
 
-DOCUMENTS = ("README.md", "README_zh.md", "BENCHMARKS.md", "CONTRIBUTING.md", "models/README.md", "tests/README.md",
-             "tests/board/README.md")
-ENGLISH, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS[:2])
-CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-ROW = re.compile(r"^\|.*`\.venv/bin/python ((?:main|examples).*?)` \|$", re.MULTILINE)
+import rknnpool
+
+ENGLISH = ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))]
+CHINESE = ["README_zh.md", *(name.replace("docs/", "docs/zh/") for name in ENGLISH[1:])]
+OTHERS = [
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "models/README.md",
+    "tests/README.md",
+    "tests/board/README.md",
+]
+PAGES = [*ENGLISH, *CHINESE, *OTHERS]
+PAIRS = list(zip(ENGLISH, CHINESE))
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in PAGES}
+CODE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+PYTHONS = (".venv/bin/python", "models/.venv/bin/python", ".venv-tflite/bin/python")
+OTHER_PYTHONS = ("ENVIRONMENT/bin/python", "/usr/bin/python3")
+PYTHON_FILES = {
+    path.name
+    for pattern in ("*.py", "*/*.py", "tests/*/*.py", "models/*/*.py")
+    for path in ROOT.glob(pattern)
+}
+OF_OTHERS = ("my.py", "export.py")  # written by the reader; in YOLOv5's repository
+WITH_HELP = ("main.py", "benchmark.py", "examples/boards.py", "models/convert.py")
 
 
-def test_both_readmes_show_the_same_commands_and_results():
-    assert CODE.findall(ENGLISH) == CODE.findall(CHINESE)
-    assert re.findall(r"`(\.venv/bin/python .*?)`", ENGLISH) == re.findall(r"`(\.venv/bin/python .*?)`", CHINESE)
+def without_comments(text):
+    return [re.sub(r"\s*#.*", "", line) for line in text.splitlines()]
 
 
-def test_both_readmes_show_the_same_figures():
-    def figures(text):
-        return [re.findall(r"\d+(?:\.\d+)?", line) for line in text.splitlines() if line.startswith("|")]
-    assert figures(ENGLISH) == figures(CHINESE)
-    measured, both = (re.search(rf"^## {title}\n\n(.*)", text, re.MULTILINE).group(1)
-                      for title, text in (("Measured", ENGLISH), ("实测", CHINESE)))
-    assert sorted(re.findall(r"\d+\.\d", measured)) == sorted(re.findall(r"\d+\.\d", both))
+def code_blocks(name):
+    return [without_comments(block) for block in CODE.findall(TEXTS[name])]
 
 
-@pytest.mark.parametrize("text", [ENGLISH, CHINESE])
-def test_a_front_page_stays_one(text):
-    assert text.count("\n") <= 150
+def inline_code(name):
+    return re.findall(r"`([^`\n]+)`", CODE.sub("", TEXTS[name]))
 
 
-def test_the_settings_shown_are_those_of_main():
-    block = next(block for block in CODE.findall(ENGLISH) if "\nmodelPath = " in block)
-    lines = [line for line in block.splitlines()[1:-1] if not line.startswith("#")]
-    settings = {" ".join(line.split()) for line in (ROOT / "main.py").read_text(encoding="utf-8").splitlines()}
-    assert {line.split(" = ")[0] for line in lines} >= {"modelPath", "cap", "TPEs", "bigCores"}
-    for line in lines:
-        assert " ".join(line.split()) in settings
+def headings(name):
+    """The anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)", CODE.sub("", TEXTS[name]), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_link_leads_to_a_file(name):
-    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-        assert ((ROOT / name).parent / target).exists(), target
+def commands(names):
+    """The commands on these pages that run a script of the repository: (page, words)."""
+    found = []
+    for name in names:
+        text = "\n".join(CODE.findall(TEXTS[name])).replace("\\\n", " ")
+        lines = [line.split(" # ")[0] for line in text.splitlines()] + inline_code(name)
+        for line in lines:
+            if re.match(r"\s*(\S*/)?python3? (?!-m)", line):
+                found.append((name, shlex.split(line.strip().rstrip("&"))))
+    return found
 
 
-def commands():
-    """Each call of a script of ours in README.md, as words: those of its code blocks and those in its text."""
-    text = re.sub(r"\\\n", " ", ENGLISH)
-    lines = [line.split(" # ")[0] for block in CODE.findall(text) for line in block.splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", CODE.sub("", text))
-    return [shlex.split(line.strip().rstrip("&")) for line in lines
-            if re.match(r"\s*(\S*/)?python3? (?!-m)", line)]
+# ---- both languages ----
 
 
-def test_every_command_is_one_that_finds_its_packages():
-    assert commands()
-    for words in commands():
-        assert words[0] == ".venv/bin/python", words
+def test_every_page_has_a_chinese_version():
+    assert {path.name for path in ROOT.glob("docs/zh/*")} == {
+        path.name for path in ROOT.glob("docs/*.md")
+    }
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_show_the_same_code(english, chinese):
+    assert code_blocks(english) == code_blocks(chinese)
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_name_the_same_flags_files_and_commands(english, chinese):
+    assert sorted(inline_code(english)) == sorted(inline_code(chinese))
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_show_the_same_figures(english, chinese):
+    def figures(name):
+        rows = [line for line in TEXTS[name].splitlines() if line.startswith("|")]
+        return [sorted(re.findall(r"\d+(?:\.\d+)?", row)) for row in rows]
+
+    assert figures(english) == figures(chinese)
+
+
+@pytest.mark.parametrize("english, chinese", PAIRS)
+def test_both_languages_have_the_same_sections(english, chinese):
+    def levels(name):
+        return re.findall(r"^#+(?= )", CODE.sub("", TEXTS[name]), re.MULTILINE)
+
+    assert levels(english) == levels(chinese)
+
+
+# ---- links ----
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_to_a_file_and_a_heading(name):
+    for target in re.findall(r"\]\(([^)]+)\)", CODE.sub("", TEXTS[name])):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        file = ((ROOT / name).parent / path).resolve() if path else ROOT / name
+        assert file.exists(), target
+        if anchor:
+            assert anchor in headings(str(file.relative_to(ROOT))), target
+
+
+@pytest.mark.parametrize("name", [name for name in PAGES if name != "CHANGELOG.md"])
+def test_every_python_file_named_on_a_page_exists(name):
+    for path in re.findall(r"(?<![\w./-])[\w/]+\.py\b", TEXTS[name]):
+        found = (ROOT / path).is_file() if "/" in path else path in PYTHON_FILES
+        near = ((ROOT / name).parent / path).is_file()
+        assert found or near or path in OF_OTHERS, path
+
+
+# ---- commands ----
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_command_uses_an_environment_and_a_script_that_exist(name):
+    for _, words in commands([name]):
+        assert words[0] in PYTHONS + OTHER_PYTHONS, words
         assert (ROOT / words[1]).is_file(), words
 
 
 @pytest.mark.slow
-def test_every_flag_that_is_shown_exists():
-    for script in {words[1] for words in commands()} - {"examples/asyncio_streams.py"}:
-        known = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True,
-                               timeout=300).stdout
-        for words in commands():
-            for flag in (word for word in words if words[1] == script and word.startswith("--")):
-                assert re.search(rf"{flag}\b", known), (script, flag)
-    shown = set(re.findall(r"`(--[a-z]+)", ENGLISH)) - {"--status"}
-    known = "".join(subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True,
-                                   timeout=300).stdout for script in ("main.py", "examples/boards.py"))
-    assert not [flag for flag in shown if not re.search(rf"{flag}\b", known)]
+def test_the_docs_name_every_flag_of_main_py():
+    command = [sys.executable, "main.py", "--help"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    flags = set(re.findall(r"^  (?:-\w, )?(--[\w-]+)", ran.stdout, re.MULTILINE)) - {"--help"}
+    docs = "".join(TEXTS[name] for name in ENGLISH if name.startswith("docs/"))
+    assert {"--save", "--version"} <= flags
+    assert not [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", docs)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ROW.findall(ENGLISH))
-def test_every_example_of_the_table_runs(clip, command):
-    arguments = [str(clip) if name.endswith(".mp4") else name for name in shlex.split(command)]
-    if arguments[0] == "main.py":
-        arguments += [str(clip), "--headless"]
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "45 frames" in done.stdout
+def test_every_flag_on_the_pages_exists():
+    known = {}
+    for script in {words[1] for _, words in commands(PAGES)}:
+        known[script] = (ROOT / script).read_text(encoding="utf-8")
+        if script in WITH_HELP:
+            command = [sys.executable, script, "--help"]
+            ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+            known[script] = ran.stdout
+    for name, words in commands(PAGES):
+        for flag in (word for word in words if word.startswith("--")):
+            assert re.search(rf"{flag}\b", known[words[1]]), (name, words[1], flag)
+    # flags named in a sentence, of scripts in this repository or of other programs
+    others = {
+        "--status",
+        "--device",
+        "--system-site-packages",
+        "--security-opt",
+        "--rknpu",
+        "--list-devices",
+    }
+    known = "".join(known.values())
+    for name in ENGLISH:
+        for text in inline_code(name):
+            for flag in re.findall(r"(?<!\S)--[a-zA-Z][a-zA-Z-]+", text):
+                assert flag in others or re.search(rf"{flag}\b", known), (name, flag)
 
 
-@pytest.mark.parametrize("block", [block for block in CODE.findall(ENGLISH) if block.startswith("```python\n")])
-def test_the_python_shown_is_python(block):
-    ast.parse(block[len("```python\n"):-len("```")])
+def runnable():
+    """The commands of main.py that need only files of the repository."""
+    found = set()
+    for _, words in commands(ENGLISH):
+        sources = [word.rpartition("=")[2] for word in words[2:3] if not word.startswith("-")]
+        files = [*sources, *(words[place + 1] for place in places(words, "--model"))]
+        if words[1] == "main.py" and not {"--runtime", "--func", "--doctor"} & {*words}:
+            if all((ROOT / file).is_file() for file in files):
+                found.add(shlex.join(words[1:]))
+    return sorted(found)
+
+
+def places(words, flag):
+    return [place for place, word in enumerate(words) if word == flag]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", runnable())
+def test_every_command_with_the_demo_models_runs(command, clip, tmp_path):
+    words = shlex.split(command)
+    for place in places(words, "--save"):
+        words[place + 1] = str(tmp_path / words[place + 1])
+    words = [word.replace("models/demo.mp4", str(clip)) for word in words]
+    if not any(str(clip) in word for word in words):
+        words.insert(1, str(clip))
+    command = [sys.executable, *words, "--headless"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert "45 frames" in ran.stdout + ran.stderr
+
+
+def test_some_commands_on_the_pages_are_run():
+    assert len(runnable()) >= 5
+
+
+# ---- Python on the front page ----
+
+
+def python_blocks():
+    blocks = re.findall(r"^```python\n(.*?)^```", TEXTS["README.md"], re.MULTILINE | re.DOTALL)
+    pool, my_func = blocks
+    return pool, my_func
+
+
+@pytest.mark.parametrize("name", ENGLISH)
+def test_the_python_code_on_the_pages_compiles(name):
+    for block in re.findall(r"^ *```python\n(.*?)^ *```", TEXTS[name], re.MULTILINE | re.DOTALL):
+        ast.parse(
+            "\n".join(line.strip() if name != "README.md" else line for line in block.splitlines())
+        )
+
+
+@pytest.mark.slow
+def test_the_pool_on_the_front_page_runs(demo_frames, capsys):
+    exec(python_blocks()[0], {"frames": demo_frames[:3]})
+    assert capsys.readouterr().out.splitlines() == ["(720, 1280, 3)"] * 3
+
+
+@pytest.mark.slow
+def test_the_func_on_the_front_page_runs_with_its_command(clip, tmp_path, main_py):
+    (tmp_path / "my.py").write_text(python_blocks()[1])
+    words = next(words for _, words in commands(["README.md"]) if "my.py" in words)
+    arguments = [str(tmp_path / word) if word == "my.py" else word for word in words[2:]]
+    saved = tmp_path / "out.avi"
+    ran = main_py(clip, *arguments, "--headless", "--save", saved)
+    assert ran.returncode == 0, ran.stderr
+    assert "45 frames" in ran.stdout and saved.stat().st_size > 10000
+
+
+# ---- version ----
+
+
+def test_the_change_log_has_the_current_version():
+    assert re.findall(r"^## \[(\d.*?)\]", TEXTS["CHANGELOG.md"], re.MULTILINE)[0] == (
+        rknnpool.__version__
+    )
+
+
+def test_main_prints_its_version(main_py):
+    ran = main_py("--version")
+    assert (ran.returncode, ran.stdout) == (0, f"rknnpool {rknnpool.__version__}\n")

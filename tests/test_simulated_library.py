@@ -1,5 +1,6 @@
-"""What runtimes/simulated_library.py promises: the simulated NPU under a C library, reached by
-runtimes/librknnrt.py and in the wheel's way."""
+"""runtimes/simulated_library.py: the simulated NPU as a C library, used by runtimes/librknnrt.py
+and as the wheel uses it."""
+
 import shutil
 import threading
 import time
@@ -9,9 +10,12 @@ import numpy as np
 import pytest
 
 import func
-from rknnmodel import InputError
 from rknnpool import rknnPoolExecutor
 from runtimes import simulated, simulated_library
+from vision.errors import InputError
+from vision.inference import infer
+from vision.letterbox import letterbox
+from vision.quantised import Raw
 
 MODEL = str(Path(func.__file__).with_name("models") / "yolov5n_emoji.rknn")
 KINDS = simulated_library.KINDS
@@ -25,20 +29,24 @@ def recorded(demo_frames):
 
 @pytest.fixture(scope="module")
 def images(demo_frames):
-    return [func.letterbox(frame, func.IMG_SIZE)[0][np.newaxis].copy() for frame in demo_frames[::20]]
+    return [letterbox(frame, 640)[0][np.newaxis].copy() for frame in demo_frames[::20]]
 
 
 def context_of(npu, mask=1):
     context = npu()
-    assert context.load_rknn(MODEL) == 0 and context.init_runtime(core_mask=mask) == 0, context.error
+    assert context.load_rknn(MODEL) == 0 and context.init_runtime(core_mask=mask) == 0, (
+        context.error
+    )
     return context
 
 
 @needs_gcc
 @pytest.mark.parametrize("kind", KINDS)
-def test_outputs_are_those_of_the_numpy_npu_to_rounding(recorded, images, kind):
-    ours, theirs = context_of(simulated_library.simulated_library(kind, 0, 3, recorded)), context_of(
-        simulated.simulated(0, 3, recorded))
+def test_outputs_equal_those_of_the_numpy_npu_except_for_rounding(recorded, images, kind):
+    ours, theirs = (
+        context_of(simulated_library.simulated_library(kind, 0, 3, recorded)),
+        context_of(simulated.simulated(0, 3, recorded)),
+    )
     for image in images:
         for output, expected in zip(ours.inference([image]), theirs.inference([image])):
             assert output.dtype == np.float32
@@ -47,35 +55,43 @@ def test_outputs_are_those_of_the_numpy_npu_to_rounding(recorded, images, kind):
 
 
 @needs_gcc
-def test_only_the_library_gives_raw_values(recorded, images):
+def test_only_the_library_has_raw_outputs(recorded, images):
     library = context_of(simulated_library.simulated_library("library", 0, 3, recorded))
-    for (stored, scale, zero_point), expected in zip(library.inference_raw(images[:1]), library.inference(images[:1])):
+    for (stored, scale, zero_point), expected in zip(
+        library.inference_raw(images[:1]), library.inference(images[:1])
+    ):
         assert stored.dtype == np.int8
-        np.testing.assert_allclose(func.floats(stored, scale, zero_point), expected, atol=1e-6)
+        np.testing.assert_allclose(Raw(stored, scale, zero_point).floats(), expected, atol=1e-6)
     for kind in ("wheel", "wheel-2.3.2"):
-        assert not hasattr(context_of(simulated_library.simulated_library(kind, 0, 3, recorded)), "inference_raw")
+        assert not hasattr(
+            context_of(simulated_library.simulated_library(kind, 0, 3, recorded)), "inference_raw"
+        )
 
 
-def test_the_bound_gives_the_recorded_outputs_themselves(recorded, images):
+def test_the_bound_returns_the_recorded_outputs_themselves(recorded, images):
     context = context_of(simulated_library.simulated_library("no-copies", 0, 3, recorded))
     for output, expected in zip(context.inference_raw(images[:1]), recorded.outputs[0]):
         assert output[0] is expected[0] and output[1:] == expected[1:]
 
 
 @needs_gcc
-def test_the_wheels_outputs_are_fresh_unless_reuse_is_asked_for_which_the_older_one_does_not_know(recorded, images):
+def test_the_wheels_outputs_are_new_arrays_unless_reuse_is_requested(recorded, images):
     wheel = context_of(simulated_library.simulated_library("wheel", 0, 3, recorded))
     fresh = [wheel.inference(images[:1]) for _ in range(2)]
     reused = [wheel.inference(images[:1], reuse_outputs=True) for _ in range(2)]
-    assert not np.shares_memory(fresh[0][0], fresh[1][0]) and np.shares_memory(reused[0][0], reused[1][0])
+    assert not np.shares_memory(fresh[0][0], fresh[1][0]) and np.shares_memory(
+        reused[0][0], reused[1][0]
+    )
     old = context_of(simulated_library.simulated_library("wheel-2.3.2", 0, 3, recorded))
-    assert func._reuse(type(wheel)) == {"reuse_outputs": True} and func._reuse(type(old)) == {}
+    image = images[0][0]
+    assert np.shares_memory(infer(wheel, image)[0], infer(wheel, image)[0])
+    assert not np.shares_memory(infer(old, image)[0], infer(old, image)[0])
     assert not np.shares_memory(old.inference(images[:1])[0], old.inference(images[:1])[0])
 
 
 @needs_gcc
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_input_of_another_shape_gives_none_as_from_the_wheel(recorded, images, kind):
+def test_an_input_of_the_wrong_shape_gives_none_as_with_the_wheel(recorded, images, kind):
     context = context_of(simulated_library.simulated_library(kind, 0, 3, recorded))
     assert context.inference([images[0][0]]) is None
 
@@ -84,7 +100,9 @@ def test_an_input_of_another_shape_gives_none_as_from_the_wheel(recorded, images
 def test_a_core_serves_one_inference_after_the_other(recorded, images):
     npu = simulated_library.simulated_library("library", (0.01, 0.02, 0.01), 3, recorded)
     contexts, began = [context_of(npu, 2) for _ in range(3)], time.monotonic()
-    workers = [threading.Thread(target=context.inference, args=(images[:1],)) for context in contexts]
+    workers = [
+        threading.Thread(target=context.inference, args=(images[:1],)) for context in contexts
+    ]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -94,10 +112,13 @@ def test_a_core_serves_one_inference_after_the_other(recorded, images):
 
 @needs_gcc
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_pool_finds_the_same_objects_over_it(recorded, demo_frames, kind):
+def test_the_pool_finds_the_same_objects_with_the_simulated_library(recorded, demo_frames, kind):
     frames = [frame.copy() for frame in demo_frames[::20]]
     found = {}
-    for npu in (simulated_library.simulated_library(kind, 0.001, 3, recorded), simulated.simulated(0, 3, recorded)):
+    for npu in (
+        simulated_library.simulated_library(kind, 0.001, 3, recorded),
+        simulated.simulated(0, 3, recorded),
+    ):
         with rknnPoolExecutor(MODEL, 3, func.detect, runtime=npu) as pool:
             found[npu] = list(pool.map(frames))
     for ours, theirs in zip(*found.values()):
@@ -107,14 +128,14 @@ def test_the_pool_finds_the_same_objects_over_it(recorded, demo_frames, kind):
 
 
 @needs_gcc
-def test_masks_of_no_core_are_refused(recorded):
+def test_core_masks_without_a_core_are_refused(recorded):
     npu = simulated_library.simulated_library("library", 0, 3, recorded)
     for mask in (5, 6):
         context = npu()
         assert context.load_rknn(MODEL) == 0 and context.init_runtime(core_mask=mask) == -1
 
 
-def test_a_missing_compiler_is_one_sentence_that_says_how_to_get_it(recorded, monkeypatch, tmp_path):
+def test_a_missing_compiler_is_reported_with_the_install_command(recorded, monkeypatch, tmp_path):
     simulated_library.compiled.cache_clear()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="C compiler: apt install gcc"):

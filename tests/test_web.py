@@ -1,5 +1,5 @@
-"""What --web promises: the page in a real browser, its addresses for scripts, who may look, and that nobody holds it
-up."""
+"""--web: the page in a browser, the addresses for scripts, access control, slow clients."""
+
 import asyncio
 import base64
 import http.client
@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,41 +19,41 @@ import pytest
 from browser import MISSING, Browser
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from parts import wait_until
 
-from rknnmodel import InputError
+import arguments
+import main
+import results
+from vision.errors import InputError
 
 aiohttp = pytest.importorskip("aiohttp", reason="pip install aiohttp")
-from results import answers, door, status, web  # noqa: E402
-from results.door import parse  # noqa: E402
+from proxy import PREFIX, Proxy  # noqa: E402
+
+from results import access, routes, status, web  # noqa: E402
+from results.access import parse_address  # noqa: E402
 from results.jsonl import as_dict  # noqa: E402
 from results.web import Web  # noqa: E402
 
 needs_browser = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-PATIENCE = 30  # seconds; what has not come by then does not come
-
-
-def wait(condition, *arguments):
-    until = time.monotonic() + PATIENCE
-    while not condition(*arguments):
-        assert time.monotonic() < until, "did not happen"
-        time.sleep(0.02)
+PATIENCE = 30  # seconds to wait for an answer
 
 
 @pytest.fixture
 def opened(said):
-    """opened(*streams, address="0"): a Web, closed at the end of the test."""
+    """opened(*streams, address="0", names=()): a Web, closed at the end of the test."""
     pages = []
 
-    def open_(*streams_, address="0"):
-        pages.append(Web(address, streams_))
+    def open_(*streams_, address="0", names=()):
+        pages.append(Web(address, streams_, names))
         return pages[-1]
+
     yield open_
     for page in pages:
         page.close()
 
 
 class Playing:
-    """Streams that play: each gets a Result 30 times a second, with its number as a grey level."""
+    """Writes a result of each stream 30 times per second. Its grey level is its number."""
 
     def __init__(self, page, *streams_, **fields):
         self.page, self.streams, self.fields, self.stop = page, streams_, fields, threading.Event()
@@ -74,7 +75,7 @@ class Playing:
 
 
 def ask(page, path, method="GET", headers=None, host="127.0.0.1"):
-    """(status, headers, body) of a request."""
+    """Send a request. Returns status, headers and body."""
     connection = http.client.HTTPConnection(host, page.port, timeout=PATIENCE)
     try:
         connection.request(method, path, headers=headers or {})
@@ -89,7 +90,7 @@ def raw(page):
 
 
 def until_closed(connection):
-    """What comes until the server closes."""
+    """Receive until the server closes the connection."""
     got = b""
     try:
         while data := connection.recv(65536):
@@ -104,7 +105,7 @@ def alive(page):
 
 
 def grey(jpeg):
-    """The number that parts.result() drew as a grey level."""
+    """Return the number that parts.result() drew as a grey level."""
     return round(float(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE).mean()))
 
 
@@ -113,12 +114,13 @@ def grey(jpeg):
 NUMBERS = "return [...document.querySelectorAll('article')].map(card => card.innerText)"
 PICTURES = """return [...document.querySelectorAll('article img')].map(image => {
     const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
-    const context = canvas.getContext('2d'); if (image.naturalWidth) context.drawImage(image, 0, 0, 1, 1);
+    const context = canvas.getContext('2d');
+    if (image.naturalWidth) context.drawImage(image, 0, 0, 1, 1);
     return [image.naturalWidth, context.getImageData(0, 0, 1, 1).data[0]]})"""
 
 
 def moves(browser, count=1):
-    """Wait until all of `count` pictures have changed at least twice."""
+    """Wait until each of `count` pictures has changed at least twice."""
     seen = [set() for _ in range(count)]
 
     def changed():
@@ -127,41 +129,69 @@ def moves(browser, count=1):
             if width:
                 values.add(value)
         return len(pictures) == count and all(len(values) > 2 for values in seen)
-    wait(changed)
+
+    wait_until(changed)
 
 
 @needs_browser
-def test_the_page_shows_pictures_that_move_and_numbers_that_change(opened):
+def test_the_page_shows_live_pictures_and_numbers(opened):
     gate = parts.stream()
+    gate.meter = SimpleNamespace(recent_limit=lambda: "Limited by the NPU.")
     page = opened(gate)
     lines = {"door": {"in": {"person": 3}, "out": {}}}
     with Playing(page, gate, lines=lines, zones={"lawn": {"dog": 2}}), Browser() as browser:
         browser.open(page.url)
         moves(browser)
         first = browser.run(NUMBERS)
-        wait(lambda: browser.run(NUMBERS) != first)
-        for words in ("gate", "live", "FPS 25.0", "latency", "person 1", "door in 3: person 3", "door out 0",
-                      "lawn 2: dog 2"):
+        wait_until(lambda: browser.run(NUMBERS) != first)
+        limit = browser.run("return document.querySelector('#limit').textContent")
+        assert limit == "Limited by the NPU."
+        for words in (
+            "gate",
+            "live",
+            "FPS 25.0",
+            "latency",
+            "person 1",
+            "door in 3: person 3",
+            "door out 0",
+            "lawn 2: dog 2",
+        ):
             assert words in first[0]
 
 
 @pytest.mark.slow
 @needs_browser
-def test_a_stream_that_goes_away_or_ends_says_so(opened):
+def test_the_page_shows_that_a_stream_is_away_or_has_ended(opened):
     gate, yard = parts.stream(), parts.stream("yard")
     page = opened(gate, yard)
     with Playing(page, gate, yard), Browser() as browser:
         browser.open(page.url)
         moves(browser, 2)
         gate.away, yard.ended = True, time.perf_counter()
-        wait(lambda: "trying again" in browser.run(NUMBERS)[0] and "ended" in browser.run(NUMBERS)[1])
+        wait_until(
+            lambda: "reconnecting" in browser.run(NUMBERS)[0] and "ended" in browser.run(NUMBERS)[1]
+        )
         gate.away = False
-        wait(lambda: "live" in browser.run(NUMBERS)[0])
+        wait_until(lambda: "live" in browser.run(NUMBERS)[0])
 
 
 @pytest.mark.slow
 @needs_browser
-def test_the_page_comes_back_by_itself(opened):
+def test_after_the_end_of_the_program_the_page_does_not_show_that_it_plays(opened):
+    gate, video = parts.stream(), parts.stream("video", live=False)
+    page = opened(gate, video)
+    with Browser() as browser:
+        browser.open(page.url)
+        wait_until(lambda: "playing" in str(browser.run(NUMBERS)))
+        video.ended = time.perf_counter()  # the page learns it although it is closed at once
+        page.close()
+        wait_until(lambda: "no connection" in browser.run(NUMBERS)[0])
+        assert "the stream has ended" in browser.run(NUMBERS)[1]
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_reconnects_by_itself(opened):
     gate = parts.stream()
     page = opened(gate)
     lost = "return !document.querySelector('#lost').hidden"
@@ -171,16 +201,16 @@ def test_the_page_comes_back_by_itself(opened):
             moves(browser)
             assert not browser.run(lost)
         page.close()
-        wait(lambda: browser.run(lost))
+        wait_until(lambda: browser.run(lost))
         again, yard = opened(gate, yard := parts.stream("yard"), address=str(page.port)), yard
         with Playing(again, gate, yard):
-            wait(lambda: not browser.run(lost))
+            wait_until(lambda: not browser.run(lost))
             moves(browser, 2)
 
 
 @pytest.mark.slow
 @needs_browser
-def test_sixteen_streams_are_live_on_one_page(opened):
+def test_one_page_shows_sixteen_streams(opened):
     many = [parts.stream(f"camera {number}") for number in range(16)]
     page = opened(*many)
     with Playing(page, *many), Browser(height=3300) as browser:
@@ -191,21 +221,21 @@ def test_sixteen_streams_are_live_on_one_page(opened):
 
 @pytest.mark.slow
 @needs_browser
-def test_only_streams_in_sight_are_encoded(opened):
+def test_only_visible_streams_are_encoded(opened):
     many = [parts.stream(f"camera {number}") for number in range(16)]
     page = opened(*many)
     with Playing(page, *many), Browser(width=400, height=500) as browser:
         browser.open(page.url)
-        wait(lambda: page.views["camera 0"].watched)
-        moves_at = page.views["camera 15"]
-        assert not moves_at.watched
+        wait_until(lambda: page.feeds["camera 0"].clients)
+        last = page.feeds["camera 15"]
+        assert not last.clients
         browser.run("document.querySelector('article:last-child').scrollIntoView()")
-        wait(lambda: moves_at.watched and not page.views["camera 0"].watched)
+        wait_until(lambda: last.clients and not page.feeds["camera 0"].clients)
 
 
 @pytest.mark.slow
 @needs_browser
-def test_the_page_speaks_chinese_and_fits_a_phone(opened):
+def test_the_page_is_in_chinese_and_fits_a_phone(opened):
     gate = parts.stream("一个名字很长的摄像头：小区南门外停车场入口" * 3)
     page = opened(gate)
     with Playing(page, gate), Browser(width=500, height=700, language="zh-CN") as browser:
@@ -213,14 +243,19 @@ def test_the_page_speaks_chinese_and_fits_a_phone(opened):
         moves(browser)
         assert "实时" in browser.run(NUMBERS)[0] and "延迟" in browser.run(NUMBERS)[0]
         assert browser.run("return document.documentElement.lang") == "zh"
-        assert browser.run("document.body.style.width = '320px';"
-                           "return document.querySelector('article').getBoundingClientRect().right") <= 320
+        assert (
+            browser.run(
+                "document.body.style.width = '320px';"
+                "return document.querySelector('article').getBoundingClientRect().right"
+            )
+            <= 320
+        )
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.slow
 @needs_browser
-def test_names_are_text_and_never_markup(opened):
+def test_names_are_shown_as_text_and_not_as_markup(opened):
     name = "<img src=x onerror=alert(1)> & \"'"
     gate = parts.stream(name)
     page = opened(gate)
@@ -233,7 +268,7 @@ def test_names_are_text_and_never_markup(opened):
 
 @pytest.mark.slow
 @needs_browser
-def test_a_browser_that_gave_the_password_sees_everything(opened, monkeypatch):
+def test_a_browser_with_the_password_shows_the_page(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret ü")
     gate = parts.stream()
     page = opened(gate)
@@ -244,8 +279,10 @@ def test_a_browser_that_gave_the_password_sees_everything(opened, monkeypatch):
 
 # ---- for scripts ----
 
-def test_the_status_is_json_with_the_promised_keys(opened, monkeypatch, tmp_path):
+
+def test_the_status_has_the_documented_keys(opened, monkeypatch, tmp_path):
     gate, yard = parts.stream(), parts.stream("yard", live=False)
+    gate.meter = SimpleNamespace(recent_limit=lambda: "Limited by the NPU.")
     page = opened(gate, yard)
     lines, zones = {"door": {"in": {"person": 3}, "out": {"car": 1}}}, {"lawn": {"dog": 2}}
     page.write(parts.result(gate, [(1, "person", 10), (2, "person", 50)], lines=lines, zones=zones))
@@ -255,8 +292,12 @@ def test_the_status_is_json_with_the_promised_keys(opened, monkeypatch, tmp_path
     page.write(failed)
     monkeypatch.setattr(status, "SYSROOT", str(tmp_path))
     (tmp_path / "sys/kernel/debug/rknpu").mkdir(parents=True)
-    (tmp_path / "sys/kernel/debug/rknpu/load").write_text("NPU load:  Core0: 98%, Core1:  5%, Core2:  0%,\n")
-    for number, (kind, temp) in enumerate([("soc-thermal", "41500\n"), ("npu-thermal", "45000\n"), ("broken", "")]):
+    (tmp_path / "sys/kernel/debug/rknpu/load").write_text(
+        "NPU load:  Core0: 98%, Core1:  5%, Core2:  0%,\n"
+    )
+    for number, (kind, temp) in enumerate(
+        [("soc-thermal", "41500\n"), ("npu-thermal", "45000\n"), ("broken", "")]
+    ):
         zone = tmp_path / f"sys/class/thermal/thermal_zone{number}"
         zone.mkdir(parents=True)
         (zone / "type").write_text(kind)
@@ -265,16 +306,32 @@ def test_the_status_is_json_with_the_promised_keys(opened, monkeypatch, tmp_path
     said = json.loads(body)
     assert code == 200 and headers["Content-Type"].startswith("application/json")
     assert said["npu"] == {"load": [98, 5, 0], "temperature": 45.0}
+    assert said["limit"] == "Limited by the NPU."
     assert said["temperatures"] == {"soc-thermal": 41.5, "npu-thermal": 45.0}
     assert list(said["streams"]) == ["gate", "yard"]
     seen = said["streams"]["gate"]
-    assert (seen["fps"], seen["frames"], seen["dropped"], seen["failed"], seen["live"]) == (25.0, 2, 7, 1, True)
-    assert (seen["lines"], seen["zones"], seen["objects"]) == (lines, zones, {"person": 2}) and seen["latency_ms"] >= 20
+    assert (seen["fps"], seen["frames"], seen["dropped"], seen["failed"], seen["live"]) == (
+        25.0,
+        2,
+        7,
+        1,
+        True,
+    )
+    assert (seen["lines"], seen["zones"], seen["objects"]) == (
+        lines,
+        zones,
+        {"person": 2},
+    ) and seen["latency_ms"] >= 20
     unseen = said["streams"]["yard"]
-    assert (unseen["latency_ms"], unseen["lines"], unseen["zones"], unseen["live"]) == (None, None, None, False)
+    assert (unseen["latency_ms"], unseen["lines"], unseen["zones"], unseen["live"]) == (
+        None,
+        None,
+        None,
+        False,
+    )
 
 
-def test_a_picture_is_the_newest_one(opened):
+def test_jpg_returns_the_newest_picture(opened):
     gate = parts.stream("dir/gate 前.mp4")
     page = opened(gate)
     for _ in range(3):
@@ -285,7 +342,7 @@ def test_a_picture_is_the_newest_one(opened):
         assert abs(grey(body) - (gate.count - 1)) <= 1
 
 
-def test_motion_jpeg_has_the_form_that_players_read(opened, tmp_path):
+def test_opencv_plays_the_motion_jpeg(opened, tmp_path):
     gate = parts.stream()
     page = opened(gate)
     with Playing(page, gate):
@@ -297,35 +354,38 @@ def test_motion_jpeg_has_the_form_that_players_read(opened, tmp_path):
     assert values == sorted(values) and len(set(values)) == 5
 
 
-def test_events_carry_the_json_of_every_result(opened):
+def test_events_contain_the_json_of_every_result(opened):
     gate = parts.stream()
     page = opened(gate)
     with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
-        wait(lambda: page.listeners)
+        wait_until(lambda: page.event_clients)
         written = [parts.result(gate, [(1, "person", 10)]) for _ in range(100)]
         for result in written:
             page.write(result)
         lines = (line for line in answer if line.startswith(b"data: "))
-        assert [json.loads(next(lines)[6:]) for _ in written] == [json.loads(json.dumps(as_dict(r))) for r in written]
-    wait(lambda: page.write(parts.result(gate)) or not page.listeners)
+        assert [json.loads(next(lines)[6:]) for _ in written] == [
+            json.loads(json.dumps(as_dict(r))) for r in written
+        ]
+    wait_until(lambda: page.write(parts.result(gate)) or not page.event_clients)
 
 
 @pytest.mark.slow
-def test_what_is_no_picture_is_said_once_and_the_rest_goes_on(opened, said, monkeypatch):
-    monkeypatch.setattr(answers, "FIRST", 0.5)
+def test_a_result_without_a_picture_is_reported_once(opened, said, monkeypatch):
+    monkeypatch.setattr(routes, "PICTURE_SECONDS", 0.5)
     gate = parts.stream()
     page = opened(gate)
     with Playing(page, gate, picture="nothing"):
         assert ask(page, "/gate.jpg")[0] == 503
         assert alive(page)
-    assert sum("no picture" in line for line in said) == 1
+    assert sum("does not return a picture" in line for line in said) == 1
 
 
 # ---- cost ----
 
-class Undrawn:
-    """A Result whose picture says who asks for it."""
+
+class RecordsDrawing:
+    """A result that records when its picture is drawn."""
 
     def __init__(self, stream, asked):
         self.__dict__.update(vars(parts.result(stream)), asked=asked)
@@ -337,11 +397,11 @@ class Undrawn:
         return self.drawn
 
 
-def test_pictures_are_drawn_only_while_someone_looks_and_once_for_all(opened):
+def test_pictures_are_drawn_once_for_all_clients_and_only_if_somebody_watches(opened):
     gate, yard, asked, unwanted = parts.stream(), parts.stream("yard"), [], []
     page = opened(gate, yard)
     for _ in range(100):
-        page.write(Undrawn(gate, asked))
+        page.write(RecordsDrawing(gate, asked))
     assert alive(page) and not asked
 
     async def look(count):
@@ -351,8 +411,8 @@ def test_pictures_are_drawn_only_while_someone_looks_and_once_for_all(opened):
                 await each.send_json({"streams": ["gate"]})
             got, began = [set() for _ in sockets], time.monotonic()
             while not all(len(pictures) >= 8 for pictures in got):
-                page.write(Undrawn(gate, asked))
-                page.write(Undrawn(yard, unwanted))
+                page.write(RecordsDrawing(gate, asked))
+                page.write(RecordsDrawing(yard, unwanted))
                 for each, pictures in zip(sockets, got):
                     message = await each.receive()
                     if message.type == aiohttp.WSMsgType.BINARY:
@@ -362,18 +422,19 @@ def test_pictures_are_drawn_only_while_someone_looks_and_once_for_all(opened):
             for each in sockets:
                 await each.close()
             return got
+
     got = asyncio.run(look(3))
-    assert not unwanted                   # a stream that nobody chose
-    assert len(asked) == len(set(asked))  # each drawn once
-    assert set.intersection(*got)         # the same JPEG for all
-    wait(lambda: not page.views["gate"].watched)
+    assert not unwanted  # nobody watches this stream
+    assert len(asked) == len(set(asked))  # each picture was drawn once
+    assert set.intersection(*got)  # all clients got the same JPEG
+    wait_until(lambda: not page.feeds["gate"].clients)
     drawn = len(asked)
     for _ in range(100):
-        page.write(Undrawn(gate, asked))
-    assert alive(page) and len(asked) - drawn <= 1  # the encoder may have been at it
+        page.write(RecordsDrawing(gate, asked))
+    assert alive(page) and len(asked) - drawn <= 1  # the encoder may have been drawing one
 
 
-def test_a_viewer_that_hardly_reads_gets_the_newest_and_delays_nobody(opened, monkeypatch):
+def test_a_slow_client_gets_the_newest_picture_and_delays_no_other(opened, monkeypatch):
     noise = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), np.uint8)  # 700 KB a picture
     gate = parts.stream()
     page = opened(gate)
@@ -381,18 +442,18 @@ def test_a_viewer_that_hardly_reads_gets_the_newest_and_delays_nobody(opened, mo
         slow = raw(page)
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.sendall(b"GET /gate.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait(lambda: page.views["gate"].watched)
+        wait_until(lambda: page.feeds["gate"].clients)
         with urllib.request.urlopen(f"{page.url}gate.mjpg", timeout=PATIENCE) as answer:
             got = sum(answer.readline().startswith(b"Content-Length") for _ in range(2000))
             assert slow.recv(1000)
         assert got
-        transport = next(iter(page.door.guards))
-        assert transport.get_write_buffer_size() < 3e6  # not one picture after the other
+        transport = next(iter(page.access.connections))
+        assert transport.get_write_buffer_size() < 3e6  # pictures do not accumulate
         slow.close()
-        wait(lambda: page.write(parts.result(gate)) or not page.views["gate"].watched)
+        wait_until(lambda: page.write(parts.result(gate)) or not page.feeds["gate"].clients)
 
 
-def test_a_hundred_viewers_are_served_and_forgotten(opened):
+def test_a_hundred_clients_are_served_and_forgotten(opened):
     gate = parts.stream()
     page = opened(gate)
     with Playing(page, gate):
@@ -406,19 +467,20 @@ def test_a_hundred_viewers_are_served_and_forgotten(opened):
         assert alive(page)
         for connection in connections:
             connection.close()
-        wait(lambda: not page.views["gate"].watched and not page.door.guards)
+        wait_until(lambda: not page.feeds["gate"].clients and not page.access.connections)
 
 
-# ---- who may look ----
+# ---- access ----
 
-def test_without_a_host_only_this_machine_can_look(opened):
+
+def test_without_a_host_only_this_machine_has_access(opened):
     page = opened(parts.stream())
     assert page.url == f"http://127.0.0.1:{page.port}/"
     assert [s.getsockname()[0] for s in page.listening.sockets] == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
-def test_another_host_needs_a_password_and_the_sentence_names_it(opened, host, monkeypatch):
+def test_another_host_requires_a_password(opened, host, monkeypatch):
     monkeypatch.delenv("RKNNPOOL_WEB_PASSWORD", raising=False)
     with pytest.raises(InputError, match="RKNNPOOL_WEB_PASSWORD"):
         opened(parts.stream(), address=f"{host}:0")
@@ -428,7 +490,7 @@ PATHS = ["/", "/ws", "/status.json", "/events", "/gate.jpg", "/gate.mjpg", "/not
 
 
 @pytest.mark.slow
-def test_without_the_password_nothing_is_shown(opened, monkeypatch):
+def test_without_the_password_no_address_is_accessible(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
     gate = parts.stream()
     page = opened(gate, address="0.0.0.0:0")
@@ -436,56 +498,211 @@ def test_without_the_password_nothing_is_shown(opened, monkeypatch):
 
     def basic(text):
         return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
+
     for path in PATHS:
         code, headers, _ = ask(page, path)
         assert code == 401 and headers["WWW-Authenticate"].startswith("Basic")
-    for wrong in (basic("me:wrong"), basic("s3cret"), basic("me:"), {"Authorization": "Basic %%%"},
-                  {"Authorization": "Bearer s3cret"}, {"Cookie": "rknnpool=1"}, {"Cookie": f"rknnpool{page.port}="}):
+    for wrong in (
+        basic("me:wrong"),
+        basic("s3cret"),
+        basic("me:"),
+        {"Authorization": "Basic %%%"},
+        {"Authorization": "Bearer s3cret"},
+        {"Cookie": "rknnpool=1"},
+        {"Cookie": f"rknnpool{page.port}="},
+    ):
         assert ask(page, "/status.json", headers=wrong)[0] == 401
     code, headers, _ = ask(page, "/", headers=basic("anyone:s3cret"))
-    assert code == 200 and "HttpOnly" in headers["Set-Cookie"] and "s3cret" not in headers["Set-Cookie"]
+    assert (
+        code == 200
+        and "HttpOnly" in headers["Set-Cookie"]
+        and "s3cret" not in headers["Set-Cookie"]
+    )
     cookie = headers["Set-Cookie"].split(";")[0]
     assert ask(page, "/gate.jpg", headers={"Cookie": cookie})[0] == 200
 
 
-@pytest.mark.parametrize("name, code", [
-    ("localhost:{}", 200), ("127.0.0.1:{}", 200), ("LOCALHOST.", 200), ("127.8.8.8", 200), ("[::1]:1", 200),
-    ("evil.example:{}", 421), ("192.168.1.20:{}", 421), ("", 421), ("localhost.evil.example", 421), ("a b", 421),
-    ("evil@localhost", 421), ("localhost:x", 421), ("[::1", 421)])
-def test_other_names_for_this_machine_are_refused(opened, name, code):
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("localhost:{}", 200),
+        ("127.0.0.1:{}", 200),
+        ("LOCALHOST.", 200),
+        ("127.8.8.8", 200),
+        ("[::1]:1", 200),
+        ("evil.example:{}", 421),
+        ("192.168.1.20:{}", 421),
+        ("", 421),
+        ("localhost.evil.example", 421),
+        ("a b", 421),
+        ("evil@localhost", 421),
+        ("localhost:x", 421),
+        ("[::1", 421),
+    ],
+)
+def test_unknown_host_names_are_refused(opened, name, code):
     page = opened(parts.stream())
     for path in PATHS[:1] + PATHS[2:3]:
         assert ask(page, path, headers={"Host": name.format(page.port)})[0] == code
 
 
-def test_of_a_server_for_others_names_are_checked_too(opened, monkeypatch):
+def test_host_names_are_checked_on_a_public_server(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
     page = opened(parts.stream(), address="0.0.0.0:0")
-    for name, code in [(f"192.168.1.20:{page.port}", 401), (socket.gethostname(), 401), ("evil.example", 421)]:
+    for name, code in [
+        (f"192.168.1.20:{page.port}", 401),
+        (socket.gethostname(), 401),
+        ("evil.example", 421),
+    ]:
         assert ask(page, "/", headers={"Host": name})[0] == code
 
 
-def test_two_hosts_or_none_are_refused(opened):
+def test_requests_with_no_or_two_hosts_are_refused(opened):
     page = opened(parts.stream())
-    for head in (b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
-                 b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"):
+    for head in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    ):
         with raw(page) as connection:
             connection.sendall(head)
             assert until_closed(connection).split()[1] in (b"400", b"421")
 
 
-@pytest.mark.parametrize("origin, code", [("http://127.0.0.1:{}", 101), ("http://evil.example", 403), ("null", 403),
-                                          ("http://127.0.0.1:1", 403), ("", 403)])
-def test_scripts_of_other_sites_get_no_websocket(opened, origin, code):
+@pytest.mark.parametrize(
+    "origin, code",
+    [
+        ("http://127.0.0.1:{}", 101),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://127.0.0.1:1", 403),
+        ("", 403),
+    ],
+)
+def test_scripts_of_other_sites_cannot_open_a_websocket(opened, origin, code):
     page = opened(parts.stream())
     with raw(page) as connection:
-        connection.sendall(f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nUpgrade: websocket\r\n"
-                           f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {'A' * 22}==\r\n"
-                           f"Origin: {origin.format(page.port)}\r\n\r\n".encode())
+        connection.sendall(
+            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {'A' * 22}==\r\n"
+            f"Origin: {origin.format(page.port)}\r\n\r\n".encode()
+        )
         assert connection.recv(65536).split()[1] == str(code).encode()
 
 
-def test_only_reading_is_answered(opened):
+@pytest.mark.parametrize(
+    "host, origin, code",
+    [
+        ("cam.example.com", "https://cam.example.com", 101),
+        ("CAM.example.com.:8443", "https://cam.example.com:8443", 101),
+        ("cam.example.com", "https://cam.example.com:8443", 101),  # nginx's $host has no port
+        ("cam.example.com:443", "https://cam.example.com", 101),
+        ("127.0.0.1:8000", "https://Cam.Example.com", 101),  # a proxy that does not keep Host
+        ("xn--kln-sna.example", "http://xn--kln-sna.example", 101),
+        ("[2001:db8::1]:8000", "http://[2001:db8::1]:8000", 101),
+        ("localhost:80", "http://localhost", 101),
+        ("localhost:80", "https://localhost", 403),
+        ("cam.example.com", "https://evil.example", 403),
+        ("cam.example.com", "https://cam.example.com.evil.example", 403),
+        ("other.example.com", "https://other.example.com", 421),
+    ],
+)
+def test_the_page_accepts_every_web_name(opened, host, origin, code):
+    page = opened(parts.stream(), names=["cam.EXAMPLE.com:8443", "köln.example", "2001:db8::1"])
+    headers = {"Host": host, "Upgrade": "websocket", "Connection": "Upgrade"}
+    headers.update({"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="})
+    with raw(page) as connection:
+        lines = [f"{name}: {value}" for name, value in {**headers, "Origin": origin}.items()]
+        connection.sendall("\r\n".join(["GET /ws HTTP/1.1", *lines, "", ""]).encode())
+        answer = connection.recv(65536).decode(errors="replace")
+        assert answer.split()[1] == str(code), answer
+        if code == 403:
+            assert f"--web-name {origin.split('//')[1].split(':')[0]}" in answer
+        elif code == 421:
+            assert f"--web-name {host}" in answer
+
+
+def test_the_password_is_enough_under_any_name(opened, monkeypatch):
+    """Scripts of another site that forge a name for this address do not know the password."""
+    monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
+    page = opened(parts.stream(), address="0.0.0.0:0")
+    host = {"Host": "board.fritz.box"}
+    for text, code in (("any:s3cret", 200), ("any:wrong", 421)):
+        login = "Basic " + base64.b64encode(text.encode()).decode()
+        assert ask(page, "/", headers={**host, "Authorization": login})[0] == code
+    code, _, body = ask(page, "/", headers=host)
+    assert code == 421 and b"--web-name board.fritz.box" in body
+
+
+@pytest.mark.slow
+@needs_browser
+@pytest.mark.parametrize("keep_host", [True, False])
+@pytest.mark.parametrize("path", [PREFIX, f"{PREFIX}/"])
+def test_the_page_works_below_a_path_of_a_proxy(opened, keep_host, path, monkeypatch):
+    monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
+    gate = parts.stream()
+    page = opened(gate, address="0.0.0.0:0", names=["proxy.localhost"])
+    with Proxy(page, keep_host) as proxy, Playing(page, gate), Browser() as browser:
+        browser.open(f"http://me:s3cret@proxy.localhost:{proxy.port}{path}")
+        moves(browser)
+        browser.open(f"http://proxy.localhost:{proxy.port}{PREFIX}/gate.jpg")
+        wait_until(lambda: browser.run("return document.images[0].naturalWidth") == 640)
+
+
+def test_the_cookie_is_valid_below_the_pages_path_only(opened, monkeypatch):
+    monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
+    page = opened(parts.stream())
+    login = "Basic " + base64.b64encode(b"me:s3cret").decode()
+    headers = ask(page, "/", headers={"Authorization": login})[1]
+    assert "path" not in headers["Set-Cookie"].lower()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "https://cam.example.com", "cam/gate", "[::1", "x" * 70]
+)
+def test_an_invalid_web_name_is_refused(opened, name):
+    with pytest.raises(InputError, match="--web-name .*must be a host name"):
+        opened(parts.stream(), names=[name])
+
+
+@pytest.mark.parametrize(
+    "forwarded, code",
+    [
+        ("cam.example.com", 101),
+        ("CAM.example.com:443, inner.proxy", 101),
+        ("other.example.com", 403),
+        ("", 403),
+    ],
+)
+def test_a_proxy_may_name_the_host_that_it_replaced(opened, forwarded, code):
+    page = opened(parts.stream())
+    headers = f"Origin: https://cam.example.com\r\nX-Forwarded-Host: {forwarded}\r\n\r\n"
+    with raw(page) as connection:
+        connection.sendall(UPGRADE[:-2] + headers.encode())
+        assert connection.recv(65536).split()[1] == str(code).encode()
+    # it is no name of this server: a page under a forged name can set the header
+    forged = {"Host": "evil.example", "X-Forwarded-Host": "localhost"}
+    assert ask(page, "/", headers=forged)[0] == 421
+
+
+def test_web_name_needs_web_and_is_passed_to_the_page(monkeypatch, said):
+    def parse(*flags):
+        monkeypatch.setattr(sys, "argv", ["main.py", "--headless", *flags])
+        return arguments.parse(vars(main), None)
+
+    with pytest.raises(InputError, match="--web-name needs --web"):
+        parse("--web-name", "cam.example.com")
+    gate = parts.stream()
+    gate.sinks = []
+    args = parse("--web", "0", "--web-name", "cam.example.com", "--web-name", "board.local:8000")
+    (page,), _ = results.open_sinks(args, [gate])
+    for name in ("cam.example.com", "board.local"):
+        assert ask(page, "/", headers={"Host": name})[0] == 200
+    page.close()
+
+
+def test_only_get_and_head_are_answered(opened):
     page = opened(parts.stream())
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"):
         assert ask(page, "/", method)[0] == 405
@@ -493,84 +710,129 @@ def test_only_reading_is_answered(opened):
         assert ask(page, path, "HEAD")[0] == 200 and ask(page, path, "HEAD")[2] == b""
 
 
-@pytest.mark.parametrize("path", [
-    "/../web.py", "/%2e%2e/web.py", "/..%2f..%2fetc/passwd.jpg", "/gate", "/gate.png", "/GATE.jpg", "/gate.jpg/",
-    "//gate.jpg", "/.jpg", "/.mjpg", "/web.html", "/results/web.py", "/%00.jpg", "/gate.jpg%00", "/%ff%fe.jpg",
-    "/gate.jpg.mjpg"])
-def test_no_path_leaves_the_list_of_streams(opened, path):
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../web.py",
+        "/%2e%2e/web.py",
+        "/..%2f..%2fetc/passwd.jpg",
+        "/gate",
+        "/gate.png",
+        "/GATE.jpg",
+        "/gate.jpg/",
+        "//gate.jpg",
+        "/.jpg",
+        "/.mjpg",
+        "/web.html",
+        "/results/web.py",
+        "/%00.jpg",
+        "/gate.jpg%00",
+        "/%ff%fe.jpg",
+        "/gate.jpg.mjpg",
+    ],
+)
+def test_unknown_paths_are_not_found(opened, path):
     page = opened(parts.stream())
     assert ask(page, path)[0] == 404
 
 
-# ---- who holds it up ----
+# ---- slow and hostile clients ----
 
-UPGRADE = (b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-           b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n")
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + b"A" * 22 + b"==\r\n\r\n"
+)
 
 
-def test_a_head_that_does_not_end_is_cut(opened, monkeypatch):
-    monkeypatch.setattr(door, "HEAD_SECONDS", 0.5)
+def test_an_incomplete_request_is_aborted(opened, monkeypatch):
+    monkeypatch.setattr(access, "REQUEST_SECONDS", 0.5)
     page = opened(parts.stream())
     for begin in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "):
         with raw(page) as connection:
             connection.sendall(begin)
             assert until_closed(connection) == b""
-    wait(lambda: not page.door.guards)
+    wait_until(lambda: not page.access.connections)
 
 
-def test_a_hundred_slow_clients_hold_nothing_up(opened):
+def test_a_hundred_slow_clients_delay_nothing(opened):
     gate = parts.stream()
     page = opened(gate)
     page.write(parts.result(gate))
     connections = [raw(page) for _ in range(100)]
     for number, connection in enumerate(connections):
-        connection.sendall([b"", b"GET /gate.jpg HT",
-                            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n"][number % 3])
+        connection.sendall(
+            [
+                b"",
+                b"GET /gate.jpg HT",
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n",
+            ][number % 3]
+        )
     assert alive(page) and ask(page, "/gate.jpg")[0] == 200
     for connection in connections:
         connection.close()
 
 
-def test_beyond_a_number_of_connections_the_newest_is_cut(opened, monkeypatch):
-    monkeypatch.setattr(door, "MOST_CONNECTIONS", 20)
+def test_connections_beyond_the_limit_are_aborted(opened, monkeypatch):
+    monkeypatch.setattr(access, "MAX_CONNECTIONS", 20)
     page = opened(parts.stream())
     connections = [raw(page) for _ in range(20)]
-    wait(lambda: len(page.door.guards) == 20)
+    wait_until(lambda: len(page.access.connections) == 20)
     assert until_closed(raw(page)) == b""
     for connection in connections:
         connection.close()
-    wait(lambda: not page.door.guards)
+    wait_until(lambda: not page.access.connections)
     assert alive(page)
 
 
-@pytest.mark.parametrize("head, line", [
-    (b"GET /", b"a"), (b"GET / HTTP/1.1\r\nX: ", b"a"), (b"GET / HTTP/1.1\r\n", b"X: a\r\n"),
-    (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n", b"a" * 100),
-    (b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n", b"64\r\n" + b"a" * 100 + b"\r\n"),
-    (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-    (UPGRADE, b"\x81\x8e\0\0\0\0" + b'{"streams":[]}')])
-def test_heads_and_bodies_of_any_length_are_cut(opened, head, line):
+@pytest.mark.parametrize(
+    "head, line",
+    [
+        (b"GET /", b"a"),
+        (b"GET / HTTP/1.1\r\nX: ", b"a"),
+        (b"GET / HTTP/1.1\r\n", b"X: a\r\n"),
+        (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n", b"a" * 100),
+        (
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"64\r\n" + b"a" * 100 + b"\r\n",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ),
+        (UPGRADE, b"\x81\x8e\0\0\0\0" + b'{"streams":[]}'),
+    ],
+)
+def test_requests_and_bodies_without_end_are_aborted(opened, head, line):
     page = opened(parts.stream())
     with raw(page) as connection:
         try:
             connection.sendall(head)
             for _ in range(2000):
                 connection.sendall(line * max(1, 65536 // len(line)))
-            pytest.fail("all of it was taken")
+            pytest.fail("everything was accepted")
         except ConnectionError:
             pass
     assert alive(page)
 
 
-@pytest.mark.parametrize("sent", [b"\x81\xff" + b"\xff" * 8, b"\x81\x80\x00\x00\x00\x00", b"\xff" * 100,
-                                  b"\x82\x81\0\0\0\0a", b"\x81\x82\0\0\0\0[]",
-                                  b"\x81\x8f\0\0\0\0" + b'{"streams": 12}', b"\x88\x80\0\0\0\0"])
-def test_a_websocket_that_talks_nonsense_is_closed(opened, sent):
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x81\xff" + b"\xff" * 8,
+        b"\x81\x80\x00\x00\x00\x00",
+        b"\xff" * 100,
+        b"\x82\x81\0\0\0\0a",
+        b"\x81\x82\0\0\0\0[]",
+        b"\x81\x8f\0\0\0\0" + b'{"streams": 12}',
+        b"\x88\x80\0\0\0\0",
+    ],
+)
+def test_a_websocket_that_sends_invalid_data_is_closed(opened, sent):
     page = opened(parts.stream())
     with raw(page) as connection:
         connection.sendall(UPGRADE + sent)
         until_closed(connection)
-    wait(lambda: not page.viewers and not page.door.guards)
+    wait_until(lambda: not page.pages and not page.access.connections)
     assert alive(page)
 
 
@@ -584,52 +846,108 @@ def fuzzed():
     page.close()
 
 
-PIECES = st.sampled_from([b"GET ", b"HEAD ", b"POST ", b"/", b"/gate.jpg", b"/gate.mjpg", b"/ws", b"/events",
-                          b" HTTP/1.1", b" HTTP/1.0", b" HTTP/9.9", b"\r\n", b"\n", b"\r\n\r\n", b"Host: localhost",
-                          b"Host: ", b":",
-                          b"Content-Length: ", b"-1", b"99999999999999999999", b"Transfer-Encoding: chunked",
-                          b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
-                          b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", b"Cookie: ", b"Authorization: Basic ",
-                          b"Origin: ", b"Expect: 100-continue", b"\x00", b"\xff", b"%", b"%00", b"?", b"#", b"[::"])
+PIECES = st.sampled_from(
+    [
+        b"GET ",
+        b"HEAD ",
+        b"POST ",
+        b"/",
+        b"/gate.jpg",
+        b"/gate.mjpg",
+        b"/ws",
+        b"/events",
+        b" HTTP/1.1",
+        b" HTTP/1.0",
+        b" HTTP/9.9",
+        b"\r\n",
+        b"\n",
+        b"\r\n\r\n",
+        b"Host: localhost",
+        b"Host: ",
+        b":",
+        b"Content-Length: ",
+        b"-1",
+        b"99999999999999999999",
+        b"Transfer-Encoding: chunked",
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n",
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        b"Cookie: ",
+        b"Authorization: Basic ",
+        b"Origin: ",
+        b"Expect: 100-continue",
+        b"\x00",
+        b"\xff",
+        b"%",
+        b"%00",
+        b"?",
+        b"#",
+        b"[::",
+    ]
+)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.one_of(PIECES, st.binary(max_size=20)), max_size=20).map(b"".join))
 @pytest.mark.slow
-def test_no_bytes_break_it(fuzzed, sent):
+def test_arbitrary_bytes_do_not_stop_the_server(fuzzed, sent):
     with raw(fuzzed) as connection:
         connection.sendall(sent)
         connection.shutdown(socket.SHUT_WR)
     assert fuzzed.thread.is_alive() and fuzzed.encoder.is_alive()
 
 
-# ---- beginning and end ----
-
-@pytest.mark.parametrize("address, expected", [("8000", ("127.0.0.1", 8000)), (8000, ("127.0.0.1", 8000)),
-                                               (":80", ("127.0.0.1", 80)), ("0.0.0.0:1", ("0.0.0.0", 1)),
-                                               ("[::1]:8000", ("::1", 8000)), ("board.lan:8000", ("board.lan", 8000))])
-def test_an_address_is_a_port_or_a_host_and_a_port(address, expected):
-    assert parse(address) == expected
+# ---- start and end ----
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", "99999", "::1:8000", "http://127.0.0.1:8000", "a b:8000",
-                                     "-1", "8000/", "me:pw@host:8000"])
-def test_a_bad_address_is_a_sentence(address):
+@pytest.mark.parametrize(
+    "address, expected",
+    [
+        ("8000", ("127.0.0.1", 8000)),
+        (8000, ("127.0.0.1", 8000)),
+        (":80", ("127.0.0.1", 80)),
+        ("0.0.0.0:1", ("0.0.0.0", 1)),
+        ("[::1]:8000", ("::1", 8000)),
+        ("board.lan:8000", ("board.lan", 8000)),
+    ],
+)
+def test_an_address_is_a_port_or_host_and_port(address, expected):
+    assert parse_address(address) == expected
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "host",
+        "host:",
+        "99999",
+        "::1:8000",
+        "http://127.0.0.1:8000",
+        "a b:8000",
+        "-1",
+        "8000/",
+        "me:pw@host:8000",
+    ],
+)
+def test_an_invalid_address_is_refused(address):
     with pytest.raises(InputError, match="--web"):
-        parse(address)
+        parse_address(address)
 
 
-def test_without_aiohttp_the_sentence_names_it(opened, monkeypatch):
-    monkeypatch.setitem(sys.modules, "results.answers", None)
-    with pytest.raises(InputError, match="pip install aiohttp"):
+def test_a_missing_aiohttp_is_named(opened, monkeypatch):
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "results.routes", raising=False)
+    with pytest.raises(InputError, match="--web needs the package aiohttp.* install aiohttp$"):
         opened(parts.stream())
 
 
-def test_an_address_in_use_or_of_another_machine_is_a_sentence(opened, monkeypatch):
+def test_an_address_in_use_or_of_another_machine_is_refused(opened, monkeypatch):
     page = opened(parts.stream())
     with pytest.raises(InputError, match="in use"):
         opened(parts.stream(), address=str(page.port))
-    with pytest.raises(InputError, match="no address of that name"):
+    with pytest.raises(InputError, match="unknown host name"):
         opened(parts.stream(), address="nowhere.invalid:8000")
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
     with pytest.raises(InputError, match="cannot listen"):
@@ -642,7 +960,9 @@ def test_close_ends_every_connection_and_thread(opened):
     page = opened(gate)
     with Playing(page, gate):
         connections = [raw(page) for _ in range(10)]
-        for connection, path in zip(connections, ["/gate.mjpg", "/events", "/gate.mjpg", "/events"]):
+        for connection, path in zip(
+            connections, ["/gate.mjpg", "/events", "/gate.mjpg", "/events"]
+        ):
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             connection.recv(100)
         page.close()
@@ -652,44 +972,44 @@ def test_close_ends_every_connection_and_thread(opened):
     assert threading.active_count() == before
 
 
-def given_up_for_lack_of(field, page, gate):
-    """Write a result whose detections lack a field: the page finds it out beside the stream, which is told once."""
+def break_page(field, page, gate):
+    """Write a result whose detections lack a field. The next write() reports the error."""
     broken = parts.result(gate, [(1, "person", 10)])
     setattr(broken.detections, field, None)
     page.write(broken)
-    wait(lambda: page.broken)
+    wait_until(lambda: page.broken)
     with pytest.raises(InputError, match="--web"):
         page.write(parts.result(gate))
 
 
-def test_detections_that_cannot_be_told_cost_the_stream_nothing_but_the_page(opened):
+def test_invalid_detections_stop_this_sink_and_not_the_stream(opened):
     gate = parts.stream()
     page = opened(gate)
     with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE):
-        wait(lambda: page.listeners)
-        given_up_for_lack_of("scores", page, gate)
+        wait_until(lambda: page.event_clients)
+        break_page("scores", page, gate)
 
 
-def test_a_page_whose_numbers_can_no_longer_be_told_does_not_stand_still_unsaid(opened):
+def test_a_page_that_cannot_show_its_status_reports_it(opened):
     gate = parts.stream()
     page = opened(gate)
     with raw(page) as connection:
         connection.sendall(UPGRADE)
-        wait(lambda: page.viewers)
-        given_up_for_lack_of("name", page, gate)
+        wait_until(lambda: page.pages)
+        break_page("name", page, gate)
 
 
-def test_what_waits_for_a_listener_is_bounded(opened, monkeypatch):
-    monkeypatch.setattr(answers, "MOST_TEXTS", 10)
+def test_events_waiting_for_a_slow_client_are_limited(opened, monkeypatch):
+    monkeypatch.setattr(routes, "MAX_EVENTS", 10)
     gate = parts.stream("g" * 10000)
     page = opened(gate)
     with raw(page) as connection:
         connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait(lambda: page.listeners)
-        listener, = page.listeners
-        for _ in range(5):  # 10 MB each, which nobody reads
+        wait_until(lambda: page.event_clients)
+        (client,) = page.event_clients
+        for _ in range(5):  # 10 MB each, which the client does not read
             for _ in range(2000):
                 page.write(parts.result(gate))
-            assert len(page.records) <= web.MOST_RECORDS
-            wait(lambda: not page.records)
-            assert len(listener.texts) <= 10
+            assert len(page.records) <= web.MAX_RECORDS
+            wait_until(lambda: not page.records)
+            assert len(client.events) <= 10

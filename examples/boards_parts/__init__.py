@@ -1,3 +1,6 @@
-"""What examples/boards.py is made of: members.py, who is there; videos.py and cameras.py, what is shared out among
-them; worker.py, what each board does."""
-VERSION = 1  # of what worker.py and the others say to each other; a board's clone must have the same
+"""The parts of examples/boards.py.
+
+On the machine that runs boards.py: members.py finds the boards, videos.py and cameras.py distribute
+the work. On each board: worker.py does the work, in the pool of worker_pool.py.
+"""
+VERSION = 3  # of the calls between boards.py and worker.py; must be the same in a board's clone

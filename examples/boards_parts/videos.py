@@ -1,4 +1,10 @@
-"""Videos, a Dask task each: begun again elsewhere where a board dies, and written once they are complete."""
+"""Distributes videos over the boards, one Dask task for each.
+
+If a board dies, its video starts again on another board. A file is written when the results of
+its video are complete.
+"""
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import gzip
@@ -8,142 +14,164 @@ import shutil
 import sys
 import time
 from types import SimpleNamespace
-from typing import Any, Dict, Tuple
+from typing import Any
 
 from distributed.scheduler import KilledWorker
-from tqdm import tqdm
 
-from boards_parts.members import Boards, order, shorten_ttl
-from rknnmodel import InputError
+from boards_parts.finished import choose_files, source_of
+from boards_parts.members import Boards, remote_call, shorten_ttl
+from boards_parts.progress import Progress
+from results.console import say
 from sources.names import hide
-from streams import say
+from vision.errors import InputError
 
-TRIES = 2  # times that Dask may give a video up because each of the four boards that it gave it to died
+# Dask gives up a task when four boards died while they ran it. After this many times the video
+# has failed.
+MAX_FAILURES = 2
 
 
 class Videos:
-    """Shares videos out, a task each, and writes what comes back."""
+    """Distributes videos, and writes their results."""
 
-    def __init__(self, args: Any, boards: Boards, run: str):
-        self.args, self.boards, self.run = args, boards, run
-        self.began = 0.0
-        self.code = self.complete = self.attempts = self.unserved = 0
-        self.served: Dict[str, Any] = {}  # of each board: frames, videos, from when to when
-        self.said: set = set()            # errors
-        self.frames: Dict[str, int] = {}  # served so far of the videos that are under way
-        self.bar = tqdm(total=len(args.names), unit=" videos", disable=True if args.quiet else None)
+    def __init__(self, args: Any, boards: Boards, run_id: str):
+        self.args, self.boards, self.run_id = args, boards, run_id
+        self.started = 0.0  # time.perf_counter() when the boards began
+        self.code = self.complete = self.attempts = self.not_processed = 0
+        self.per_board: dict[str, Any] = {}  # {address: frames, videos, seconds}
+        self.reported: set[str] = set()      # errors
+        self.frames: dict[str, int] = {}     # {name: frames so far} of videos in progress
+        self.files: dict[str, str] = {}      # {name: path of its results}
+        self.shares: dict[str, float] = {}   # {name: share that is done} of videos in progress
+        self.ended = 0                       # videos that are complete, failed or skipped
+        self.progress = Progress(len(args.stream_names), "videos", args.quiet)
 
-    async def all(self) -> int:
-        """Serve all. Returns the exit code; raises InputError where nothing goes on."""
-        client, todo = self.boards.client, []
-        for name, source in zip(self.args.names, self.args.addresses):
-            if os.path.exists(self.path(name)) and not self.args.overwrite:
-                self.bar.update()
-            else:
-                todo.append((name, source))
-        if len(todo) < len(self.args.names):
-            say(f"{len(self.args.names) - len(todo)} of {len(self.args.names)} videos have their file in "
-                f"{self.args.json} already, and are left out; --overwrite serves them again.", sys.stderr)
+    async def process_all(self) -> int:
+        """Process all videos. Returns the exit code; raises InputError if no progress is possible.
+        """
+        client, args = self.boards.client, self.args
+        self.files, done = choose_files(args.json, args.stream_names, args.addresses)
+        todo = [(name, source) for name, source in zip(args.stream_names, args.addresses)
+                if name not in done or args.overwrite]
+        self.ended = len(args.stream_names) - len(todo)
+        if self.ended:
+            say(f"Skipped {self.ended} of {len(args.stream_names)} videos, because their results "
+                f"are in {args.json}. --overwrite processes them again.", sys.stderr)
         if not todo:
-            self.bar.close()
+            self.progress.close()
             return 0
         await shorten_ttl(client)
-        await self.boards.wait()
-        client.subscribe_topic(f"rknnpool-{self.run}", self.progress)
-        serving = asyncio.gather(*(self.one(*each) for each in todo))
-        watching = asyncio.ensure_future(self.watch())
+        await self.boards.wait_for_first()
+        client.subscribe_topic(f"rknnpool-{self.run_id}", self._show_progress)
+        working: asyncio.Future = asyncio.gather(*(self._process(*each) for each in todo))
+        watching: asyncio.Future = asyncio.ensure_future(self._watch_boards())
         try:
-            await asyncio.wait([serving, watching], return_when=asyncio.FIRST_COMPLETED)
-            await (watching if watching.done() else serving)  # raises what it met
+            await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+            await (watching if watching.done() else working)  # raises their exceptions
             return self.code
         finally:
-            serving.cancel()
+            working.cancel()
             watching.cancel()
-            # Those that are cut short let go of what the boards still work on.
-            await asyncio.gather(serving, watching, return_exceptions=True)
-            self.bar.close()
-            self.report()
+            await asyncio.gather(working, watching, return_exceptions=True)
+            self.progress.close()
+            self._report()
 
-    async def watch(self) -> None:
-        """See boards come and go."""
-        known = set(await self.boards.look())
+    async def _watch_boards(self) -> None:
+        """Report boards that connect and disconnect."""
+        known = set(await self.boards.refresh())
         while True:
             await asyncio.sleep(1)
-            fit = set(await self.boards.look())
+            fit = set(await self.boards.refresh())
             for address in fit - known:
-                say(f"Board {self.boards.name(address)} has joined.", sys.stderr)
+                say(f"Board {self.boards.name(address)} connected.", sys.stderr)
             for address in known - set(self.boards.present):
-                say(f"Board {self.boards.name(address)} went away: what it had begun begins again elsewhere.",
-                    sys.stderr)
+                say(f"Board {self.boards.name(address)} disconnected. Its video starts again on "
+                    "another board.", sys.stderr)
             if known and not self.boards.present:
-                say("No board is left: waiting for one.", sys.stderr)
+                say("All boards are disconnected. Waiting for one.", sys.stderr)
             known = fit
 
-    def progress(self, event: Tuple[float, Dict[str, Any]]) -> None:
-        self.frames[event[1]["video"]] = event[1]["frames"]
-        done = sum(each.frames for each in self.served.values()) + sum(self.frames.values())
-        self.began = self.began or time.perf_counter() - 0.5  # the boards have opened their pools
-        self.bar.set_postfix_str(f"{done / (time.perf_counter() - self.began):.0f} FPS")
+    def _show_progress(self, event: tuple[float, dict[str, Any]]) -> None:
+        name, frames = event[1]["video"], event[1]["frames"]
+        self.frames[name] = frames
+        self.shares[name] = min(1.0, frames / event[1]["total"]) if event[1]["total"] else 0.0
+        # The first event comes half a second after a board has opened its pool.
+        self.started = self.started or time.perf_counter() - 0.5
+        self._update_progress()
 
-    async def one(self, name: str, source: str) -> None:
-        """Have one video served, and write its lines."""
-        reply, failed = {}, 0
-        paths = [source] if "://" in source else [os.path.abspath(source), source]
-        lines, zones = ({key: points for key, points in places.items() if key.rpartition("/")[0] in ("", name)}
-                        for places in (self.args.lines, self.args.zones))
-        counting = SimpleNamespace(track=self.args.track, lines=lines, zones=zones, fps=self.args.fps)
+    def _update_progress(self) -> None:
+        frames = sum(board.frames for board in self.per_board.values()) + sum(self.frames.values())
+        seconds = max(0.001, time.perf_counter() - self.started)
+        self.progress.show(round(self.ended + sum(self.shares.values()), 3),
+                           f"{frames} frames, {frames / seconds:.0f} FPS")
+
+    async def _process(self, name: str, source: str) -> None:
+        """Process one video on any board, and write its results."""
+        reply: dict[str, Any] = {}
+        failures = 0
         while "lines" not in reply or reply["stopped"]:
-            self.attempts += 1
-            fit = [address for address in self.boards.present if address not in self.boards.unfit]
-            where = {"workers": fit, "allow_other_workers": True} if self.boards.unfit and fit else {}
-            # Its key is a number, for it is seen in logs and on Dask's page.
-            future = self.boards.client.submit(order("serve", self.args.settings, self.run, name, paths, counting),
-                                               resources={"npu": 1}, key=f"video-{self.run}-{self.attempts}",
-                                               pure=False, **where)
             try:
-                reply = await future
-            except asyncio.CancelledError:
-                raise
+                reply = await self._submit(name, source)
             except KilledWorker:
-                failed += 1
-                reply = {"error": f"{name}: each board that served it died.", "code": 2} if failed == TRIES else {}
-            except Exception as error:  # Dask's own: it could not send, or not read what came
+                failures += 1
+                reply = {}
+                if failures == MAX_FAILURES:
+                    reply = {"error": f"{name}: every board that processed it died.", "code": 2}
+            except Exception as error:  # of Dask: it could not send, or not read the reply
                 if self.boards.client.status != "running":
-                    raise InputError(f"{self.boards.address}: the scheduler went away.") from None
-                failed += 1
+                    raise InputError(f"{self.boards.address}: connection to the scheduler "
+                                     "lost.") from None
+                failures += 1
                 reply = {"error": f"{name}: {type(error).__name__}: {hide(str(error))}", "code": 2}
-                if failed < TRIES and self.boards.unfit:  # it may have come to one with other versions
+                if failures < MAX_FAILURES and self.boards.unfit:  # perhaps another version's
                     reply = {}
             finally:
                 self.frames.pop(name, None)
+                self.shares.pop(name, None)
             if "unfit" in reply:
                 self.code = 2
-                self.boards.leave_out(reply["board"], reply["unfit"])
-                if not await self.boards.look():
-                    self.unserved += 1
+                self.boards.mark_unfit(reply["board"], reply["unfit"])
+                if not await self.boards.refresh():
+                    self.not_processed += 1
                     return
             elif reply.get("error"):
-                self.fail(name, reply)
+                self._report_failure(name, reply)
                 return
-        self.keep(name, reply)
+        self.save(name, reply)
 
-    def fail(self, name: str, reply: Dict[str, Any]) -> None:
+    def _submit(self, name: str, source: str) -> Any:
+        """Submit the task of one video. Returns Dask's future."""
+        self.attempts += 1
+        paths = [source] if "://" in source else [os.path.abspath(source), source]
+        lines, zones = (
+            {key: points for key, points in shapes.items() if key.rpartition("/")[0] in ("", name)}
+            for shapes in (self.args.lines, self.args.zones))
+        counting = SimpleNamespace(track=self.args.track, lines=lines, zones=zones,
+                                   fps=self.args.fps, source=source_of(source))
+        call = remote_call("process_video", self.args.settings, self.run_id, name, paths, counting)
+        where: dict[str, Any] = {}
+        if self.boards.unfit and self.boards.fit():
+            where = {"workers": self.boards.fit(), "allow_other_workers": True}
+        # The key does not contain the name, because logs and Dask's web page show it.
+        return self.boards.client.submit(call, resources={"npu": 1}, pure=False,
+                                         key=f"video-{self.run_id}-{self.attempts}", **where)
+
+    def _report_failure(self, name: str, reply: dict[str, Any]) -> None:
         self.code = 1 if 1 in (self.code, reply["code"]) else reply["code"] or 2
-        where = f" (board {self.boards.name(reply['board'])})" if "board" in reply else ""
-        error = reply["error"] if reply["error"].startswith(f"{name}:") else f"{name}: {reply['error']}"
-        if reply["code"] == 1 and reply["error"] in self.said:  # a traceback, which is long
-            error = f"{name}: the same"
-        self.said.add(reply["error"])
-        say(f"{error}{where}", sys.stderr)
-        self.bar.update()
+        board = f" (board {self.boards.name(reply['board'])})" if "board" in reply else ""
+        error = reply["error"]
+        if not error.startswith(f"{name}:"):
+            error = f"{name}: {error}"
+        if reply["code"] == 1 and reply["error"] in self.reported:  # a long traceback
+            error = f"{name}: the same error"
+        self.reported.add(reply["error"])
+        say(f"{error}{board}", sys.stderr)
+        self.ended += 1
+        self._update_progress()
 
-    def path(self, name: str) -> str:
-        return os.path.join(self.args.json, f"{name}.jsonl")
-
-    def keep(self, name: str, reply: Dict[str, Any]) -> None:
-        """Write a video's lines: under another name until all are there. Raises InputError where that fails."""
-        path = self.path(name)
-        partial = os.path.join(self.args.json, f".{name}.{self.run}.partial")
+    def save(self, name: str, reply: dict[str, Any]) -> None:
+        """Write the results of a video. Raises InputError if this fails; then no file is left."""
+        path = self.files[name]
+        partial = os.path.join(self.args.json, f".{name}.{self.run_id}.partial")
         try:
             with open(partial, "wb") as file:
                 shutil.copyfileobj(gzip.GzipFile(fileobj=io.BytesIO(reply["lines"])), file)
@@ -156,24 +184,32 @@ class Videos:
             say(f"{name}: ended after {reply['read']} of {reply['total']} frames.", sys.stderr)
         if reply["code"]:
             self.code = self.code or reply["code"]
-            say(f"{name}: frames failed; their lines say why.", sys.stderr)
+            say(f"{name}: some frames failed; their lines contain the reason.", sys.stderr)
         now = time.perf_counter()
-        self.began = min(self.began or now, now - reply["seconds"])
-        board = self.served.setdefault(reply["board"], SimpleNamespace(frames=0, videos=0, seconds=0.0, last=0.0))
+        self.started = min(self.started or now, now - reply["seconds"])
+        new = SimpleNamespace(frames=0, videos=0, seconds=0.0, last=0.0)
+        board = self.per_board.setdefault(reply["board"], new)
         board.frames, board.videos = board.frames + reply["frames"], board.videos + 1
-        board.seconds += min(reply["seconds"], now - board.last)  # it may serve two at a time
+        board.seconds += min(reply["seconds"], now - board.last)  # two videos may overlap
         board.last = now
-        self.complete += 1
-        self.bar.update()
+        self.complete, self.ended = self.complete + 1, self.ended + 1
+        if not self.args.quiet:
+            say(f"{name}: {reply['frames']} frames in {reply['seconds']:.1f} s, board "
+                f"{self.boards.name(reply['board'])}")
+        self._update_progress()
 
-    def report(self) -> None:
-        """Say what each board has served."""
-        if self.unserved:
-            say(f"{self.unserved} videos were not served, for no board can.", sys.stderr)
-        for address, board in sorted(self.served.items(), key=lambda item: self.boards.name(item[0])):
-            say(f"board {self.boards.name(address)}: {board.frames} frames of {board.videos} videos in "
-                f"{board.seconds:.1f} s, {board.frames / max(board.seconds, 0.001):.1f} FPS")
-        if not self.complete:
-            return
-        frames, seconds = sum(each.frames for each in self.served.values()), time.perf_counter() - self.began
-        say(f"in all: {frames} frames of {self.complete} videos in {seconds:.1f} s, {frames / seconds:.1f} FPS")
+    def _report(self) -> None:
+        """Print what each board has processed."""
+        if self.not_processed:
+            say(f"{self.not_processed} videos were not processed, because no board can process "
+                "them.", sys.stderr)
+        for address, board in sorted(self.per_board.items(),
+                                     key=lambda item: self.boards.name(item[0])):
+            say(f"board {self.boards.name(address)}: {board.frames} frames of {board.videos} "
+                f"videos in {board.seconds:.1f} s, "
+                f"{board.frames / max(board.seconds, 0.001):.1f} FPS")
+        if self.complete:
+            frames = sum(board.frames for board in self.per_board.values())
+            seconds = time.perf_counter() - self.started
+            say(f"in all: {frames} frames of {self.complete} videos in {seconds:.1f} s, "
+                f"{frames / seconds:.1f} FPS")

@@ -1,15 +1,15 @@
 /* See device.h. Environment:
  *
- *   BOARD_REPORT     file for the books, JSON, written at exit, with every context that ends and before a run hangs
- *   BOARD_RUN_MS     least milliseconds a run takes a core, 30 if not set
- *   BOARD_FAIL_INIT  these rknn_init of the process fail for want of memory, or with the code that BOARD_FAIL_CODE is
- *   BOARD_FAIL_RUN   these rknn_run fail
- *   BOARD_HANG_RUN   these rknn_run hang: their core is taken, and they fail, when the driver's patience ends
- *   BOARD_HANG_CORE  the same for every run on these cores, counted from 0
- *   BOARD_HANG_MS    the driver's patience; if not set what the library asks for, 6000 or more
- *   BOARD_STUCK_RUN  these rknn_run never return; their core goes on with others
+ *   BOARD_REPORT     file for the report (JSON), written at exit, when a context ends, and before a run hangs
+ *   BOARD_RUN_MS     minimum milliseconds of a run, default 30
+ *   BOARD_FAIL_INIT  these rknn_init calls fail, out of memory or with the code BOARD_FAIL_CODE
+ *   BOARD_FAIL_RUN   these rknn_run calls fail
+ *   BOARD_HANG_RUN   these rknn_run calls hang: they occupy their core, and fail at the driver's timeout
+ *   BOARD_HANG_CORE  the same for every run on these cores, numbered from 0
+ *   BOARD_HANG_MS    the driver's timeout; default: that of the library, 6000 or more
+ *   BOARD_STUCK_RUN  these rknn_run calls never return; their core continues with other runs
  *
- * "These" is a list of numbers, counted from 1, and ranges: "20", "3,7-9", "20-" (from the 20th on).
+ * "These" is a list of numbers, from 1, and ranges: "20", "3,7-9", "20-" (from the 20th on).
  */
 #define _GNU_SOURCE
 #include "device.h"
@@ -36,7 +36,7 @@ struct job {
 };
 
 pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-struct books books;
+struct report report;
 int n_cores = 1;
 static pthread_cond_t core_freed = PTHREAD_COND_INITIALIZER;
 static struct core cores[MAX_CORES];
@@ -70,9 +70,9 @@ bool asked(const char *name, long number) {
     return false;
 }
 
-/* ---- books ---- */
+/* ---- the report ---- */
 
-static void write_context(FILE *file, const char *between, const struct booked *c) {
+static void write_context(FILE *file, const char *between, const struct record *c) {
     fprintf(file, "%s{\"mask\": %u, \"runs\": %ld, \"open\": %s, \"submits\": [", between, c->mask, c->runs,
             c->open ? "true" : "false");
     for (int mask = 0; mask < 8; mask++)
@@ -90,13 +90,13 @@ void write_report(void) {
     for (int i = 0; i < n_cores; i++)
         fprintf(file, "%s{\"runs\": %ld, \"busy_ms\": %lld}", i ? ", " : "", cores[i].runs, (long long)cores[i].busy_us / 1000);
     fprintf(file, "],\n \"contexts\": [");
-    for (int i = 0; i < books.n_contexts; i++)
-        write_context(file, i ? ", " : "", &books.contexts[i]);
+    for (int i = 0; i < report.n_contexts; i++)
+        write_context(file, i ? ", " : "", &report.contexts[i]);
     fprintf(file,
             "],\n \"inits\": %ld, \"opened\": %ld, \"destroyed\": %ld, \"runs\": %ld, \"failed\": %ld,"
             "\n \"shared\": %ld, \"stale\": %ld, \"destroyed_in_use\": %ld, \"memory\": %ld, \"memory_most\": %ld}\n",
-            books.inits, books.opened, books.destroyed, books.runs, books.failed, books.shared, books.stale,
-            books.destroyed_in_use, books.memory, books.memory_most);
+            report.inits, report.opened, report.destroyed, report.runs, report.failed, report.shared, report.stale,
+            report.destroyed_in_use, report.memory, report.memory_most);
     fclose(file);
     pthread_mutex_unlock(&lock);
 }
@@ -113,12 +113,12 @@ __attribute__((constructor)) static void boot(void) {
         fclose(file);
     for (char *name = names; name < names + length; name += strlen(name) + 1)
         if (begins(name, "rockchip,"))
-            snprintf(soc, sizeof soc, "%s", name + 9); /* the last one is the SoC's family */
+            snprintf(soc, sizeof soc, "%s", name + 9); /* the last name is the SoC's family */
     n_cores = begins(soc, "rk3588") || begins(soc, "rk3582") ? 3 : begins(soc, "rk3576") ? 2 : 1;
 }
 
 __attribute__((destructor)) static void shut_down(void) {
-    if (books.inits || books.n_contexts) /* the driver is in every program of the box */
+    if (report.inits || report.n_contexts) /* the emulated driver is loaded into every program */
         write_report();
 }
 
@@ -150,7 +150,7 @@ static void sleep_until(int64_t us) {
         ;
 }
 
-/* The cores a mask asks for, as bits. AUTO takes the one with the fewest runs that no job holds. The lock is held. */
+/* The cores of a mask, as bits. AUTO: the free core with the fewest runs. The caller holds the lock. */
 static uint32_t wanted(uint32_t mask) {
     if (mask)
         return mask;
@@ -161,7 +161,7 @@ static uint32_t wanted(uint32_t mask) {
     return 1u << best;
 }
 
-/* Whether a job's cores are free and no earlier job waits for one of them. The lock is held. */
+/* True if a job's cores are free and no earlier job waits for one of them. The caller holds the lock. */
 static bool may_start(const struct job *job) {
     uint32_t taken = 0;
     for (int i = 0; i < n_cores; i++)
@@ -171,7 +171,7 @@ static bool may_start(const struct job *job) {
     return !(taken & job->cores);
 }
 
-/* Waits for the cores and takes them. The lock is held. */
+/* Waits for the cores and occupies them. The caller holds the lock. */
 static uint32_t take_cores(uint32_t mask) {
     struct job job = {wanted(mask), NULL}, **place = &jobs;
     while (*place)
@@ -194,7 +194,7 @@ static bool on_a_hung_core(uint32_t taken) {
     return false;
 }
 
-/* Whether the answer came, after as long as a run or the driver's patience takes. */
+/* Waits for the time of a run or of the driver's timeout. True if there is an answer. */
 static bool attempt(struct piece *piece, long number, uint32_t taken) {
     int64_t began = now_us();
     bool ok = false;
@@ -212,9 +212,9 @@ static bool attempt(struct piece *piece, long number, uint32_t taken) {
     return ok;
 }
 
-bool run_on_cores(struct booked *context, struct piece *piece) {
+bool run_on_cores(struct record *context, struct piece *piece) {
     pthread_mutex_lock(&lock);
-    long number = books.runs += piece->begins_a_run;
+    long number = report.runs += piece->begins_a_run;
     context->runs += piece->begins_a_run;
     if (piece->begins_a_run && asked("BOARD_STUCK_RUN", number)) {
         pthread_mutex_unlock(&lock);
@@ -227,7 +227,7 @@ bool run_on_cores(struct booked *context, struct piece *piece) {
     pthread_mutex_unlock(&lock);
     bool ok = attempt(piece, number, taken);
     pthread_mutex_lock(&lock);
-    books.failed += !ok;
+    report.failed += !ok;
     for (int i = 0; i < n_cores; i++)
         if (taken >> i & 1) {
             cores[i].busy = false;

@@ -1,7 +1,7 @@
-/* Preloaded into every program of the box with --library real: in place of the RKNPU kernel driver it answers what the
- * vendor's librknnrt.so asks of /dev/dri/card1, as driver 0.9.8 would, by DRM's and the RKNPU's ioctls.
+/* Replaces the RKNPU kernel driver 0.9.8: preloaded into every program of the box with --library real, it answers the
+ * DRM and RKNPU ioctls that the vendor's librknnrt.so sends to /dev/dri/card1.
  *
- * Environment, beside device.c's: BOARD_MEMORY, the bytes of NPU memory there are; BOARD_FAIL_INIT is not heeded.
+ * Environment: as in device.c, and BOARD_MEMORY, the bytes of NPU memory. BOARD_FAIL_INIT is ignored.
  */
 #define _GNU_SOURCE
 #include "driver.h"
@@ -23,7 +23,7 @@
 enum { MAX_MEMORY = 8192, PAGE = 4096, DRIVER_VERSION = 908, RK3588 = 0x46495245, TASKS_FLAG = 8 /* the kernel reads this memory itself */ };
 static const uint64_t COOKIE = 0xffffff8000000000, FIRST_ADDRESS = 0x10000000, LAST_ADDRESS = 0xf0000000;
 
-/* Numbers of the RKNPU's own ioctls, and of what ACTION asks for. */
+/* Numbers of the RKNPU's own ioctls and of ACTION's requests. */
 enum { ACTION, SUBMIT, CREATE, MAP, DESTROY, SYNC };
 enum { GET_HARDWARE = 0, GET_DRIVER = 1, GET_IOMMU = 18, SET_NICE = 19, POWER_ON = 20, POWER_OFF = 21 };
 
@@ -49,7 +49,7 @@ struct npu_sync {
 
 _Static_assert(sizeof(struct npu_create) == 40 && sizeof(struct npu_sync) == 32, "layout of the driver's structures");
 
-static struct memory memories[MAX_MEMORY]; /* by handle; 0 is none */
+static struct memory memories[MAX_MEMORY]; /* by handle; 0 is not a handle */
 static uint32_t n_memories = 1;
 static uint64_t next_address = FIRST_ADDRESS;
 static long serial;
@@ -72,7 +72,7 @@ struct memory *memory_of_cookie(uint64_t cookie) {
     return memory_of((cookie - COOKIE) / PAGE);
 }
 
-/* Addresses go on where the last piece ended, and begin anew when 32 bits are used up. */
+/* Each piece gets the address after the last one; after 32 bits the addresses start again. */
 static uint64_t free_address(uint64_t size) {
     for (uint32_t i = 0; i < n_memories; i++) {
         if (next_address + size > LAST_ADDRESS)
@@ -94,7 +94,7 @@ static int create(struct npu_create *request) {
     uint32_t handle = 1;
     while (handle < n_memories && memories[handle].fd >= 0)
         handle++;
-    if (handle == MAX_MEMORY || (limit && *limit && books.memory + (long)request->size > atol(limit))) {
+    if (handle == MAX_MEMORY || (limit && *limit && report.memory + (long)request->size > atol(limit))) {
         errno = ENOMEM;
         return -1;
     }
@@ -106,9 +106,9 @@ static int create(struct npu_create *request) {
     *m = (struct memory){request->size, address, mmap(NULL, request->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0), fd, ++serial};
     if (handle == n_memories)
         n_memories++;
-    books.memory += (long)m->size;
-    if (books.memory > books.memory_most)
-        books.memory_most = books.memory;
+    report.memory += (long)m->size;
+    if (report.memory > report.memory_most)
+        report.memory_most = report.memory;
     request->handle = handle;
     request->cookie = COOKIE + (uint64_t)handle * PAGE;
     request->address = address;
@@ -128,7 +128,7 @@ static int destroy(uint32_t handle) {
     munmap(m->at, m->size);
     close(m->fd);
     m->fd = -1;
-    books.memory -= (long)m->size;
+    report.memory -= (long)m->size;
     return 0;
 }
 
@@ -191,18 +191,18 @@ static int drm(unsigned int number, void *data) {
     }
     case _IOC_NR(DRM_IOCTL_GEM_CLOSE):
         return destroy(((struct drm_gem_close *)data)->handle);
-    default: /* GEM_FLINK among them, as in most kernels */
+    default: /* includes GEM_FLINK, as in most kernels */
         return refuse();
     }
 }
 
 static int answer(unsigned long request, void *data) {
     unsigned int number = _IOC_NR(request);
-    if (number == DRM_COMMAND_BASE + SUBMIT) /* takes the lock itself */
+    if (number == DRM_COMMAND_BASE + SUBMIT) /* submit() takes the lock itself */
         return submit(data);
     pthread_mutex_lock(&lock);
     int code;
-    long destroyed = books.destroyed;
+    long destroyed = report.destroyed;
     switch ((int)number - DRM_COMMAND_BASE) {
     case ACTION:
         code = action(data);
@@ -217,20 +217,20 @@ static int answer(unsigned long request, void *data) {
     case DESTROY:
         code = destroy(((struct npu_destroy *)data)->handle);
         break;
-    case SYNC: /* one memory for both sides has nothing to bring up to date */
+    case SYNC: /* both sides share the memory, so there is nothing to synchronise */
         code = 0;
         break;
     default:
         code = drm(number, data);
     }
-    destroyed = books.destroyed - destroyed;
+    destroyed = report.destroyed - destroyed;
     pthread_mutex_unlock(&lock);
-    if (destroyed) /* a process that leaves by _exit() runs no destructor */
+    if (destroyed) /* a process that ends with _exit() runs no destructor */
         write_report();
     return code;
 }
 
-/* ---- in place of libc's ---- */
+/* ---- replacements of libc functions ---- */
 
 static void *libc(const char *name) {
     return dlsym(RTLD_NEXT, name);

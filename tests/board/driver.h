@@ -1,23 +1,23 @@
-/* The RKNPU kernel driver, emulated: what driver.c (memory, ioctls) and submit.c (runs) share. */
+/* The emulated RKNPU kernel driver: shared by driver.c (memory, ioctls) and submit.c (runs). */
 #pragma once
 
 #include "device.h"
 
 #include <stddef.h>
 
-/* A piece of NPU memory. The driver's and the process's mappings are of one memfd. */
+/* A piece of NPU memory. The driver and the process map the same memfd. */
 struct memory {
-    uint64_t size, address; /* the address that register commands have for it */
+    uint64_t size, address; /* the address in register commands */
     uint8_t *at;
-    int fd; /* -1: there is none of this handle */
-    long serial; /* counts up with every piece that is made */
+    int fd; /* -1: the handle is not used */
+    long serial; /* increases with every new piece */
 };
 
-/* As the driver's public header lays it out for 64-bit Arm, library 1.5.2. */
+/* The layout of the driver's public header for 64-bit Arm, library 1.5.2. */
 struct npu_submit {
     uint32_t flags, timeout_ms, task_start, task_number, task_counter;
     int32_t priority;
-    uint64_t tasks; /* cookie of the memory that holds the context's tasks */
+    uint64_t tasks; /* cookie of the memory with the context's tasks */
     uint64_t register_config, task_base, user_data;
     uint32_t core_mask;
     int32_t fence_fd;
@@ -28,13 +28,13 @@ struct npu_submit {
 
 _Static_assert(sizeof(struct npu_submit) == 104, "layout of npu_submit");
 
-/* The memory that holds an address, or NULL. The lock is held for these. */
+/* The memory with this address or cookie, or NULL. The caller holds the lock. */
 struct memory *memory_at(uint64_t address);
 struct memory *memory_of_cookie(uint64_t cookie);
 
-/* A context begins and ends with the memory of its tasks. The lock is held. */
+/* A context exists as long as the memory of its tasks. The caller holds the lock. */
 void context_opened(struct memory *tasks);
 void memory_is_freed(struct memory *memory);
 
-/* 0, or -1 and errno. */
+/* Returns 0, or -1 with errno. */
 int submit(struct npu_submit *request);

@@ -1,8 +1,8 @@
-/* librknnrt.so for the board in a box: the vendor's interface over an emulated NPU that books what it is asked to do.
+/* librknnrt.so for the board in a box: the vendor's interface over an emulated NPU that reports its calls.
  *
- * It does as the vendor's library 1.5.2 does, wrong use included, where that is known and does not end the process
- * (README.md lists both). A run's answers come from npu.py on the host, over the Unix socket /run/npu.sock, one
- * connection a context; device.c has the cores, and the faults and books that its first lines list.
+ * It behaves like the vendor's library 1.5.2, also if it is used wrongly, except where that would crash the process
+ * (see README.md). The outputs of a run come from npu.py on the host, over the Unix socket /run/npu.sock, with one
+ * connection per context. device.c has the cores, faults and the report.
  */
 #define _GNU_SOURCE
 #include "rknn_abi.h"
@@ -17,18 +17,18 @@
 #include <string.h>
 
 struct context {
-    struct booked *booked;
+    struct record *record;
     int inside; /* threads in a call with this context */
-    bool busy; /* an inference has begun (inputs_set) and not ended (outputs_release, or a failed run) */
+    bool busy; /* between inputs_set and outputs_release or a failed run */
     pthread_t owner; /* the thread of that inference */
     void *model; /* for rknn_dup_context */
     uint32_t model_size;
     int link;
-    pthread_mutex_t exchange; /* keeps a question and its answer together; the vendor's library has no lock */
+    pthread_mutex_t exchange; /* one request and its answer at a time; the vendor's library has no lock */
     struct description tensors;
-    uint8_t *input; /* as link_compute() takes it */
+    uint8_t *input; /* in the format of link_compute() */
     uint32_t input_size;
-    int8_t *output[MAX_TENSORS]; /* zeros before the first run, after a failed one those of the run before */
+    int8_t *output[MAX_TENSORS]; /* zeros before the first run; after a failed run those of the previous one */
     int64_t last_us;
 };
 
@@ -42,17 +42,17 @@ static void unload(struct context *c) {
     free(c->input);
 }
 
-/* The context of a handle; NULL where there is none. Books a second thread in it. */
+/* The context of a handle, or NULL. Counts a second thread in it. */
 static struct context *enter(rknn_context handle) {
     struct context *c = NULL;
     pthread_mutex_lock(&lock);
-    if (handle >= 1 && handle <= (rknn_context)books.n_contexts && books.contexts[handle - 1].open) {
+    if (handle >= 1 && handle <= (rknn_context)report.n_contexts && report.contexts[handle - 1].open) {
         c = &contexts[handle - 1];
         if (c->inside || (c->busy && !pthread_equal(c->owner, pthread_self())))
-            books.shared++;
+            report.shared++;
         c->inside++;
     } else if (handle) {
-        books.stale++;
+        report.stale++;
     }
     pthread_mutex_unlock(&lock);
     return c;
@@ -60,7 +60,7 @@ static struct context *enter(rknn_context handle) {
 
 static int leave(struct context *c, int code) {
     pthread_mutex_lock(&lock);
-    if (!--c->inside && !c->booked->open)
+    if (!--c->inside && !c->record->open)
         unload(c);
     pthread_mutex_unlock(&lock);
     return code;
@@ -81,7 +81,8 @@ static const struct tensor *output_of(const struct context *c, uint32_t index) {
     return &c->tensors.tensors[c->tensors.n_input + index];
 }
 
-/* As rknnmodel.py reads a .rknn: a head of 64 bytes with the body's length, the body, a length and so much JSON. */
+/* The same checks as in vision/model.py: a .rknn has a head of 64 bytes with the length of the body, the body, and JSON
+ * after its length. */
 static bool is_whole(const uint8_t *model, uint32_t size) {
     uint64_t body, json;
     if (size < 72 || memcmp(model, "RKNN", 4))
@@ -115,8 +116,8 @@ int rknn_init(rknn_context *handle, void *model, uint32_t size, uint32_t flag, v
     (void)flag, (void)extend;
     int code = RKNN_SUCC;
     pthread_mutex_lock(&lock);
-    struct context *c = books.n_contexts < MAX_CONTEXTS ? &contexts[books.n_contexts] : NULL;
-    if (asked("BOARD_FAIL_INIT", ++books.inits)) {
+    struct context *c = report.n_contexts < MAX_CONTEXTS ? &contexts[report.n_contexts] : NULL;
+    if (asked("BOARD_FAIL_INIT", ++report.inits)) {
         complain("rknn_init", "fails, as BOARD_FAIL_INIT asks");
         code = getenv("BOARD_FAIL_CODE") ? atoi(getenv("BOARD_FAIL_CODE")) : RKNN_ERR_MALLOC_FAIL;
     } else if (!c) {
@@ -129,10 +130,10 @@ int rknn_init(rknn_context *handle, void *model, uint32_t size, uint32_t flag, v
         code = RKNN_ERR_MODEL_INVALID;
     } else if ((code = load_model(c, model, size)) == RKNN_SUCC) {
         pthread_mutex_init(&c->exchange, NULL);
-        c->booked = &books.contexts[books.n_contexts];
-        c->booked->open = true;
-        books.opened++;
-        *handle = (rknn_context)++books.n_contexts;
+        c->record = &report.contexts[report.n_contexts];
+        c->record->open = true;
+        report.opened++;
+        *handle = (rknn_context)++report.n_contexts;
     }
     pthread_mutex_unlock(&lock);
     return code;
@@ -142,27 +143,27 @@ int rknn_init2(rknn_context *handle, void *model, uint32_t size, uint32_t flag, 
     return rknn_init(handle, model, size, flag, extend);
 }
 
-/* A context like another; of the vendor's library it is one that shares the weights. */
+/* A copy of a context. With the vendor's library it would share the weights. */
 int rknn_dup_context(rknn_context *handle, rknn_context *copy) {
     struct context *c = enter(*handle);
     return c ? leave(c, rknn_init(copy, c->model, c->model_size, 0, NULL)) : RKNN_ERR_CTX_INVALID;
 }
 
-/* Waits for nobody, as the vendor's does not; what a running thread uses is freed when it comes back. */
+/* Does not wait, like the vendor's. Memory that a running thread uses is freed when its call returns. */
 int rknn_destroy(rknn_context handle) {
     struct context *c = enter(handle);
     if (!c)
         return RKNN_ERR_CTX_INVALID;
     pthread_mutex_lock(&lock);
-    books.destroyed_in_use += c->inside > 1;
-    books.destroyed += c->booked->open;
-    c->booked->open = false;
+    report.destroyed_in_use += c->inside > 1;
+    report.destroyed += c->record->open;
+    c->record->open = false;
     pthread_mutex_unlock(&lock);
     write_report();
     return leave(c, RKNN_SUCC);
 }
 
-/* Only 0, one core, 0 and 1, or all three can be asked for, and only of SoCs with several cores. */
+/* Valid masks are 0, one core, cores 0 and 1, or all three, on SoCs with several cores only. */
 int rknn_set_core_mask(rknn_context handle, int32_t mask) {
     struct context *c = enter(handle);
     if (!c)
@@ -172,14 +173,14 @@ int rknn_set_core_mask(rknn_context handle, int32_t mask) {
     if (!granted)
         complain("rknn_set_core_mask", n_cores == 1 ? "this SoC has one core" : "no such cores");
     pthread_mutex_lock(&lock);
-    c->booked->mask = granted ? (uint32_t)mask : RKNN_NPU_CORE_AUTO;
+    c->record->mask = granted ? (uint32_t)mask : RKNN_NPU_CORE_AUTO;
     pthread_mutex_unlock(&lock);
     return leave(c, granted ? RKNN_SUCC : RKNN_ERR_FAIL);
 }
 
 /* ---- queries ---- */
 
-/* Of an output with four dimensions the NPU writes channels in groups of 16, an even number of them: N, C / 16, H, W, 16. */
+/* The NPU writes the channels of a 4-D output in groups of 16, an even number of groups: N, C / 16, H, W, 16. */
 static void describe_native(struct rknn_tensor_attr *attr) {
     attr->n_dims = 5;
     attr->dims[1] = (attr->dims[1] + 31) / 32 * 2;
@@ -236,7 +237,7 @@ static int answer(const struct context *c, int32_t command, void *info, uint32_t
     case RKNN_QUERY_MEM_SIZE: {
         if (size != sizeof(struct rknn_mem_size))
             return RKNN_ERR_PARAM_INVALID;
-        uint32_t in_out = 0; /* the model's file stands for its weights; the layers between are nowhere */
+        uint32_t in_out = 0; /* the size of the file is that of the weights; inner layers need no memory */
         for (uint32_t i = 0; i < c->tensors.n_input + c->tensors.n_output; i++)
             in_out += elements(&c->tensors.tensors[i]);
         *(struct rknn_mem_size *)info = (struct rknn_mem_size){.total_weight_size = c->model_size,
@@ -310,8 +311,8 @@ int rknn_run(rknn_context handle, void *extend) {
     struct context *c = enter(handle);
     if (!c)
         return RKNN_ERR_CTX_INVALID;
-    struct piece all = {.mask = c->booked->mask, .begins_a_run = true, .patience_ms = 6000, .compute = infer, .data = c};
-    bool ok = run_on_cores(c->booked, &all);
+    struct piece all = {.mask = c->record->mask, .begins_a_run = true, .patience_ms = 6000, .compute = infer, .data = c};
+    bool ok = run_on_cores(c->record, &all);
     c->last_us = all.us;
     if (!ok) {
         complain("rknn_run", "failed to submit!");
@@ -320,13 +321,13 @@ int rknn_run(rknn_context handle, void *extend) {
     return leave(c, ok ? RKNN_SUCC : RKNN_ERR_FAIL);
 }
 
-int rknn_wait(rknn_context handle, void *extend) { /* rknn_run has waited already: nothing is pending */
+int rknn_wait(rknn_context handle, void *extend) { /* rknn_run has already waited */
     (void)extend;
     struct context *c = enter(handle);
     return c ? leave(c, RKNN_ERR_FAIL) : RKNN_ERR_CTX_INVALID;
 }
 
-/* What stored values stand for. The vendor's library rounds once where it also turns NC1HWC2 into NCHW. */
+/* Dequantise. The vendor's library rounds once if it also converts NC1HWC2 to NCHW. */
 static void dequantise(const struct tensor *t, const int8_t *stored, uint32_t n, float *to) {
     float scale = t->scale, offset = (float)t->zp * t->scale;
     if (t->n_dims == 4)
@@ -337,7 +338,7 @@ static void dequantise(const struct tensor *t, const int8_t *stored, uint32_t n,
             to[i] = (float)(stored[i] - t->zp) * scale;
 }
 
-/* One output into the caller's buffer, or into one of our own that rknn_outputs_release frees. */
+/* Writes an output into the caller's buffer, or into a new one that rknn_outputs_release frees. */
 static void get_output(const struct context *c, struct rknn_output *output) {
     if (output->index >= c->tensors.n_output)
         return;

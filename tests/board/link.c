@@ -46,7 +46,7 @@ static bool send_message(int link, const void *data, uint32_t size) {
     return send_all(link, &size, sizeof size) && send_all(link, data, size);
 }
 
-/* npu.py's answer: how many inputs and outputs, then their descriptions; or 0, 0 and a sentence. */
+/* Reads npu.py's answer: the numbers of inputs and outputs and their descriptions, or 0, 0 and an error message. */
 static bool introduce(int link, const void *model, uint32_t size, struct description *found, char sentence[512]) {
     struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = "/run/npu.sock"};
     uint32_t counts[2], length;

@@ -1,4 +1,4 @@
-/* The connection to npu.py: a length in bytes (uint32), then as many bytes. */
+/* The connection to npu.py. Each message is its length in bytes (uint32) and its bytes. */
 #pragma once
 
 #include <stdbool.h>
@@ -7,7 +7,7 @@
 
 enum { MAX_TENSORS = 16, TYPE_UINT8 = 3 };
 
-/* npu.py describes a tensor so. */
+/* npu.py's description of a tensor. */
 struct tensor {
     char name[256];
     uint32_t n_dims, dims[4]; /* input NHWC, outputs NCHW, or fewer dimensions and then zeros */
@@ -22,10 +22,10 @@ struct description {
 
 uint32_t elements(const struct tensor *t);
 
-/* A connection for a .rknn, or for the one with the weights in this memory; -1 and a sentence where there is none. */
+/* Opens a connection for a .rknn, or for the one whose weights are in this memory. On error -1 and a sentence. */
 int link_open(const void *model, uint32_t size, struct description *found, char sentence[512]);
 
-/* input: type (uint32, as librknnrt.so numbers them) and values; output: the int8 values of each. */
+/* input: its type (uint32, librknnrt.so's number) and values; output: the int8 values of each output. */
 bool link_compute(int link, const void *input, uint32_t size, const struct description *model, int8_t *output[]);
 
 /* Closes a connection, and frees the outputs. */

@@ -1,12 +1,14 @@
-"""The arithmetic of the emulated NPU: runs on the host and answers link.c over a Unix socket.
+"""Computes for the emulated NPU. Runs on the host and answers link.c over a Unix socket.
 
     python tests/board/npu.py npu.sock models/
 
-A .rknn can only be computed by an NPU, so the ONNX it was made from, x.onnx beside x.rknn, is run in its place, and its
-outputs are rounded to int8 with the scales that stand in the .rknn. Every context has a connection of its own: it sends
-the model, then frames, each message led by its length (uint32, little-endian). submit.c, which sees only the NPU's
-memory, sends that which holds the weights in the model's place. Prints "ready" once contexts can connect.
+Only an NPU can run a .rknn, so this program runs the ONNX beside it, x.onnx for x.rknn, and rounds
+its outputs to int8 with the scales of the .rknn. Every context has its own connection. It sends the
+model, then frames; each message starts with its length (uint32, little-endian). submit.c knows only
+the NPU's memory, and sends the memory with the weights instead of the model. Prints "ready" when
+contexts can connect.
 """
+
 import ast
 import hashlib
 import signal
@@ -22,54 +24,78 @@ try:
     import numpy as np
     import onnxruntime
 except ImportError as error:
-    sys.exit(f"npu.py: {error} for {sys.executable}, the Python that computes for the board: "
-             "pip install onnxruntime numpy")
+    sys.exit(
+        f"npu.py: {error} for {sys.executable}, the Python that computes for the board: "
+        "pip install onnxruntime numpy"
+    )
 
-HEADER = struct.Struct("<8sQQ40x")     # of a .rknn: "RKNN", format, length of the FlatBuffer that follows
-COUNTS = struct.Struct("<2I")          # inputs, outputs
+# a .rknn's head: "RKNN", format, length of the FlatBuffer after it
+HEADER = struct.Struct("<8sQQ40x")
+COUNTS = struct.Struct("<2I")  # inputs, outputs
 # link.h's struct tensor: name, number of dimensions, dimensions, zero point, scale
 TENSOR = struct.Struct("<256sI4Iif")
-# Of the FlatBuffer's root table: shapes and normalisation of inputs and outputs, as a Python literal; the graphs.
+# Fields of the FlatBuffer's root table: shapes and normalisation of inputs and outputs, as a Python
+# literal; the graphs.
 ATTRIBUTES_FIELD, GRAPHS_FIELD = 3, 2
-# Of a graph: its tensors. Of a tensor: what the vendor's library reports of it.
+# Fields of a graph: its tensors. Fields of a tensor: the values that the vendor's library reports.
 TENSORS_FIELD, NAME_FIELD, SCALE_FIELD, ZERO_POINT_FIELD = 0, 5, 10, 11
-TYPES = {0: np.float32, 1: np.float16, 2: np.int8, 3: np.uint8}  # of an input's values, as librknnrt.so numbers them
+# types of an input's values, with librknnrt.so's numbers
+TYPES = {0: np.float32, 1: np.float16, 2: np.int8, 3: np.uint8}
 
-PIECE, PIECE_EVERY = 1024, 65536  # bytes of weights that tell a model
+PIECE, PIECE_EVERY = 1024, 65536  # bytes of weights that identify a model
 
-Tensor = namedtuple("Tensor", "name shape scale zero_point")  # value = (stored - zero_point) * scale
-# mean and std as convert.py has built them in, one number or one a channel
+# value = (stored - zero_point) * scale
+Tensor = namedtuple("Tensor", "name shape scale zero_point")
+# mean and std that convert.py has built in, one number or one per channel
 Model = namedtuple("Model", "inputs outputs mean std")
 
 
 class ModelError(Exception):
-    """The model cannot be emulated; the message is a sentence."""
+    """The model cannot be emulated. The message is a sentence."""
 
 
 def parse(rknn):
-    """Names, shapes (as the ONNX has them), quantisation and normalisation of a .rknn's input and outputs: a Model.
-    Raises ModelError."""
+    """The Model of a .rknn: names, shapes (those of the ONNX), quantisation and normalisation of
+    its input and outputs. Raises ModelError."""
     try:
-        buffer = memoryview(rknn)[HEADER.size:]
+        buffer = memoryview(rknn)[HEADER.size :]
         root = Table(buffer, Table.follow(buffer, 0))
         shapes = ast.literal_eval(root.string(ATTRIBUTES_FIELD))["attrs"]
-        stored = {table.string(NAME_FIELD): table for table in root.tables(GRAPHS_FIELD)[0].tables(TENSORS_FIELD)}
+        stored = {
+            table.string(NAME_FIELD): table
+            for table in root.tables(GRAPHS_FIELD)[0].tables(TENSORS_FIELD)
+        }
         names = sorted(shapes, key=lambda name: shapes[name]["idx"])
-        inputs, outputs = ([name for name in names if shapes[name]["is_output"] == is_output]
-                           for is_output in (False, True))
+        inputs, outputs = (
+            [name for name in names if shapes[name]["is_output"] == is_output]
+            for is_output in (False, True)
+        )
         if len(inputs) != 1 or any(len(shapes[name]["shape"]) > 4 for name in outputs):
-            raise ModelError("the emulated NPU runs models with one input, and outputs of at most 4 dimensions")
-        inputs, outputs = ([Tensor(name, shapes[name]["shape"], stored[name].number("f", SCALE_FIELD),
-                                   stored[name].number("i", ZERO_POINT_FIELD)) for name in some]
-                           for some in (inputs, outputs))
+            raise ModelError(
+                "the emulated NPU runs models with one input, and outputs of at most 4 dimensions"
+            )
+        inputs, outputs = (
+            [
+                Tensor(
+                    name,
+                    shapes[name]["shape"],
+                    stored[name].number("f", SCALE_FIELD),
+                    stored[name].number("i", ZERO_POINT_FIELD),
+                )
+                for name in some
+            ]
+            for some in (inputs, outputs)
+        )
         norm = shapes[inputs[0].name]
         return Model(inputs, outputs, np.float32(norm["mean"]), np.float32(norm["std"]))
     except (KeyError, IndexError, ValueError, SyntaxError, struct.error) as error:
-        raise ModelError(f"not a quantised .rknn of toolkit 2.x ({type(error).__name__}: {error})") from None
+        raise ModelError(
+            f"not a quantised .rknn of toolkit 2.x ({type(error).__name__}: {error})"
+        ) from None
 
 
 class Table:
-    """A table of a FlatBuffer; its fields are known by their numbers."""
+    """A table of a FlatBuffer. Fields have numbers."""
 
     def __init__(self, buffer, at):
         self._buffer, self._at = buffer, at
@@ -80,8 +106,8 @@ class Table:
         return at + struct.unpack_from("<I", buffer, at)[0]
 
     def _vector(self, field):
-        """Where a vector's length stands, and the length; its elements follow."""
-        size, = struct.unpack_from("<H", self._buffer, self._vtable)
+        """The position of a vector's length, and the length. The elements follow."""
+        (size,) = struct.unpack_from("<H", self._buffer, self._vtable)
         at = 4 + 2 * field
         offset = struct.unpack_from("<H", self._buffer, self._vtable + at)[0] if at < size else 0
         if not offset:
@@ -91,11 +117,14 @@ class Table:
 
     def string(self, field):
         vector, length = self._vector(field)
-        return bytes(self._buffer[vector + 4:vector + 4 + length]).decode()
+        return bytes(self._buffer[vector + 4 : vector + 4 + length]).decode()
 
     def tables(self, field):
         vector, length = self._vector(field)
-        return [Table(self._buffer, self.follow(self._buffer, vector + 4 + 4 * index)) for index in range(length)]
+        return [
+            Table(self._buffer, self.follow(self._buffer, vector + 4 + 4 * index))
+            for index in range(length)
+        ]
 
     def number(self, kind, field):
         """The first number of a vector; kind: "f" or "i", 32 bits each."""
@@ -106,28 +135,45 @@ class Table:
 
 
 def quantise(values, tensor):
-    return np.clip(np.rint(values / np.float32(tensor.scale)) + tensor.zero_point, -128, 127).astype(np.int8)
+    return np.clip(
+        np.rint(values / np.float32(tensor.scale)) + tensor.zero_point, -128, 127
+    ).astype(np.int8)
 
 
 class Network:
-    """A .rknn's ONNX, ready to run; several threads may."""
+    """The opened ONNX of a .rknn. Several threads may run it."""
 
     def __init__(self, rknn, folders):
         self.model = parse(rknn)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # as many runs as cores are under way at a time
+        # one run per core at a time
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
         onnx = with_weights(rknn, folders)[0].with_suffix(".onnx")
-        self._session = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            str(onnx), options, providers=["CPUExecutionProvider"]
+        )
 
     def run(self, image):
-        """image: bytes, the type of its values (uint32, of TYPES) and (1, H, W, C) values, before the model's
-        normalisation. Returns the outputs' int8 values as bytes, one object per output."""
+        """image: bytes, the type of its values (uint32, of TYPES) and (1, H, W, C) values, before
+        the model's normalisation. Returns the outputs' int8 values as bytes, one object per output.
+        """
         _, channels, height, width = self.model.inputs[0].shape
-        kind, = struct.unpack_from("<I", image)
-        pixels = np.frombuffer(image, TYPES[kind], offset=4).reshape(1, height, width, channels).astype(np.float32)
-        blob = np.ascontiguousarray(((pixels - self.model.mean) / self.model.std).transpose(0, 3, 1, 2))
-        outputs = self._session.run([tensor.name for tensor in self.model.outputs], {self.model.inputs[0].name: blob})
-        return [quantise(values, tensor).tobytes() for values, tensor in zip(outputs, self.model.outputs)]
+        (kind,) = struct.unpack_from("<I", image)
+        pixels = (
+            np.frombuffer(image, TYPES[kind], offset=4)
+            .reshape(1, height, width, channels)
+            .astype(np.float32)
+        )
+        blob = np.ascontiguousarray(
+            ((pixels - self.model.mean) / self.model.std).transpose(0, 3, 1, 2)
+        )
+        outputs = self._session.run(
+            [tensor.name for tensor in self.model.outputs], {self.model.inputs[0].name: blob}
+        )
+        return [
+            quantise(values, tensor).tobytes()
+            for values, tensor in zip(outputs, self.model.outputs)
+        ]
 
 
 def _models(folders):
@@ -139,19 +185,23 @@ def _models(folders):
 
 
 def with_weights(memory, folders):
-    """(path, bytes) of the .rknn whose weights are in this memory, the NPU's or a file's: the library lays tensors out
-    anew, so pieces are looked for. Raises ModelError."""
-    pieces = [memory[at:at + PIECE] for at in range(0, len(memory), PIECE_EVERY)]
+    """(path, bytes) of the .rknn whose weights are in this memory of the NPU or of a file. The
+    library rearranges tensors, so pieces of the weights are searched. Raises ModelError."""
+    pieces = [memory[at : at + PIECE] for at in range(0, len(memory), PIECE_EVERY)]
     pieces = [piece for piece in pieces if len(set(piece)) > PIECE // 16]
-    found = [(sum(piece in rknn for piece in pieces), path, rknn) for path, rknn in _models(folders)]
+    found = [
+        (sum(piece in rknn for piece in pieces), path, rknn) for path, rknn in _models(folders)
+    ]
     best, path, rknn = max(found, key=lambda hits: hits[0], default=(0, None, None))
     if best < max(1, len(pieces) // 4):
-        raise ModelError(f"the weights are those of no .rknn of {' or '.join(folders)} that has its .onnx beside it")
+        raise ModelError(
+            f"no .rknn with its .onnx beside it in {' or '.join(folders)} has these weights"
+        )
     return path, rknn
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """The NPU: a thread for every context. `folders` are searched for the models' ONNX."""
+    """The server, with a thread for every context. It looks for the ONNX files in `folders`."""
 
     daemon_threads = True
     request_queue_size = socket.SOMAXCONN
@@ -159,11 +209,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path, folders):
         super().__init__(path, Connection)
         self._folders = folders
-        self._networks = {}  # by the model's hash: contexts with the same model share one
+        self._networks = {}  # by the hash of the model; contexts of one model share it
         self._loading = threading.Lock()
 
     def network(self, rknn):
-        """The Network of a .rknn, or of the one with the weights in this memory. Raises ModelError."""
+        """The Network of a .rknn, or of the one whose weights are in this memory."""
         if not rknn.startswith(b"RKNN"):
             rknn = with_weights(rknn, self._folders)[1]
         key = hashlib.sha256(rknn).digest()
@@ -187,10 +237,15 @@ class Connection(socketserver.StreamRequestHandler):
             self._send(COUNTS.pack(0, 0), struct.pack("<I", len(sentence)), sentence)
             return
         inputs, outputs = network.model[:2]
-        self._send(COUNTS.pack(len(inputs), len(outputs)),
-                   # NHWC
-                   *(self._describe(tensor, [tensor.shape[axis] for axis in (0, 2, 3, 1)]) for tensor in inputs),
-                   *(self._describe(tensor, tensor.shape) for tensor in outputs))
+        self._send(
+            COUNTS.pack(len(inputs), len(outputs)),
+            # NHWC
+            *(
+                self._describe(tensor, [tensor.shape[axis] for axis in (0, 2, 3, 1)])
+                for tensor in inputs
+            ),
+            *(self._describe(tensor, tensor.shape) for tensor in outputs),
+        )
         while True:
             image = self._receive()
             if image is None:
@@ -207,13 +262,19 @@ class Connection(socketserver.StreamRequestHandler):
 
     @staticmethod
     def _describe(tensor, shape):
-        return TENSOR.pack(tensor.name.encode(), len(shape), *shape, *[0] * (4 - len(shape)), tensor.zero_point,
-                           tensor.scale)
+        return TENSOR.pack(
+            tensor.name.encode(),
+            len(shape),
+            *shape,
+            *[0] * (4 - len(shape)),
+            tensor.zero_point,
+            tensor.scale,
+        )
 
 
 def main():
     path, *folders = sys.argv[1:]
-    # Ctrl-C is for the board's command; this process ends with the namespace
+    # Ctrl-C is meant for the board's command; this process ends with the namespace
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Server(path, folders) as server:
         print("ready", flush=True)

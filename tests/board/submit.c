@@ -1,8 +1,8 @@
-/* What the emulated driver makes of a SUBMIT: the cores that it names are taken, and what the NPU would write is written.
+/* SUBMIT in the emulated driver: it occupies the requested cores and writes the outputs that the NPU would write.
  *
- * The tasks' register commands say where the NPU reads and writes. Of them are heeded only those of the model's input and
- * outputs: the answer is npu.py's, asked for at a run's first submit, and each output is written by the submits whose
- * tasks do.
+ * The tasks' register commands contain the addresses that the NPU reads and writes. Only those of the model's input and
+ * outputs are used. npu.py computes the outputs at a run's first submit; each output is written by the submit whose
+ * tasks write it.
  */
 #define _GNU_SOURCE
 #include "driver.h"
@@ -16,7 +16,7 @@
 
 enum { BEGINS = 1 << MAX_TENSORS, SOURCE = 0x1070, WEIGHTS = 0x1110, TARGET = 0x4020, POOLED_TARGET = 0x6070, CHANNELS = 16 };
 
-/* As the driver's public header lays it out. */
+/* The layout of the driver's public header. */
 struct npu_task {
     uint32_t flags, operation, enable, interrupts, clear, status;
     uint32_t n_commands, offset;
@@ -28,13 +28,13 @@ _Static_assert(sizeof(struct npu_task) == 40, "layout of npu_task");
 /* A context, as the driver sees it. */
 struct plan {
     struct memory *tasks;
-    struct booked *booked;
-    int inside; /* submits under way */
-    int link; /* -1: none yet */
+    struct record *record;
+    int inside; /* running submits */
+    int link; /* -1: not yet open */
     struct description model;
     struct memory *input, *commands, *weights, *outputs[MAX_TENSORS];
     uint64_t input_address;
-    uint32_t *touches; /* by task: bit n set where it writes output n, BEGINS where it reads the input's beginning */
+    uint32_t *touches; /* by task: bit n if it writes output n, BEGINS if it reads the start of the input */
     uint8_t *question;
     int8_t *answers[MAX_TENSORS];
 };
@@ -42,7 +42,7 @@ struct plan {
 struct work {
     struct plan *plan;
     bool first;
-    uint32_t outputs; /* what its tasks touch */
+    uint32_t outputs; /* written by its tasks */
 };
 
 static struct plan plans[MAX_CONTEXTS];
@@ -61,25 +61,25 @@ static void forget(struct plan *plan) {
 }
 
 static struct plan *plan_of(const struct memory *tasks) {
-    for (int i = 0; i < books.n_contexts; i++)
+    for (int i = 0; i < report.n_contexts; i++)
         if (tasks && plans[i].tasks == tasks)
             return &plans[i];
     return NULL;
 }
 
 void context_opened(struct memory *tasks) {
-    if (books.n_contexts == MAX_CONTEXTS)
+    if (report.n_contexts == MAX_CONTEXTS)
         return;
-    struct plan *plan = &plans[books.n_contexts];
+    struct plan *plan = &plans[report.n_contexts];
     plan->tasks = tasks;
     plan->link = -1;
-    plan->booked = &books.contexts[books.n_contexts++];
-    plan->booked->open = true;
-    books.opened++;
+    plan->record = &report.contexts[report.n_contexts++];
+    plan->record->open = true;
+    report.opened++;
 }
 
 void memory_is_freed(struct memory *memory) {
-    for (int i = 0; i < books.n_contexts; i++) {
+    for (int i = 0; i < report.n_contexts; i++) {
         struct plan *plan = &plans[i];
         if (!plan->tasks)
             continue;
@@ -87,18 +87,18 @@ void memory_is_freed(struct memory *memory) {
                     memory == plan->weights;
         for (int n = 0; n < MAX_TENSORS; n++)
             used |= memory == plan->outputs[n];
-        books.destroyed_in_use += used && plan->inside;
-        if (used && !plan->inside) /* what a submit under way reads and writes is left to it */
+        report.destroyed_in_use += used && plan->inside;
+        if (used && !plan->inside) /* a running submit keeps its memory */
             forget(plan);
         if (memory == plan->tasks) {
-            books.destroyed++;
-            plan->booked->open = false;
+            report.destroyed++;
+            plan->record->open = false;
             plan->tasks = NULL;
         }
     }
 }
 
-/* ---- what the tasks say ---- */
+/* ---- the tasks ---- */
 
 static struct npu_task *task(const struct plan *plan, uint32_t number) {
     return &((struct npu_task *)plan->tasks->at)[number];
@@ -108,7 +108,7 @@ static uint32_t n_tasks(const struct plan *plan) {
     return (uint32_t)(plan->tasks->size / sizeof(struct npu_task));
 }
 
-/* The memory of the n-th of a task's commands for one of these registers; NULL where there are no more. */
+/* The memory of a task's n-th command for one of these registers, or NULL. */
 static struct memory *addressed(const struct npu_task *task, const uint16_t registers[2], uint32_t *n, uint64_t *address) {
     struct memory *commands = memory_at(task->commands);
     for (; commands && *n < task->n_commands; ++*n) {
@@ -128,8 +128,8 @@ static struct memory *addressed(const struct npu_task *task, const uint16_t regi
 
 static const uint16_t sources[2] = {SOURCE, SOURCE}, weights[2] = {WEIGHTS, WEIGHTS}, targets[2] = {TARGET, POOLED_TARGET};
 
-/* Made after the input, and written to: an output. They are in the order in which they were made. A run's first piece is
- * the one that reads the input's beginning, on whatever cores. */
+/* Memory that was allocated after the input and is written is an output; outputs are in the order of allocation. The
+ * first piece of a run reads the start of the input, on any core. */
 static void find_inputs_and_outputs(struct plan *plan) {
     struct memory *found[MAX_TENSORS + 1] = {NULL};
     int n_found = 0;
@@ -165,7 +165,7 @@ static size_t padded_size(const struct tensor *t) {
     return t->n_dims == 4 ? (size_t)(t->dims[1] + CHANNELS - 1) / CHANNELS * CHANNELS * t->dims[2] * t->dims[3] : elements(t);
 }
 
-/* Reads the tasks of a context that runs for the first time: `first` is the first of them. */
+/* Reads the tasks of a context before its first run. `first` is the first task. */
 static bool understand(struct plan *plan, uint32_t first) {
     uint64_t address = 0;
     uint32_t n = 0;
@@ -199,9 +199,9 @@ static bool understand(struct plan *plan, uint32_t first) {
     return true;
 }
 
-/* ---- what is computed ---- */
+/* ---- results ---- */
 
-/* Where the NPU wants a row's length to be a multiple of some number, the library has left room. */
+/* The library leaves room at the end of rows whose length must be a multiple of some number. */
 static void read_input(struct plan *plan) {
     const struct tensor *t = &plan->model.tensors[0];
     size_t row = (size_t)t->dims[2] * t->dims[3], rows = t->dims[1];
@@ -211,7 +211,7 @@ static void read_input(struct plan *plan) {
         memcpy(plan->question + sizeof(uint32_t) + i * row, plan->input->at + i * stride, row);
 }
 
-/* Of four dimensions: channels in groups of sixteen, (C / 16, H, W, 16). */
+/* 4-D outputs have channels in groups of sixteen, (C / 16, H, W, 16). */
 static void write_output(const struct tensor *t, const int8_t *values, uint8_t *to) {
     if (t->n_dims != 4) {
         memcpy(to, values, elements(t));
@@ -242,7 +242,7 @@ int submit(struct npu_submit *request) {
     pthread_mutex_lock(&lock);
     struct plan *plan = plan_of(memory_of_cookie(request->tasks));
     if (!plan || (!plan->touches && !understand(plan, request->of_core[0].start))) {
-        books.stale += !plan;
+        report.stale += !plan;
         pthread_mutex_unlock(&lock);
         errno = EINVAL;
         return -1;
@@ -253,14 +253,14 @@ int submit(struct npu_submit *request) {
             work.outputs |= plan->touches[request->of_core[core].start + i];
     work.first = work.outputs & BEGINS;
     if (work.first)
-        plan->booked->mask = request->core_mask;
-    plan->booked->submits[request->core_mask & 7]++;
-    books.shared += plan->inside > 0;
+        plan->record->mask = request->core_mask;
+    plan->record->submits[request->core_mask & 7]++;
+    report.shared += plan->inside > 0;
     plan->inside++;
     pthread_mutex_unlock(&lock);
 
     struct piece piece = {request->core_mask, work.first, request->timeout_ms, compute, &work, 0};
-    bool ok = run_on_cores(plan->booked, &piece);
+    bool ok = run_on_cores(plan->record, &piece);
 
     pthread_mutex_lock(&lock);
     plan->inside--;

@@ -1,10 +1,10 @@
-"""What holds on a board: the scripts with the vendor's wheel and without it, in an arm64 userland over an emulated NPU
-or over the vendor's own library (README.md beside this file).
-
-The first test builds the box, which takes half a minute; all share it.
+"""The scripts on a board: with and without the vendor's wheel, in an arm64 userland, with an
+emulated NPU or the vendor's own library (see README.md in this folder). The first test builds the
+box, which takes half a minute; all share it.
 """
-import json
+
 import os
+import shutil
 from collections import namedtuple
 
 import cv2
@@ -26,14 +26,16 @@ from board_parts import (
     WHEEL,
     assert_agree,
     assert_even,
-    made_for,
+    assert_in_turn,
+    model_for,
     needs_tools,
-    nothing_was_used_wrongly,
     numbers_in,
-    over,
+    only_in_full_matrix,
     recorded,
     runs_of,
     submits_of,
+    was_used_correctly,
+    with_setups,
 )
 from conftest import class_drawn
 from scene import FONT, draw_object
@@ -44,127 +46,198 @@ from runtimes.cpu import RKNNLite
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]
 
-Played = namedtuple("Played", "board run numbers detections again")
+ClipRun = namedtuple("ClipRun", "board run numbers detections again")
 
-# Another SoC has a meaning over the emulated library only: the vendor's has an RK3588's NPU under it whatever --soc
-# says, and models for that.
-PLAYED = [("rk3588", setup) for setup in SETUPS if EVERY or setup not in (f"real, {OLDER}", f"real, {NEWER_PYTHON}")]
-PLAYED += [(soc, setup) for soc in ("rk3576", "rk3566") for setup in (EMULATED if EVERY else EMULATED[:1])]
+# By default every SoC, library and kind of wheel once. Other SoCs need the emulated library: the
+# vendor's always has an RK3588's NPU.
+CLIP_RUNS = [
+    ("rk3588", f"real, {WHEEL}"),
+    ("rk3588", f"real, {NONE}"),
+    ("rk3576", f"emulated, {OLDER}"),
+    ("rk3566", f"emulated, {NEWER_PYTHON}"),
+]
+if EVERY:
+    CLIP_RUNS = [("rk3588", setup) for setup in SETUPS]
+    CLIP_RUNS += [(soc, setup) for soc in ("rk3576", "rk3566") for setup in EMULATED]
 
 
-@pytest.fixture(scope="session", params=PLAYED, ids=", ".join)
-def played(request, box, numbered, tmp_path_factory):
-    """main.py's run over the clip on each SoC: the Run, the numbers of the frames saved, and the detections."""
+@pytest.fixture(scope="session", params=CLIP_RUNS, ids=", ".join)
+def clip_run(request, box, numbered, tmp_path_factory):
+    """Run main.py with the clip on each SoC. Returns the Run, the numbers of the saved frames, and
+    the detections."""
     soc, setup = request.param
-    board, folder = box.over(setup), tmp_path_factory.mktemp(soc)
+    board, folder = box.with_setup(setup), tmp_path_factory.mktemp(soc)
     saved, record = folder / "saved.avi", folder / "record.jsonl"
 
     def play(*arguments):
-        run = board.run("env", f"RECORD={record}", "python3", "main.py", numbered, "--headless", "--func", RECORD,
-                        "--save", saved, "--model", made_for(soc, folder), *arguments, soc=soc)
+        run = board.run(
+            "env",
+            f"RECORD={record}",
+            "python3",
+            "main.py",
+            numbered,
+            "--headless",
+            "--func",
+            RECORD,
+            "--save",
+            saved,
+            "--model",
+            model_for(soc, folder),
+            *arguments,
+            soc=soc,
+        )
         assert run.code == 0, run.err
         return run
 
     run = play()
-    return Played(board, run, numbers_in(saved), recorded(record), lambda: play("--overwrite"))
+    return ClipRun(board, run, numbers_in(saved), recorded(record), lambda: play("--overwrite"))
 
 
-# ---- the main job: on three, two and one cores, over both libraries, with the newest wheel, most boards' and none ----
-
-def test_every_frame_comes_out_in_order(played):
-    assert played.numbers == list(range(FRAMES))
+# ---- main.py with one, two and three cores, both libraries, the newest wheel, that of most boards,
+# and none ----
 
 
-def test_cores_share_the_runs_evenly(played):
-    runs = runs_of(played.run)
-    assert len(runs) == CORES[played.run.report["soc"]]
-    assert_even(runs, FRAMES, played.again)
+def test_results_keep_the_order_of_frames(clip_run):
+    assert clip_run.numbers == list(range(FRAMES))
 
 
-def test_contexts_are_bound_to_the_cores_in_turn(played):
-    # one core takes no mask: AUTO stands
-    masks = {"rk3588": [1, 2, 4], "rk3576": [1, 2], "rk3566": [0]}[played.run.report["soc"]]
-    assert [context["mask"] for context in played.run.report["contexts"]] == masks * 2
+def test_frames_are_spread_evenly_over_the_cores(clip_run):
+    runs = runs_of(clip_run.run)
+    assert len(runs) == CORES[clip_run.run.report["soc"]]
+    assert_even(runs, FRAMES, clip_run.again)
 
 
-def test_every_submit_goes_to_the_contexts_core(played):
-    for context in played.run.report["contexts"]:
-        assert context["submits"] == submits_of(played.board, context["mask"], context["runs"])
+def test_contexts_are_bound_to_the_cores_in_turn(clip_run):
+    # AUTO, because a SoC with one core gets no mask
+    masks = {"rk3588": [1, 2, 4], "rk3576": [1, 2], "rk3566": [0]}[clip_run.run.report["soc"]]
+    assert_in_turn(clip_run.run, masks)
 
 
-def test_every_context_is_destroyed_and_none_used_wrongly(played):
-    assert played.run.report["opened"] == 2 * CORES[played.run.report["soc"]]
-    assert nothing_was_used_wrongly(played.run.report)
+def test_every_run_uses_the_core_of_its_context(clip_run):
+    for context in clip_run.run.report["contexts"]:
+        assert context["submits"] == submits_of(clip_run.board, context["mask"], context["runs"])
 
 
-def test_every_byte_of_the_npus_memory_is_given_back(played):
-    most = {"emulated": 0, "real": 50e6}[played.board.library]  # the emulated library has no such memory
-    assert played.run.report["memory_most"] >= most and played.run.report["memory"] == 0
+def test_every_context_is_destroyed_and_used_correctly(clip_run):
+    assert clip_run.run.report["opened"] == 2 * CORES[clip_run.run.report["soc"]]
+    assert was_used_correctly(clip_run.run.report)
 
 
-def test_detections_agree_with_the_pc(played, pc_detections):
-    assert_agree(played.detections, pc_detections("yolov5n"))
+def test_all_npu_memory_is_freed(clip_run):
+    # the emulated library has no such memory
+    most = {"emulated": 0, "real": 50e6}[clip_run.board.library]
+    assert clip_run.run.report["memory_most"] >= most and clip_run.run.report["memory"] == 0
 
 
-def test_the_library_runs_by_itself_where_there_is_no_wheel(played):
-    said = "runs without rknn-toolkit-lite2" in played.run.err
-    assert said == (not played.board.has_wheel)
+def test_detections_are_the_same_as_on_the_pc(clip_run, pc_detections):
+    assert_agree(clip_run.detections, pc_detections("yolov5n"))
+
+
+def test_the_library_is_used_if_there_is_no_wheel(clip_run):
+    said = "runs without rknn-toolkit-lite2" in clip_run.run.err
+    assert said == (not clip_run.board.has_wheel)
 
 
 # ---- several streams, and the examples ----
 
-@over(f"emulated, {WHEEL}")
-def test_each_of_two_streams_comes_out_whole_and_in_order(board, numbered, tmp_path):
+
+@with_setups(f"emulated, {WHEEL}")
+def test_each_of_two_streams_is_complete_and_in_order(board, numbered, tmp_path):
     def play(*more):
-        run = board.run("env", f"RECORD={tmp_path}/record", "python3", "main.py", numbered, numbered, "--headless",
-                        "--func", RECORD, "--save", tmp_path / "saved.avi", *more)
+        run = board.run(
+            "env",
+            f"RECORD={tmp_path}/record",
+            "python3",
+            "main.py",
+            numbered,
+            numbered,
+            "--headless",
+            "--func",
+            RECORD,
+            "--save",
+            tmp_path / "saved.avi",
+            *more,
+        )
         assert run.code == 0, run.err
         return run
 
     run = play()
-    assert [numbers_in(tmp_path / f"saved_{number}.avi") for number in (1, 2)] == [list(range(FRAMES))] * 2
+    assert [numbers_in(tmp_path / f"saved_{number}.avi") for number in (1, 2)] == [
+        list(range(FRAMES))
+    ] * 2
     assert_even(runs_of(run), 2 * FRAMES, lambda: play("--overwrite"))
-    assert run.report["opened"] == 6 and nothing_was_used_wrongly(run.report)
+    assert run.report["opened"] == 6 and was_used_correctly(run.report)
 
 
-@over(f"emulated, {WHEEL}", f"real, {OLDER}", of=SETUPS)
-def test_yolov8_agrees_with_the_pc(board, numbered, tmp_path, pc_detections):
+@with_setups(f"real, {OLDER}", of=SETUPS)
+def test_yolov8_finds_the_same_objects_as_on_the_pc(board, numbered, tmp_path, pc_detections):
     model, module = MODELS["yolov8n"]
 
     def play(record):
-        run = board.run("env", f"RECORD={tmp_path / record}", f"RECORD_MODULE={module}", "python3", "main.py", numbered,
-                        "--headless", "--func", RECORD, "--model", model)
+        run = board.run(
+            "env",
+            f"RECORD={tmp_path / record}",
+            f"RECORD_MODULE={module}",
+            "python3",
+            "main.py",
+            numbered,
+            "--headless",
+            "--func",
+            RECORD,
+            "--model",
+            model,
+        )
         assert run.code == 0, run.err
         return run
 
     run = play("board")
     assert_agree(recorded(tmp_path / "board"), pc_detections("yolov8n"))
     assert_even(runs_of(run), FRAMES, lambda: play("again"))
-    assert [context["mask"] for context in run.report["contexts"]] == [1, 2, 4] * 2
+    assert_in_turn(run, [1, 2, 4])
     for context in run.report["contexts"]:
         assert context["submits"] == submits_of(board, context["mask"], context["runs"], "yolov8n")
-    assert nothing_was_used_wrongly(run.report)
+    assert was_used_correctly(run.report)
 
 
-@over(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
-def test_the_asyncio_example_serves_both_streams(board, numbered):
+@only_in_full_matrix
+@with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
+def test_the_asyncio_example_processes_both_streams(board, numbered):
     run = board.run("python3", "examples/asyncio_streams.py", numbered, numbered)
     assert run.code == 0, run.err
     first, second = [line for line in run.out.splitlines() if "frames" in line]
     assert first == second and f"{FRAMES} frames, " in first and " 0 objects" not in first
-    assert (run.report["runs"], run.report["opened"]) == (2 * FRAMES, 6) and nothing_was_used_wrongly(run.report)
+    assert (run.report["runs"], run.report["opened"]) == (
+        2 * FRAMES,
+        6,
+    ) and was_used_correctly(run.report)
 
 
-@over(f"real, {NONE}")
-@pytest.mark.skipif(not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed")
-def test_classes_agree_with_the_pc(board, tmp_path):
-    numbered, saved, model = tmp_path / "clip.avi", tmp_path / "saved.avi", "models/resnet18_emoji.rknn"
+@with_setups(f"real, {NONE}")
+@pytest.mark.skipif(
+    not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed"
+)
+def test_classes_are_the_same_as_on_the_pc(board, tmp_path):
+    numbered, saved, model = (
+        tmp_path / "clip.avi",
+        tmp_path / "saved.avi",
+        "models/resnet18_emoji.rknn",
+    )
     writer = cv2.VideoWriter(str(numbered), cv2.VideoWriter_fourcc(*"MJPG"), 30, (512, 512))
     for number in range(FRAMES):
         writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
     writer.release()
-    run = board.run("python3", "main.py", numbered, "--headless", "--func", "funcs/resnet.py", "--model", model,
-                    "--save", saved)
+    run = board.run(
+        "python3",
+        "main.py",
+        numbered,
+        "--headless",
+        "--func",
+        "funcs/resnet.py",
+        "--model",
+        model,
+        "--save",
+        saved,
+    )
     assert run.code == 0, run.err
     assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
     pc = RKNNLite()
@@ -182,100 +255,147 @@ def test_classes_agree_with_the_pc(board, tmp_path):
 
 # ---- cores ----
 
-@over(f"emulated, {WHEEL}", f"emulated, {NONE}")
-def test_core_mask_reaches_every_context(board):
-    run = board.run("python3", "-c", f"""
-from rknnpool import RKNNLite, rknnPoolExecutor
-rknnPoolExecutor("{MODEL}", 3, coreMask=RKNNLite.NPU_CORE_0_1_2).release()
-""")
-    # the vendor's library tells its driver a context's mask with the first run, and here is none
+
+@with_setups(f"emulated, {WHEEL}", f"emulated, {NONE}")
+def test_every_context_gets_the_core_mask(board):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
+from rknnpool import rknnPoolExecutor
+rknnPoolExecutor("{MODEL}", 3, coreMask=7).release()
+""",
+    )
+    # the vendor's library passes the mask to its driver with the first run, and here is none
     masks = {"emulated": [7, 7, 7], "real": [0, 0, 0]}[board.library]
-    assert (run.code, [context["mask"] for context in run.report["contexts"]]) == (0, masks), run.err
-    assert nothing_was_used_wrongly(run.report)
+    assert (run.code, [context["mask"] for context in run.report["contexts"]]) == (0, masks), (
+        run.err
+    )
+    assert was_used_correctly(run.report)
 
 
-@over(f"emulated, {WHEEL}", f"real, {WHEEL}")
-def test_one_frame_on_three_cores_takes_all_three(board):
-    run = board.run("python3", "-c", f"""
+@with_setups(f"emulated, {WHEEL}", f"real, {WHEEL}")
+def test_a_frame_on_three_cores_occupies_all_three(board):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
 import numpy as np
-from rknnpool import RKNNLite, rknnPoolExecutor
-with rknnPoolExecutor("{MODEL}", 2, coreMask=RKNNLite.NPU_CORE_0_1_2) as pool:
+from rknnpool import rknnPoolExecutor
+with rknnPoolExecutor("{MODEL}", 2, coreMask=7) as pool:
     list(pool.map([np.zeros((360, 640, 3), np.uint8)] * 4))
-""")
+""",
+    )
     assert (run.code, [core["runs"] for core in run.report["cores"]]) == (0, [4, 4, 4]), run.err
     assert [context["mask"] for context in run.report["contexts"]] == [7, 7]
     for context in run.report["contexts"] if board.library == "real" else ():
-        # as the model is compiled, a few pieces of each run take core 0 alone
+        # a few pieces of each run use only core 0, as the model is compiled
         assert context["submits"] == [0, 6 * context["runs"], 0, 0, 0, 0, 0, 70 * context["runs"]]
 
 
-@over(f"emulated, {WHEEL}", of=EMULATED)  # the vendor's library has three cores under it whatever --soc says
-def test_core_mask_is_left_out_on_one_core(board, tmp_path):
-    run = board.run("python3", "-c", f"""
-from rknnpool import RKNNLite, rknnPoolExecutor
-rknnPoolExecutor("{made_for("rk3566", tmp_path)}", 2, coreMask=RKNNLite.NPU_CORE_0_1_2).release()
-""", soc="rk3566")
-    assert (run.code, [context["mask"] for context in run.report["contexts"]]) == (0, [0, 0]), run.err
+# the vendor's library always has three cores
+@with_setups(f"emulated, {WHEEL}", of=EMULATED)
+def test_the_core_mask_is_omitted_on_a_soc_with_one_core(board, tmp_path):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
+from rknnpool import rknnPoolExecutor
+rknnPoolExecutor("{model_for("rk3566", tmp_path)}", 2, coreMask=7).release()
+""",
+        soc="rk3566",
+    )
+    assert (run.code, [context["mask"] for context in run.report["contexts"]]) == (0, [0, 0]), (
+        run.err
+    )
 
 
-@over(f"emulated, {WHEEL}", of=[f"emulated, {NONE}"])  # for the same reason
-@pytest.mark.parametrize("soc, family, masks", [
-    ("rk3588f", "rk3588", [1, 2, 4]), ("rk3588s2", "rk3588", [1, 2, 4]), ("rk3582", "rk3588", [1, 2, 4]),
-    ("rk3576j", "rk3576", [1, 2]), ("rv1126b", "rv1126b", [0]), ("rk3562", "rk3562", [0])])
-def test_cores_are_known_by_the_beginning_of_the_socs_name(board, tmp_path, soc, family, masks):
-    run = board.run("python3", "-c", f"""
+@with_setups(
+    f"emulated, {WHEEL}", of=[f"emulated, {NONE}"]
+)  # the vendor's library always has three cores
+@pytest.mark.parametrize(
+    "soc, family, masks",
+    [
+        ("rk3582", "rk3588", [1, 2, 4]),
+        ("rv1126b", "rv1126b", [0]),
+        ("rk3588f", "rk3588", [1, 2, 4]),
+        ("rk3588s2", "rk3588", [1, 2, 4]),
+        ("rk3576j", "rk3576", [1, 2]),
+        ("rk3562", "rk3562", [0]),
+    ][: 6 if EVERY else 2],
+)
+def test_the_beginning_of_the_socs_name_tells_its_cores(board, tmp_path, soc, family, masks):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
 import numpy as np
 from rknnpool import rknnPoolExecutor, soc
-with rknnPoolExecutor("{made_for(family, tmp_path)}") as pool:
+with rknnPoolExecutor("{model_for(family, tmp_path)}") as pool:
     print(soc(), pool.TPEs, len(list(pool.map([np.zeros((360, 640, 3), np.uint8)] * 6))))
-""", soc=soc)
-    assert (run.code, run.out.splitlines()[-1].split()) == (0, [soc, str(2 * len(masks)), "6"]), run.err
-    assert [context["mask"] for context in run.report["contexts"]] == masks * 2
+""",
+        soc=soc,
+    )
+    assert (run.code, run.out.splitlines()[-1].split()) == (0, [soc, str(2 * len(masks)), "6"]), (
+        run.err
+    )
+    assert_in_turn(run, masks)
 
 
-# Two processes that each open a pool of one context and keep it until both have.
-TWO = f"""
-import os, subprocess, sys
-code = 'from rknnpool import rknnPoolExecutor as Pool; pool = Pool("{MODEL}", 1); print("open", flush=True); input()'
-processes = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                              env={{**os.environ, "BOARD_REPORT": report}}) for report in sys.argv[1:]]
-for process in processes:
-    while "open" not in process.stdout.readline():
-        assert process.poll() is None
-for process in processes:
-    process.communicate("\\n")
-    assert process.returncode == 0
+# the vendor's library passes the mask with the first run
+@with_setups(f"emulated, {WHEEL}", of=[f"emulated, {NONE}"])
+def test_the_first_core_depends_on_the_process_id(board):
+    """Thus two small programs mostly use different cores."""
+    code = f"""
+import os
+from rknnpool import rknnPoolExecutor
+rknnPoolExecutor("{MODEL}", 1).release()
+print(os.getpid())
 """
-
-
-@over(f"emulated, {WHEEL}", of=[f"emulated, {NONE}"])  # the vendor's tells the mask with the first run
-def test_two_processes_do_not_both_begin_at_core_0(board, tmp_path):
-    reports = [tmp_path / "first.json", tmp_path / "second.json"]
-    run = board.run("python3", "-c", TWO, *reports)
+    run = board.run("python3", "-c", code)
     assert run.code == 0, run.err
-    masks = [json.loads(path.read_text())["contexts"][0]["mask"] for path in reports]
-    assert len(set(masks)) == 2 and set(masks) <= {1, 2, 4}
+    core = int(run.out.splitlines()[-1]) % 3
+    assert [context["mask"] for context in run.report["contexts"]] == [1 << core]
 
 
-@over(f"emulated, {WHEEL}", f"real, {NONE}")
-def test_context_with_a_refused_core_mask_is_destroyed(board):
-    run = board.run("python3", "-c", f"""
+@with_setups(f"emulated, {WHEEL}", f"real, {NONE}")
+def test_a_context_with_a_refused_core_mask_is_destroyed(board):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
 from rknnpool import rknnPoolExecutor
 try:
     rknnPoolExecutor("{MODEL}", 2, coreMask=5)
 except RuntimeError as error:
     print(error)
-""")
-    assert (run.code, run.report["opened"]) == (0, 1) and nothing_was_used_wrongly(run.report), run.err
+""",
+    )
+    assert (run.code, run.report["opened"]) == (0, 1) and was_used_correctly(run.report), run.err
     assert "context 1 of 2" in run.out
 
 
 # ---- scripts written before this project ----
 
-@over(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
-def test_older_script_runs_unchanged(board, numbered):
-    run = board.run("env", "PYTHONPATH=.", "python3", "tests/board/older_script.py", numbered)
+
+def older_script_ran(run):
     assert run.code == 0, run.err
     shapes = [(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)]
-    assert run.out.splitlines()[-56:] == [f"{number} {shapes}" for number in range(FRAMES - 4)]
-    assert run.report["opened"] == 3 and nothing_was_used_wrongly(run.report)
+    assert run.out.splitlines()[4 - FRAMES :] == [
+        f"{number} {shapes}" for number in range(FRAMES - 4)
+    ]
+    assert run.report["opened"] == 3 and was_used_correctly(run.report)
+
+
+@with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
+def test_an_older_script_runs_in_this_repository(board, numbered):
+    script = "tests/board/older_script.py"
+    older_script_ran(board.run("env", "PYTHONPATH=.", "python3", script, MODEL, numbered))
+
+
+@with_setups(f"emulated, {OLDER}", of=[f"emulated, {WHEEL}", f"real, {WHEEL}", f"real, {OLDER}"])
+def test_an_older_script_runs_with_rknnpool_alone_and_the_wheel(board, numbered, tmp_path):
+    for name in ("rknnpool.py", "tests/board/older_script.py", "tests/board/numbered.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    run = board.run("env", "-C", tmp_path, "python3", "older_script.py", ROOT / MODEL, numbered)
+    older_script_ran(run)

@@ -1,28 +1,46 @@
-"""The emulated NPU itself: that it does as the vendor's library, and that what other tests assert of it could fail."""
+"""The emulated NPU itself: it behaves like the vendor's library, and it reports the faults that
+other tests exclude."""
+
 import signal
 
 import pytest
-from board_parts import CORES, MODEL, masks_of, needs_tools, wrong_use
+from board_parts import (
+    CORES,
+    MODEL,
+    masks_of,
+    needs_tools,
+    only_in_full_matrix,
+    wrong_use,
+)
 
 pytest_plugins = ["board_fixtures"]
-pytestmark = [needs_tools, pytest.mark.slow]
+pytestmark = [needs_tools, only_in_full_matrix, pytest.mark.slow]
 
 MASKS = masks_of("rknnlite.api")
 
 
-@pytest.mark.parametrize("soc, returned, masks", [
-    ("rk3588", [0, 0, 0, 0, 0, -1, -1, 0, 0], [0, 1, 2, 3, 4, 0, 0, 7, 7]),
-    ("rk3576", [0, 0, 0, 0, 0, -1, -1, 0, 0], [0, 1, 2, 3, 1, 0, 0, 3, 3]),
-    ("rk3566", [0] + [-1] * 8, [0] * 9),
-], ids=CORES)
-def test_board_takes_core_masks_as_the_soc_does(board, soc, returned, masks):
+@pytest.mark.parametrize(
+    "soc, returned, masks",
+    [
+        ("rk3588", [0, 0, 0, 0, 0, -1, -1, 0, 0], [0, 1, 2, 3, 4, 0, 0, 7, 7]),
+        ("rk3576", [0, 0, 0, 0, 0, -1, -1, 0, 0], [0, 1, 2, 3, 1, 0, 0, 3, 3]),
+        ("rk3566", [0] + [-1] * 8, [0] * 9),
+    ],
+    ids=CORES,
+)
+def test_the_emulated_library_accepts_the_core_masks_of_the_soc(board, soc, returned, masks):
     run = board.run("python3", "-c", MASKS, soc=soc)
-    assert [int(line.split()[1]) for line in run.out.splitlines() if line.startswith("returned")] == returned, run.err
+    assert [
+        int(line.split()[1]) for line in run.out.splitlines() if line.startswith("returned")
+    ] == returned, run.err
     assert [context["mask"] for context in run.report["contexts"]] == masks
 
 
-def test_board_notices_two_threads_in_one_context(board):
-    run = board.run("python3", "-c", f"""
+def test_two_threads_in_one_context_are_reported(board):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from rknnlite.api import RKNNLite
@@ -31,13 +49,14 @@ context.load_rknn("{MODEL}")
 context.init_runtime(core_mask=1)
 with ThreadPoolExecutor(2) as threads:
     list(threads.map(lambda _: context.inference([np.zeros((1, 640, 640, 3), np.uint8)]), range(8)))
-""")
+""",
+    )
     assert run.report["shared"] > 0, run.err
     assert run.report["destroyed"] == 0
 
 
 @pytest.mark.parametrize("fault", ["BOARD_HANG_RUN", "BOARD_STUCK_RUN"])
-def test_hung_run_is_booked_and_can_be_killed(board, numbered, fault):
+def test_a_hung_run_is_reported_and_can_be_killed(board, numbered, fault):
     with board.start("python3", "main.py", numbered, "--headless", **{fault: "5"}) as process:
         assert any(f"as {fault}" in line for line in process.stderr)
         process.kill()
@@ -45,35 +64,59 @@ def test_hung_run_is_booked_and_can_be_killed(board, numbered, fault):
     assert (board.report()["opened"], board.report()["destroyed"]) == (6, 0)
 
 
-# What wrong_use.py finds of the vendor's library 1.5.2.
+# Results of wrong_use.py with the vendor's library 1.5.2.
 CODES = {
-    "outputs_get before any run": 0, "inputs: none, two": [0, -5], "input: smaller, larger": [-5, 0], "input: NCHW": 0,
-    "masks": [0, 0, 0, 0, 0, -1, -1, 0, -1, -1, -1, -1, 0], "run": [0, 0], "wait": -1, "outputs": [0, 0, True, True],
-    "outputs: fewer, more": [0, -5], "outputs: small buffer": [0], "outputs: bad index": 0, "two dimensions": True,
-    "model: range, current": [-6, -6], "model: MEM_SIZE": [0, True], "model: set_input_shapes": -6,
-    "small model: range, current": [-6, -6], "small model: MEM_SIZE": [0, True], "small model: set_input_shapes": -6,
-    "dup_context": [0, 0, 0, 0, True, 0], "bad handle": -7, "destroy": 0,
+    "outputs_get before any run": 0,
+    "inputs: none, two": [0, -5],
+    "input: smaller, larger": [-5, 0],
+    "input: NCHW": 0,
+    "masks": [0, 0, 0, 0, 0, -1, -1, 0, -1, -1, -1, -1, 0],
+    "run": [0, 0],
+    "wait": -1,
+    "outputs": [0, 0, True, True],
+    "outputs: fewer, more": [0, -5],
+    "outputs: small buffer": [0],
+    "outputs: bad index": 0,
+    "two dimensions": True,
+    "model: range, current": [-6, -6],
+    "model: MEM_SIZE": [0, True],
+    "model: set_input_shapes": -6,
+    "small model: range, current": [-6, -6],
+    "small model: MEM_SIZE": [0, True],
+    "small model: set_input_shapes": -6,
+    "dup_context": [0, 0, 0, 0, True, 0],
+    "bad handle": -7,
+    "destroy": 0,
     **{f"input: {kind}": [0, 0] for kind in ("u8", "f32", "f16", "i8", "half", "through")},
     "as u8": {"f32": True, "f16": True, "i8": True},
 }
 
 
-def test_library_returns_what_the_vendors_does(board):
+def test_the_emulated_library_returns_the_vendors_codes(board):
     found = wrong_use(board, MODEL, "models/resnet18_emoji.rknn")
-    model, small, answers = found.pop("model"), found.pop("small model"), found.pop("answers on cores")
+    model, small, answers = (
+        found.pop("model"),
+        found.pop("small model"),
+        found.pop("answers on cores"),
+    )
     assert found == CODES
-    assert len(set(answers)) == 5  # of five pictures
+    assert len(set(answers)) == 5  # five different pictures
     assert [tensor["dims"] for tensor in model["native_outputs"]] == [
-        [1, 16, side, side, 16] for side in (80, 40, 20)]
+        [1, 16, side, side, 16] for side in (80, 40, 20)
+    ]
     assert [(tensor["size"], tensor["size_with_stride"]) for tensor in model["outputs"]] == [
-        (1632000, 1638400), (408000, 491520), (102000, 163840)]
+        (1632000, 1638400),
+        (408000, 491520),
+        (102000, 163840),
+    ]
     assert small["native_outputs"] == small["outputs"]
 
 
-def test_scales_are_those_that_the_vendors_library_reports(board):
+def test_the_scales_are_those_of_the_vendors_library(board):
     found = wrong_use(board, "models/yolov8n_emoji.rknn", "models/resnet18_emoji.rknn")
     outputs = {tensor["name"]: tensor for tensor in found["model"]["outputs"]}
-    # the .rknn's tensor table has it; its list of ranges, where scores were 0 in calibration, says 1.2e-7 / 255
+    # from the .rknn's tensor table; its list of ranges has 1.2e-7 / 255, because scores were 0 in
+    # calibration
     assert outputs["classes32"]["scale"] == pytest.approx(0.00196078, rel=1e-5)
     assert outputs["classes8"]["scale"] == pytest.approx(0.9962960 / 255, rel=1e-5)
 
@@ -84,19 +127,24 @@ from rknnlite.api import RKNNLite
 context = RKNNLite()
 context.load_rknn("{MODEL}")
 context.init_runtime(core_mask=1)
-first, failed, third = [context.inference([np.full((1, 640, 640, 3), value, np.uint8)]) for value in (0, 128, 255)]
+images = [np.full((1, 640, 640, 3), value, np.uint8) for value in (0, 128, 255)]
+first, failed, third = [context.inference([image]) for image in images]
 print([bool((first[0] == other[0]).all()) for other in (failed, third)])
 """
 
 
-def test_wheel_gives_the_previous_outputs_after_a_failed_run(board):
+def test_the_wheel_returns_the_previous_outputs_after_a_failed_run(board):
     run = board.run("python3", "-c", AFTER_A_FAILURE, BOARD_FAIL_RUN="2")
     assert run.out.splitlines()[-1] == "[True, False]", run.err
 
 
-def test_board_notices_a_context_destroyed_in_a_run(board, tmp_path):
-    """The vendor's library frees the memory under the running thread, which then dies; ours keeps it and books that."""
-    run = board.run("python3", "-c", f"""
+def test_a_context_destroyed_during_a_run_is_reported(board, tmp_path):
+    """The vendor's library frees the memory of the running thread, which then crashes. Ours keeps
+    the memory and reports it."""
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
 import os, threading
 import numpy as np
 from rknnlite.api import RKNNLite
@@ -110,18 +158,27 @@ while not os.path.exists(os.environ["BOARD_REPORT"]):  # written before a run ha
 context.release()
 print("in work", thread.is_alive())
 thread.join()
-""", BOARD_HANG_RUN="1", BOARD_HANG_MS="3000")
+""",
+        BOARD_HANG_RUN="1",
+        BOARD_HANG_MS="3000",
+    )
     assert run.out.splitlines()[-1] == "in work True", run.err
     assert run.report["destroyed_in_use"] == 1
 
 
-def test_mask_is_the_drivers_choice_after_a_refused_one(board):
-    run = board.run("python3", "-c", f"""
+def test_the_driver_chooses_the_core_after_a_refused_mask(board):
+    run = board.run(
+        "python3",
+        "-c",
+        f"""
 import ctypes
-library, handle, model = ctypes.CDLL("librknnrt.so"), ctypes.c_uint64(), open("{MODEL}", "rb").read()
+library, handle = ctypes.CDLL("librknnrt.so"), ctypes.c_uint64()
+model = open("{MODEL}", "rb").read()
 library.rknn_init(ctypes.byref(handle), model, len(model), 0, None)
-print(library.rknn_set_core_mask(handle, 2), library.rknn_set_core_mask(handle, 5), library.rknn_destroy(handle),
+set_core_mask = library.rknn_set_core_mask
+print(set_core_mask(handle, 2), set_core_mask(handle, 5), library.rknn_destroy(handle),
       library.rknn_run(handle, None))
-""")
+""",
+    )
     assert (run.out.split(), run.report["contexts"][0]["mask"]) == (["0", "-1", "0", "-7"], 0)
     assert run.report["stale"] == 1

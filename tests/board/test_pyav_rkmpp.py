@@ -1,4 +1,6 @@
-"""What holds of the real pyav-rkmpp in the board's userland, which has no decoder: all but the decoder's own part."""
+"""The real pyav-rkmpp in the board's userland. There is no hardware decoder, so everything but
+decoding is tested."""
+
 import importlib.util
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from test_live import CAMERAS, Camera, needs_gst  # noqa: E402
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]
 
-PACKAGE = BOARD.parent / "box" / "pyav-rkmpp"  # as its wheel unpacks, kept with the box
+PACKAGE = BOARD.parent / "box" / "pyav-rkmpp"  # its unpacked wheel, kept in the box
 COMPARE = """
 import sys
 import cv2
@@ -43,8 +45,9 @@ print(type(camera).__name__, camera.live, *[camera.read().shape for _ in range(3
 
 
 def write(path, codec, count):
-    """A video of so many frames."""
+    """Write a video of `count` frames."""
     import av
+
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30)
         stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
@@ -58,31 +61,72 @@ def write(path, codec, count):
 def package(box):
     if not PACKAGE.exists():
         staging = PACKAGE.with_suffix(".partial")
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "--target",
-                        staging, "--platform", "manylinux_2_28_aarch64", "--implementation", "cp", "--python-version",
-                        "3.11", "--upgrade", "pyav-rkmpp"], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--target",
+                staging,
+                "--platform",
+                "manylinux_2_28_aarch64",
+                "--implementation",
+                "cp",
+                "--python-version",
+                "3.11",
+                "--upgrade",
+                "pyav-rkmpp",
+            ],
+            check=True,
+        )
         staging.rename(PACKAGE)
     return f"PYTHONPATH={PACKAGE}:{ROOT}"
 
 
-def test_the_real_pyav_rkmpp_gives_opencvs_frames_and_says_why_the_hardware_does_not(board, package):
+def test_the_real_pyav_rkmpp_gives_the_same_frames_as_opencv_and_reports_the_missing_decoder(
+    board, package
+):
     run = board.run("env", package, "python3", "-c", COMPARE, "models/demo.mp4")
     assert run.code == 0, run.err
-    why = "decodes it on the CPU, for h264_rkmpp does not open (there is no /dev/mpp_service)"
-    assert run.out.splitlines() == [f"Video OpenCV {why}", f"AVVideo PyAV {why}", "0 0.08333333333333333"]
+    why = "decodes it on the CPU because h264_rkmpp does not open (there is no /dev/mpp_service)"
+    assert run.out.splitlines() == [
+        f"Video OpenCV {why}",
+        f"AVVideo PyAV {why}",
+        "0 0.08333333333333333",
+    ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("av") is None, reason="the clip is made by PyAV: pip install av")
-def test_main_goes_on_with_opencv_and_saves_without_the_boards_encoder(board, package, tmp_path):
+@pytest.mark.skipif(
+    importlib.util.find_spec("av") is None, reason="PyAV makes the clip: pip install av"
+)
+def test_main_uses_opencv_and_saves_without_the_boards_encoder(board, package, tmp_path):
     for name, codec in (("a.mp4", "libx264"), ("b.mp4", "mpeg4")):
         write(tmp_path / name, codec, 5)
     (tmp_path / "plain.py").write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    run = board.run("env", package, "python3", "main.py", tmp_path / "a.mp4", tmp_path / "b.mp4", "--headless",
-                    "--save", tmp_path / "out.mp4", "--func", tmp_path / "plain.py")
+    run = board.run(
+        "env",
+        package,
+        "python3",
+        "main.py",
+        tmp_path / "a.mp4",
+        tmp_path / "b.mp4",
+        "--headless",
+        "--save",
+        tmp_path / "out.mp4",
+        "--func",
+        tmp_path / "plain.py",
+    )
     assert run.code == 0, run.err
     assert sorted(line for line in run.err.splitlines() if "decodes it" in line) == [
-        "a.mp4: OpenCV decodes it on the CPU, for h264_rkmpp does not open (there is no /dev/mpp_service).",
-        "b.mp4: OpenCV decodes it on the CPU, for mpeg4 is none of what the board's decoder takes (h264, hevc, av1)."]
+        "a.mp4: OpenCV decodes it on the CPU because h264_rkmpp does not open "
+        "(there is no /dev/mpp_service).",
+        "b.mp4: OpenCV decodes it on the CPU because the board's decoder does not support mpeg4 "
+        "(only h264, hevc, av1).",
+    ]
     assert [len(frames_of(tmp_path / f"out_{number}.mp4")) for number in (1, 2)] == [5, 5]
 
 
@@ -93,4 +137,8 @@ def test_the_real_pyav_rkmpp_reads_a_camera(board, package):
         run = board.run("env", package, "python3", "-c", READ, camera.url)
     finally:
         camera.kill()
-    assert run.out.split(" ", 2) == ["AVVideo", "True", "(720, 1280, 3) (720, 1280, 3) (720, 1280, 3)\n"], run.err
+    assert run.out.split(" ", 2) == [
+        "AVVideo",
+        "True",
+        "(720, 1280, 3) (720, 1280, 3) (720, 1280, 3)\n",
+    ], run.err

@@ -1,13 +1,24 @@
-"""What holds over the vendor's own librknnrt.so (1.5.2, from PyPI) in particular: the kernel driver and the NPU's
-arithmetic are emulated, nothing else is. README.md beside this file says more; the other tests run over it, too.
+"""The vendor's own librknnrt.so (1.5.2, from PyPI): only the kernel driver and the NPU's arithmetic
+are emulated (see README.md in this folder). The other tests use it, too.
 """
+
 import pytest
-from board_parts import MODELS, OLDER, REAL, SETUPS, WHEEL, needs_tools, nothing_was_used_wrongly, over, wrong_use
+from board_parts import (
+    MODELS,
+    OLDER,
+    REAL,
+    SETUPS,
+    WHEEL,
+    needs_tools,
+    was_used_correctly,
+    with_setups,
+    wrong_use,
+)
 
 pytest_plugins = ["board_fixtures"]
 pytestmark = [needs_tools, pytest.mark.slow]
 
-# The wheel reads the SoC in the device tree; the library below it has an RK3588's NPU whatever that is.
+# The wheel reads the SoC from the device tree; the library always has an RK3588's NPU.
 MASKS_OF_THE_WHEEL = """
 import numpy as np
 from rknnlite.api import RKNNLite
@@ -20,21 +31,35 @@ for mask in 0, 1, 2, 3, 4, 5, 7, 0xffff:
 """
 
 
-@over(f"real, {WHEEL}", of=[f"real, {WHEEL}", f"real, {OLDER}"])  # without the wheel: test_library.py
-@pytest.mark.parametrize("soc, masks", [("rk3588", [0, 1, 2, 3, 4, None, 7, 7]),
-                                        ("rk3576", [0, 1, 2, 3, 1, None, 3, 3]), ("rk3566", [0] + [None] * 7)])
-def test_submits_have_the_masks_that_the_wheel_gives(board, soc, masks):
+# without the wheel: test_library.py
+@with_setups(f"real, {WHEEL}", of=[f"real, {WHEEL}", f"real, {OLDER}"])
+@pytest.mark.parametrize(
+    "soc, masks",
+    [
+        ("rk3588", [0, 1, 2, 3, 4, None, 7, 7]),
+        ("rk3576", [0, 1, 2, 3, 1, None, 3, 3]),
+        ("rk3566", [0] + [None] * 7),
+    ],
+)
+def test_runs_use_the_core_masks_that_the_wheel_passes(board, soc, masks):
     run = board.run("python3", "-c", MASKS_OF_THE_WHEEL, soc=soc)
     assert run.code == 0, run.err
-    assert [context["mask"] if context["runs"] else None for context in run.report["contexts"]] == masks
+    assert [
+        context["mask"] if context["runs"] else None for context in run.report["contexts"]
+    ] == masks
     for context in run.report["contexts"]:
-        assert not any(count for mask, count in enumerate(context["submits"]) if mask not in (context["mask"], 1))
-    assert nothing_was_used_wrongly(run.report)
+        assert not any(
+            count
+            for mask, count in enumerate(context["submits"])
+            if mask not in (context["mask"], 1)
+        )
+    assert was_used_correctly(run.report)
 
 
-# ---- the emulated library beside it ----
+# ---- compared with the emulated library ----
+
 
 @pytest.mark.parametrize("name", MODELS)
-def test_emulated_library_answers_as_the_vendors_does(box, name):
+def test_the_emulated_library_answers_like_the_vendors(box, name):
     models = MODELS[name][0], "models/resnet18_emoji.rknn"
     assert wrong_use(box, *models) == wrong_use(box, *models, options=SETUPS[REAL[0]])

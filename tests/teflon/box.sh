@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Runs a command on an emulated board with the open driver, and builds it first where it is missing (a minute, 450 MB):
+# Runs a command on an emulated board with the open driver. Builds the board if it is missing (a
+# minute, 450 MB):
 #
 #     tests/teflon/box.sh [--device] [COMMAND ...]
 #
-# The board is an arm64 Debian 13 under qemu-user with Python 3.13, LiteRT and Mesa's real libteflon.so from
-# trixie-backports. It has no NPU; with --device device.c stands in for the kernel's rocket driver: it takes what Mesa
-# submits and computes nothing. It lies in tests/teflon/box/, and nothing is written elsewhere.
+# The board is an arm64 Debian 13 under qemu-user with Python 3.13, LiteRT and Mesa's real
+# libteflon.so from trixie-backports. It has no NPU. With --device, device.c replaces the kernel's
+# rocket driver: it accepts Mesa's submissions and computes nothing. All files are in
+# tests/teflon/box/.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,25 +21,31 @@ die() {
     exit 2
 }
 
-# In a user namespace of its own everyone is root enough to unpack, to mount and to chroot, and no mount outlives it.
+# In a user namespace every user may unpack, mount and chroot, and mounts end with it.
 namespace() {
     unshare --user --map-root-user "$@"
 }
 
-# Mesa's package for arm64 of the backports, by apt with a state of its own.
+# Mesa's arm64 package from the backports. apt uses a state folder of its own.
 fetch_mesa() {
     local apt=$box/apt mirror
     # shellcheck disable=SC2016  # apt's own variable
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' | grep -m 1 '/debian/*$') ||
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' |
+        grep -m 1 '/debian/*$') ||
         die "apt knows no mirror of Debian."
     mkdir -p "$apt"/{lists/partial,archives/partial}
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie-backports main" \
-        >"$apt/sources.list"
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    echo "deb [signed-by=$keyring] $mirror trixie-backports main" >"$apt/sources.list"
     : >"$apt/status"
-    local options=(-qq -o APT::Sandbox::User=root -o APT::Architecture=arm64 -o APT::Architectures=arm64
-        -o "Dir::State::lists=$apt/lists" -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt"
+    local options=(-qq -o APT::Sandbox::User=root -o APT::Architecture=arm64
+        -o APT::Architectures=arm64 -o "Dir::State::lists=$apt/lists"
+        -o "Dir::State::status=$apt/status" -o "Dir::Cache=$apt"
         -o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-)
-    (cd "$apt" && apt-get "${options[@]}" update && apt-get "${options[@]}" download mesa-teflon-delegate)
+    (
+        cd "$apt" &&
+            apt-get "${options[@]}" update &&
+            apt-get "${options[@]}" download mesa-teflon-delegate
+    )
 }
 
 build() {
@@ -46,24 +54,28 @@ build() {
     mkdir -p "$staging/usr/"{bin,sbin,lib}
     ln -s usr/bin usr/sbin usr/lib "$staging"
     echo "box.sh: fetching Debian trixie and Mesa for arm64" >&2
-    namespace debootstrap --arch=arm64 --variant=minbase --include=python3,libdrm2,libexpat1 --download-only trixie \
-        "$staging" >"$box/debootstrap.log" 2>&1 || die "debootstrap failed, see $box/debootstrap.log."
+    namespace debootstrap --arch=arm64 --variant=minbase --include=python3,libdrm2,libexpat1 \
+        --download-only trixie "$staging" >"$box/debootstrap.log" 2>&1 ||
+        die "debootstrap failed, see $box/debootstrap.log."
     fetch_mesa >&2 || die "Mesa's package could not be fetched."
     for deb in "$staging"/var/cache/apt/archives/*.deb "$box"/apt/*.deb; do
-        dpkg-deb --fsys-tarfile "$deb" | namespace tar -x --no-same-owner --keep-directory-symlink -C "$staging"
+        dpkg-deb --fsys-tarfile "$deb" |
+            namespace tar -x --no-same-owner --keep-directory-symlink -C "$staging"
     done
     rm -r "$staging"/var/cache/apt/archives/*.deb "$box/apt"
     cp "$staging/usr/share/base-passwd/passwd.master" "$staging/etc/passwd"
     [[ -x $repo/.venv/bin/python ]] && python=$repo/.venv/bin/python
     echo "box.sh: fetching ${wheels[*]} for aarch64" >&2
-    "$python" -m pip install -qq --disable-pip-version-check --root-user-action=ignore --no-warn-conflicts \
-        --only-binary=:all: --implementation cp --python-version 3.13 --platform manylinux2014_aarch64 \
-        --platform manylinux_2_17_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_28_aarch64 \
+    "$python" -m pip install -qq --disable-pip-version-check --root-user-action=ignore \
+        --no-warn-conflicts --only-binary=:all: --implementation cp --python-version 3.13 \
+        --platform manylinux2014_aarch64 --platform manylinux_2_17_aarch64 \
+        --platform manylinux_2_27_aarch64 --platform manylinux_2_28_aarch64 \
         --target "$staging/usr/local/lib/python3.13/dist-packages" "${wheels[@]}" >&2 ||
         die "pip could not install ${wheels[*]} for aarch64."
-    aarch64-linux-gnu-gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fPIC -shared -o "$staging/usr/lib/rocket_device.so" \
-        "$here/device.c" -ldl || die "device.c does not compile."
-    # What LiteRT asks the kernel before it takes its fast kernels; the host's own /sys would tell of another CPU.
+    aarch64-linux-gnu-gcc -std=gnu11 -O2 -Wall -Wextra -Werror -fPIC -shared \
+        -o "$staging/usr/lib/rocket_device.so" "$here/device.c" -ldl ||
+        die "device.c does not compile."
+    # LiteRT reads this to choose its fast kernels. The host's /sys describes another CPU.
     mkdir -p "$staging/sys/devices/system/cpu"
     echo 0-1 | tee "$staging/sys/devices/system/cpu/"{possible,present} >/dev/null
     rm -rf "$root"
@@ -77,7 +89,8 @@ if [[ ${1-} == --device ]]; then
 fi
 for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
-        die "$tool is missing: apt-get install debootstrap qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
+        die "$tool is missing: apt-get install debootstrap qemu-user-static" \
+            "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 done
 namespace true 2>/dev/null || die "user namespaces are off for this user: run it as root."
 mkdir -p "$box"
@@ -90,7 +103,7 @@ mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\x
 ulimit -c 0
 BINFMT=":qemu-aarch64:M::$magic:$mask:$(command -v qemu-aarch64-static):F"
 export root repo tmp preload BINFMT
-# shellcheck disable=SC2016  # for the shell in the namespace
+# shellcheck disable=SC2016  # expanded by the shell in the namespace
 exec unshare --user --map-root-user --mount --pid --fork --kill-child bash -euc '
     mount -t tmpfs tmpfs "$root/run"
     mount -t proc proc "$root/proc"
@@ -106,7 +119,8 @@ exec unshare --user --map-root-user --mount --pid --fork --kill-child bash -euc 
     done
     mount -t binfmt_misc binfmt_misc "$root/run/binfmt"
     printf %s "$BINFMT" >"$root/run/binfmt/register"
-    # no exec: the first process of a namespace is not ended by its own crash
-    env -i PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 QEMU_CPU=cortex-a76 \
-        TEFLON_DEBUG="${TEFLON_DEBUG-}" chroot "$root" /usr/bin/env -C "$repo" ${preload:+"$preload"} "$@" ||
+    # no exec: a crash does not end the first process of a namespace
+    env -i PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 \
+        PYTHONDONTWRITEBYTECODE=1 QEMU_CPU=cortex-a76 TEFLON_DEBUG="${TEFLON_DEBUG-}" \
+        chroot "$root" /usr/bin/env -C "$repo" ${preload:+"$preload"} "$@" ||
         exit $?' bash "$@"

@@ -1,5 +1,5 @@
-/* What a kernel's rocket driver is to Mesa, as far as it asks: /dev/accel/accel0, whose buffers are memory that nobody
- * computes in. Preloaded by box.sh. The numbers are those of the kernel's drm.h and rocket_accel.h. */
+/* Replaces the kernel's rocket driver for Mesa: /dev/accel/accel0, whose buffers are plain memory. Nothing is computed.
+ * Preloaded by box.sh. The numbers are those of the kernel's drm.h and rocket_accel.h. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -33,7 +33,7 @@ struct submit {
     uint32_t job_count, job_size;
 };
 
-static int memory = -1; /* all buffers, one behind the other, which are mapped as the device's would be */
+static int memory = -1; /* all buffers, one after the other, mapped like the device's */
 static uint64_t used;
 static uint32_t handles;
 

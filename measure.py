@@ -1,0 +1,373 @@
+"""What benchmark.py measures: the pool's FPS, latency, CPU and memory, and a frame's stages."""
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import dataclasses
+import functools
+import itertools
+import re
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+
+import cv2
+import numpy as np
+
+import funcs
+import rknnpool
+import runtimes
+from funcs import yolov5
+from limits import Figures, limit_of, stages
+from meter import Meter, usable_cpus
+from runtimes import cpu
+from runtimes.simulated import Recorder, opened, parse_simulate, record, simulated
+from runtimes.simulated_library import simulated_library
+from sources import Video, open_source
+from vision import drawing, inference, labels, letterbox
+from vision import nms as nms_module
+from vision.errors import InputError
+from vision.model import describe
+from vision.settings import settings_of
+
+RECORDED = 60     # frames of the video whose outputs a simulated NPU returns: 2.1 MB each
+IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
+
+
+def opened_video(path: str) -> Video:
+    """The video at `path`. Raises InputError for a source without an end, which cannot restart."""
+    video = open_source(path)
+    if not isinstance(video, Video) or video.total < 1:
+        raise InputError(f"{path}: not a video with an end, so the benchmark cannot repeat it.")
+    return video
+
+
+def looped(path: str) -> Iterator[np.ndarray]:
+    """The video's frames, again and again."""
+    video = opened_video(path)
+    while True:
+        frame = video.read()
+        if frame is None:
+            video.rewind()
+            frame = video.read()
+            if frame is None:
+                raise InputError(f"{path}: cannot be read again from its beginning.")
+        yield frame
+
+
+def paced(frames: Iterable, fps: float) -> Iterator:
+    """`frames` as a camera delivers them: one every 1 / fps seconds."""
+    due = time.perf_counter()
+    for frame in frames:
+        due = max(due + 1 / fps, time.perf_counter() - 1 / fps)  # frames nobody reads are missed
+        time.sleep(max(0, due - time.perf_counter()))
+        yield frame
+
+
+def resident_mb(field: str = "VmRSS") -> float:
+    """Resident memory in MB: now (VmRSS), or the peak (VmHWM) since reset_peak(). NaN without
+    /proc."""
+    status = Path("/proc/self/status")
+    found = re.search(field + r":\s+(\d+)", status.read_text()) if status.exists() else None
+    return int(found[1]) / 1024 if found else float("nan")
+
+
+def reset_peak() -> None:
+    with contextlib.suppress(OSError):  # then the peak is that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+class Bench:
+    """What all columns share: the runtimes, the ceiling in FPS if it is known, and the frames."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.soc = rknnpool.soc()
+        self.model = describe(*runtimes.model_for(None, args.model, self.soc))
+        module = funcs.load(args.func) if args.func else funcs.find(self.model)
+        self.myFunc = module.myFunc
+        self.cpus, self.read = usable_cpus(), 0.0  # seconds of reading and decoding so far
+        names = list(dict.fromkeys(args.runtime or [None]))
+        self.ceiling: Optional[float] = None
+        if not args.simulate:
+            self._use_this_machine(names)
+        video = opened_video(args.cap)
+        if args.simulate:
+            self._simulate(names, video.total)
+        self.runtime = self.runtimes[names[0]]
+        self.held: Optional[List[np.ndarray]] = None
+        if args.no_decode:
+            self.held = list(itertools.islice(looped(args.cap), min(video.total, IN_MEMORY)))
+        width, height = video.size
+        self.name = f"{Path(args.cap).name} {width}x{height}, {self.npu}"
+
+    def _use_this_machine(self, names: List[Optional[str]]) -> None:
+        self.runtimes: Dict[Optional[str], Any] = {
+            name: runtimes.by_name(name) or runtimes.choose(self.args.model, self.soc)
+            for name in names}
+        on_cpu = self.runtimes[names[0]] is cpu.RKNNLite
+        self.cores = 1 if on_cpu else rknnpool.npu_cores(self.soc)
+        self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
+        self.npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {self.soc}"
+
+    def _simulate(self, names: List[Optional[str]], total: int) -> None:
+        inference_time, self.cores = parse_simulate(self.args.simulate)
+        print(f"Recording the outputs of {min(total, RECORDED)} frames ...", file=sys.stderr)
+        spread = itertools.islice(looped(self.args.cap), 0, total, -(-total // RECORDED))
+        recorded = record(self.args.model, spread, self.myFunc)
+        self.runtimes = {
+            name: simulated_library(name, inference_time, self.cores, recorded) if name
+            else simulated(inference_time, self.cores, recorded) for name in names}
+        each = [float(seconds) for seconds in np.broadcast_to(inference_time, (self.cores,))]
+        self.ceiling = sum(1 / seconds for seconds in each) if all(each) else float("inf")
+        times = f"{self.cores} x {each[0] * 1000:.1f}"
+        if len(set(each)) > 1:
+            times = " ".join(f"{seconds * 1000:.1f}" for seconds in each)
+        self.npu = f"simulated NPU, {times} ms"
+
+    def frames(self) -> Iterator[np.ndarray]:
+        if self.held is None:
+            return looped(self.args.cap)
+        return (frame.copy() for frame in itertools.cycle(self.held))  # myFunc draws on them
+
+    def pool(self, column: str, function: Callable, runtime: Any = None) \
+            -> rknnpool.rknnPoolExecutor:
+        runtime = runtime or self.runtime
+        mask = runtime.NPU_CORE_0_1_2 if column == "all" else None
+        count = 2 if column == "all" else int(column)
+        try:
+            return rknnpool.rknnPoolExecutor(self.args.model, count, function, coreMask=mask,
+                                             runtime=runtime)
+        except RuntimeError as error:  # its message is a sentence
+            raise InputError(f"{error}.") from None
+
+    def bare(self) -> float:
+        """FPS of inference alone, without video and drawing: two contexts on every core of an NPU,
+        or one on every CPU core."""
+        frame = next(self.frames())
+
+        def loop(context: Any, _: Any) -> float:
+            recorder = Recorder(context)
+            self.myFunc(recorder, frame.copy())
+            began, count = time.perf_counter(), 0
+            while time.perf_counter() < began + self.args.seconds:
+                context.inference(recorder.inputs)
+                count += 1
+            return count / (time.perf_counter() - began)
+
+        with self.pool(str(self.bare_contexts), loop) as pool:
+            return sum(pool.map(range(self.bare_contexts)))
+
+    def clocked(self) -> Iterator[tuple]:
+        """(number, time of submission, frame) for each frame of the source."""
+        frames = paced(self.frames(), self.args.live) if self.args.live else self.frames()
+        for number in itertools.count():
+            began = time.perf_counter()
+            frame = next(frames)
+            submitted = time.perf_counter()
+            self.read += submitted - began
+            yield number, submitted, frame
+
+    def serve(self, context: Any, item: tuple) -> tuple:
+        self.myFunc(context, item[2])
+        return item[:2]
+
+    def measure(self, column: str, runtime: Optional[str]) -> Dict[str, Any]:
+        """One column in one round, as window() returns it."""
+        reset_peak()
+        meter = Meter(queued=lambda item: item[1])
+        serve, figures = meter.timed(self.serve), functools.partial(self.figures, meter)
+        if column == "plain":
+            context = opened(self.runtimes[runtime], self.args.model)
+            measured = self.window((serve(context, item) for item in self.clocked()), list, figures)
+            context.release()
+            return measured
+        with self.pool(column, serve, self.runtimes[runtime]) as pool:
+            results = pool.map(self.clocked(), live=bool(self.args.live))
+            return self.window(results, lambda: pool.frames_per_core, figures)
+
+    def figures(self, meter: Meter) -> Figures:
+        """What a pool's meter has measured, and the reading of the video."""
+        figures, live = meter.figures(), bool(self.args.live)
+        return dataclasses.replace(figures, live=live, streams=figures.seconds, read=self.read,
+                                   files=0.0 if live else figures.seconds)
+
+    def window(self, results: Iterator, frames_per_core: Callable,
+               figures: Callable[[], Figures] = Figures) -> Dict[str, Any]:
+        """Measure from the first result after the warm-up to the first one after `seconds`, so that
+        only whole frames count.
+
+        Returns fps, latencies in ms, cpu_ms per frame, runs per core, peak rss_mb, dropped frames,
+        and the figures of limits.py.
+        """
+        warm, latencies = time.perf_counter() + self.args.warmup, []
+        first, _ = next(results)
+        while time.perf_counter() < warm:
+            first, _ = next(results)
+        began, cpu_began, before = time.perf_counter(), time.process_time(), frames_per_core()
+        earlier = figures()
+        for number, submitted in results:  # noqa: B007
+            now = time.perf_counter()
+            latencies.append((now - submitted) * 1000)
+            if now >= began + self.args.seconds:
+                break
+        count, dropped = len(latencies), number - first - len(latencies)
+        measured = dataclasses.replace(figures().since(earlier), dropped=dropped)
+        return dict(fps=count / (now - began), latencies=latencies,
+                    cpu_ms=(time.process_time() - cpu_began) * 1000 / count,
+                    rss_mb=resident_mb("VmHWM"), dropped=dropped, figures=measured,
+                    runs=[after - start for start, after in zip(before, frames_per_core())])
+
+
+def measure_table(bench: Bench, columns: List[tuple], title: Callable) -> Tuple[List[dict], float]:
+    """Measure every column, (threads, runtime's name or None), in every round.
+
+    Returns a dict of figures for each column, and the ceiling in FPS.
+    """
+    measured: Dict[tuple, List[dict]] = {column: [] for column in columns}
+    ceilings = []
+    for number in range(1, bench.args.rounds + 1):
+        if bench.ceiling is None:
+            ceilings.append(bench.bare())
+            print(f"round {number}, inference alone: {ceilings[-1]:.1f} FPS", file=sys.stderr)
+        for column in columns:
+            measured[column].append(bench.measure(*column))
+            print(f"round {number}, {title(*column)}: {measured[column][-1]['fps']:.1f} FPS",
+                  file=sys.stderr)
+    ceiling = statistics.median(ceilings) if bench.ceiling is None else bench.ceiling
+    return [_summary(column, rounds, ceiling) for column, rounds in measured.items()], ceiling
+
+
+def _summary(column: tuple, rounds: List[dict], ceiling: float) -> dict:
+    every: Dict[str, list] = {key: [one[key] for one in rounds] for key in rounds[0]}
+    fps, latencies = statistics.median(every["fps"]), np.concatenate(every["latencies"])
+    return dict(threads=column[0], runtime=column[1], fps=fps, fps_of_rounds=every["fps"],
+                share=fps / ceiling, p50_ms=float(np.percentile(latencies, 50)),
+                p99_ms=float(np.percentile(latencies, 99)),
+                cpu_ms=statistics.median(every["cpu_ms"]),
+                runs=[sum(of_core) for of_core in zip(*every["runs"])],
+                rss_mb=max(every["rss_mb"]), dropped=sum(every["dropped"]),
+                limit=limit_of(every["figures"][-1]), stages=stages(every["figures"][-1]))
+
+
+class Stopwatch:
+    """Takes the place of the module cv2: `seconds` is the CPU time inside OpenCV, which does not
+    hold the GIL."""
+
+    seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(cv2, name)
+        return functools.partial(self.timed, value) if callable(value) else value
+
+    def timed(self, call: Callable, *args: Any, **options: Any) -> Any:
+        began = time.process_time()
+        result = call(*args, **options)
+        self.seconds += time.process_time() - began
+        return result
+
+
+class Profile:
+    """CPU time of each stage: `stages[name]` is [ms per frame, of these holding the GIL, at most].
+
+    Stages run one after the other, so the process's CPU time is the stage's. Time outside OpenCV
+    and the runtime counts as holding the GIL; this is an upper bound, because NumPy releases it in
+    longer loops. The stopwatch costs time itself: it measures every second frame, and the sums are
+    those of the others.
+    """
+
+    MODULES: List[ModuleType] = [letterbox, nms_module, drawing, labels]
+    WITHOUT_GIL = "decode the video", "inference call"
+
+    def __init__(self) -> None:
+        self.watch: Optional[Stopwatch] = None
+        self.stages: Dict[str, List[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+
+    def use_stopwatch(self, use: bool) -> None:
+        self.watch = Stopwatch() if use else None
+        for module in self.MODULES:
+            setattr(module, "cv2", self.watch or cv2)  # noqa: B010
+
+    def stage(self, name: str, call: Callable, *args: Any, frames: int) -> Any:
+        """Call, and add its time; frames: how many frames there are in all."""
+        began, inside = time.process_time(), self.watch.seconds if self.watch else 0.0
+        result = call(*args)
+        spent = (time.process_time() - began) * 1000 / frames
+        if not self.watch:
+            self.stages[name][0] += spent
+        elif name not in self.WITHOUT_GIL:
+            self.stages[name][1] += spent - (self.watch.seconds - inside) * 1000 / frames
+        return result
+
+
+def profile(bench: Bench) -> Dict[str, List[float]]:
+    """Profile's stages of a YOLOv5's frame, and the hand-over from and to the pool."""
+    count = max(1, round(60 * bench.args.seconds))
+    frames, context = looped(bench.args.cap), opened(bench.runtime, bench.args.model)
+    settings, timed = settings_of(context.model, 640, 0.25, 0.45), Profile()
+    stage = functools.partial(timed.stage, frames=count)
+    for number in range(-(count // 5), 2 * count):
+        if number == 0:
+            timed.stages.clear()  # those of the warm-up
+        timed.use_stopwatch(bool(number % 2))
+        frame = stage("decode the video", next, frames)
+        square, placed = stage("letterbox", letterbox.letterbox, frame, settings.size)
+        outputs = stage("inference call", inference.infer_raw, context, square)
+        boxes, classes, scores = stage("decode the heads", yolov5.decode, outputs, settings)
+        best = stage("NMS", nms_module.nms, boxes, classes, scores, settings)
+        boxes = letterbox.unletterbox(boxes[best], placed, frame)
+        found = drawing.Detections(boxes, classes[best], scores[best])
+        stage("draw", drawing.draw, frame, found)
+    timed.use_stopwatch(False)
+    context.release()
+    # Each job sleeps, so that threads wake up as in practice.
+    with bench.pool(str(2 * bench.cores), lambda context, frame: time.sleep(0.001)) as pool:
+        timed.stage("hand-over", lambda: list(pool.map(range(10 * count))), frames=10 * count)
+    stages = timed.stages
+    stages["hand-over"][1] = stages["hand-over"][0]
+    for times in stages.values():
+        times[1] = max(0.0, min(times))  # the two were measured on different frames
+    own = zip(*(stages[name] for name in ("letterbox", "decode the heads", "NMS", "draw")))
+    return {**stages, "func.py's own: letterbox, heads, NMS, draw": [sum(part) for part in own]}
+
+
+def soak(bench: Bench, column: str, step: int = 2000) -> None:
+    """Print memory while frames arrive twice as fast as the pool serves them: it must stay flat."""
+    fps = bench.args.live or 2 * (bench.ceiling or bench.bare())
+    frames = paced(bench.frames(), fps) if np.isfinite(fps) else bench.frames()
+    began = time.perf_counter()
+
+    def serve(context: Any, item: tuple) -> tuple:
+        return item[0], bench.myFunc(context, item[1])
+
+    with bench.pool(column, serve) as pool:
+        for served, (number, _) in enumerate(pool.map(enumerate(frames, 1), live=True), 1):
+            if served % step == 0 or served == bench.args.soak:
+                rate = served / (time.perf_counter() - began)
+                print(f"{served} frames served, {number - served} dropped, {rate:.1f} FPS, "
+                      f"RSS {resident_mb():.1f} MB", flush=True)
+            if served == bench.args.soak:
+                break
+
+
+def streams(bench: Bench, column: str) -> None:
+    """Print FPS, dropped frames and the worst stream's latencies for several sources on one
+    pool."""
+    print("| streams | FPS in all | FPS, slowest | dropped | latency p50, ms | latency p99, ms |\n"
+          "| --- | --- | --- | --- | --- | --- |")
+    for count in bench.args.streams:
+        with bench.pool(column, bench.serve) as pool, ThreadPoolExecutor(count) as consumers:
+            results = [pool.map(bench.clocked(), live=bool(bench.args.live)) for _ in range(count)]
+            measure = functools.partial(bench.window, frames_per_core=lambda: [])
+            measured = list(consumers.map(measure, results))
+        fps = [stream["fps"] for stream in measured]
+        dropped = sum(stream["dropped"] for stream in measured)
+        p50, p99 = (max(np.percentile(stream["latencies"], share) for stream in measured)
+                    for share in (50, 99))
+        print(f"| {count} | {sum(fps):.1f} | {min(fps):.1f} | {dropped} | {p50:.1f} | {p99:.1f} |",
+              flush=True)

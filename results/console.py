@@ -1,0 +1,69 @@
+"""What is printed for the person at the terminal: lines beside progress bars, and tracebacks."""
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any, Callable
+
+from tqdm import tqdm
+
+from sources.names import hide
+
+ROOT = Path(__file__).resolve().parents[1]
+# An error in the user's code passes through these files; its traceback leaves them out.
+OURS = tuple(str(ROOT / name) for name in (
+    "main.py", "meter.py", "rknnpool.py", "streams.py", os.path.join("funcs", "__init__.py"),
+    os.path.join("results", "result.py")))
+PYTHONS = threading.__file__, os.path.dirname(concurrent.futures.__file__)
+
+
+def prepare_output() -> None:
+    """Make stdout and stderr take every text. Call it once, before anything is printed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the shell closed it (>&-)
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(getattr(sys, name), "reconfigure"):  # the terminal may lack some letters
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def say(text: str, file: Any = None) -> None:
+    """Print a line beside the progress bars, without passwords. file: sys.stdout unless given.
+
+    Nobody reading any more (`| head`) does not end the program.
+    """
+    try:
+        tqdm.write(hide(text), file=file or sys.stdout)
+        (file or sys.stdout).flush()
+    except (OSError, ValueError):  # ValueError: it is closed
+        setattr(sys, "stderr" if file else "stdout", open(os.devnull, "w"))
+
+
+class PoolMessages(logging.Handler):
+    """Prints the pool's warnings, such as a core that fails. complain: prints a text only once."""
+
+    def __init__(self, complain: Callable[[str], None]) -> None:
+        super().__init__()
+        self.complain = complain
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.complain(record.getMessage())
+
+
+def users_traceback(error: BaseException) -> str:
+    """The traceback of an error in the user's code, without the lines of our code above it."""
+    trace = error.__traceback__
+    while trace and is_ours(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    lines = traceback.format_exception(type(error), error, trace or error.__traceback__)
+    return "".join(lines).rstrip()
+
+
+def is_ours(file: str) -> bool:
+    """Whether the file of a traceback's line is one of ours, or one of Python's that we call."""
+    # abspath: Python 3.8 calls main.py by the name that was typed.
+    return file.startswith("<frozen importlib") or os.path.abspath(file).startswith(OURS + PYTHONS)

@@ -1,0 +1,140 @@
+"""Hands the results of one stream to its tracker, its lines and its sinks; counts them."""
+from __future__ import annotations
+
+import collections
+import sys
+import threading
+import time
+import traceback
+from typing import Any
+
+from results.console import say
+from results.gaps import NotSaved
+from results.protocol import Sink
+from results.queued_sink import QueuedSink
+from vision.errors import InputError
+
+
+class Delivery:
+    """The side of a stream that sinks know.
+
+    name: what the stream is called everywhere. live: whether frames arrive at their own pace.
+    max_fps: the most frames per second that are processed; None for all.
+    tracker, lines, findings: get every result with detections first (`update(result)`), or None.
+    sinks: get every result next.
+    stop: an Event; set it to end the stream.
+    count, failed, unsaved, unshown: numbers of frames. A frame that two sinks could not save counts
+    twice in unsaved. code: the exit code; 0 if nothing failed.
+    began, ended: time.perf_counter(); ended is None until the end.
+    meter: the meter.Meter that measures this stream, or None. spent: {class of a sink or tracker,
+    or "draw": seconds in the stream's thread; "read": seconds in the thread that reads}.
+    """
+
+    meter: Any = None
+    count = failed = unsaved = unshown = code = 0
+
+    def __init__(self, name: str, max_fps: float | None = None):
+        self.name, self.max_fps, self.live = name, max_fps, True
+        self.tracker: Any = None
+        self.lines: Any = None
+        self.findings: Any = None
+        self.sinks: list[Sink] = []
+        self.own_sinks: list[Sink] = []
+        self.stop = threading.Event()
+        self.complaints: set[str] = set()  # what has been printed and is not printed again
+        self.began = time.perf_counter()
+        self.ended: float | None = None
+        self.spent: collections.defaultdict[str, float] = collections.defaultdict(float)
+        self._recent: collections.deque[float] = collections.deque(maxlen=100)
+
+    def add_sink(self, sink: Sink) -> None:
+        """Add a sink that belongs to this stream alone and is closed with it. If the stream is
+        live, it never waits for the sink."""
+        self.own_sinks.append(QueuedSink(sink, self) if self.live else sink)
+        self.sinks.append(self.own_sinks[-1])
+
+    def deliver(self, result: Any) -> None:
+        """Take a result to the tracker and the lines, then to every sink."""
+        self.failed += result.error is not None
+        if result.error is None and result.detections is not None:
+            for each in (self.tracker, self.lines, self.findings):
+                if each is not None:
+                    self.timed(each, each.update, result)
+        for sink in list(self.sinks):
+            self.timed(getattr(sink, "sink", sink), self.hand_to, sink, result)
+        if result.error is None:
+            self.count += 1
+            self._recent.append(time.perf_counter())
+
+    def timed(self, part: Any, call: Any, *arguments: Any) -> None:
+        """Call, and add the time to `spent`. The first sink that asks for the picture causes the
+        drawing, which counts as "draw"."""
+        result, began = arguments[-1], time.perf_counter()
+        drawn = result.drawing
+        call(*arguments)
+        took = time.perf_counter() - began
+        drawn = min(took, result.drawing - drawn)
+        self.spent[type(part).__name__] += took - drawn
+        self.spent["draw"] += drawn
+
+    def hand_to(self, sink: Any, result: Any) -> bool:
+        """Write a result to a sink. False if the sink failed: it gets no more, and the stream goes
+        on."""
+        try:
+            sink.write(result)
+            return True
+        except NotSaved as error:
+            self.unsaved += 1
+            self.blame(error)
+            return True
+        except Exception as error:
+            self.blame(error)
+            self.sinks = [other for other in self.sinks
+                          if sink not in (other, getattr(other, "sink", None))]
+            return False
+
+    def close(self) -> None:
+        """Close the sinks that belong to this stream alone. May be called more than once."""
+        self.close_sinks(self.own_sinks)
+
+    def close_sinks(self, sinks: list[Sink]) -> None:
+        """Close sinks. If one fails, the others are closed all the same."""
+        for sink in sinks:
+            try:
+                sink.close()
+            except Exception as error:
+                self.blame(error)
+
+    def blame(self, error: Exception) -> None:
+        """Print, once, how a sink failed. It costs the exit code, and nothing else."""
+        known = isinstance(error, InputError)
+        self.complain(str(error) if known else traceback.format_exc().rstrip())
+        self.code = self.code or (2 if known else 1)
+
+    def complain(self, text: str) -> None:
+        """Print something to stderr, but only once."""
+        if text not in self.complaints:
+            self.complaints.add(text)
+            say(text, sys.stderr)
+
+    @property
+    def fps(self) -> float:
+        """Frames processed per second, over the last two seconds."""
+        now = time.perf_counter()
+        recent = [moment for moment in list(self._recent) if moment > now - 2]
+        return len(recent) / max(0.1, now - recent[0]) if len(recent) > 1 else 0.0
+
+    @property
+    def dropped(self) -> int:
+        """Frames of a live source that were read but not processed: newer ones replaced them."""
+        return 0
+
+    def summary(self) -> str:
+        seconds = (self.ended or time.perf_counter()) - self.began
+        more = f", {self.dropped} dropped" if self.live else ""
+        for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"),
+                            (self.unshown, "not shown")):
+            more += f", {count} {what}" if count else ""
+        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
+        return (f"{self.name}: {frames} in {seconds:.1f} s, "
+                f"{self.count / seconds:.1f} FPS on average{more}")

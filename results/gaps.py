@@ -1,0 +1,48 @@
+"""Results that a sink cannot save for a while, because the disk is full: counted and reported."""
+from __future__ import annotations
+
+from typing import Any
+
+from vision.errors import InputError
+
+
+class NotSaved(InputError):
+    """A sink could not save this result. It takes the next one all the same."""
+
+
+class Gaps:
+    """Counts the results that a sink could not save. what: "--json out.jsonl"."""
+
+    def __init__(self, what: str):
+        self.what, self.missing, self.text = what, 0, ""
+
+    def add(self, result: Any, reason: object) -> NotSaved:
+        """Count a result that is not saved. Returns the exception for the sink to raise; its text
+        stays the same until the gap ends, and is therefore printed once."""
+        if not self.missing:
+            self.text = (f"{self.what}: cannot be written ({reason}) from {name(result)} on. "
+                         "Writing continues when it is possible again.")
+        self.missing += 1
+        return NotSaved(self.text)
+
+    def end(self, result: Any, path: str = "") -> None:
+        """Say that a result has been saved after a gap, if there was one. path: the new file."""
+        if self.missing:
+            where = f", in {path}" if path else ""
+            result.stream.complain(f"{self.what}: written again from {name(result)} on{where}; "
+                                   f"{self._frames()} missing.")
+            self.missing = 0
+
+    def close(self) -> None:
+        """Raises InputError if results are missing at the end."""
+        if self.missing:
+            text, self.missing = f"{self.what}: {self._frames()} missing at the end.", 0
+            raise InputError(text)
+
+    def _frames(self) -> str:
+        return "1 frame is" if self.missing == 1 else f"{self.missing} frames are"
+
+
+def name(result: Any) -> str:
+    """What the user calls a result: "0012.jpg", or "frame 12 of gate"."""
+    return result.file or f"frame {result.number} of {result.stream.name}"

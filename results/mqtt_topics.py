@@ -1,0 +1,204 @@
+"""MQTT topics of a stream, what is retained under them, and their announcement to Home Assistant.
+
+docs/results.md lists the topics.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+import zlib
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
+from urllib.parse import unquote, urlsplit
+
+from results.mqtt_owner import Owner
+from results.objects import Objects
+from results.status import Status
+from vision.errors import InputError
+
+DISCOVERY_PREFIX = "homeassistant"
+MAX_LEVEL = 200  # characters of one level of a topic
+PREFIX_RESERVED = {"available", "events"}  # levels below the prefix that are not streams
+# Levels below a stream or zone that are not classes. fps is an entity of Home Assistant only.
+STREAM_RESERVED = {"all", "available", "fps", "in", "out", "owner", "state"}
+
+
+def parse_url(url: str) -> Tuple[str, int, bool, str]:
+    """Parse mqtt://HOST[:PORT][/PREFIX] or mqtts://... for TLS.
+
+    Returns host, port, whether to use TLS, and the prefix of all topics. Raises InputError; its
+    text does not repeat a password in the URL.
+    """
+    example = "write mqtt://HOST:1883/PREFIX, or mqtts:// for TLS"
+    if "@" in url:
+        raise InputError("--mqtt: the URL must not contain a user or password, because every user "
+                         "of this machine can see it in `ps`. Set the environment variables "
+                         "RKNNPOOL_MQTT_USER and RKNNPOOL_MQTT_PASSWORD.")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError:  # or its subclass UnicodeError
+        raise InputError(f"--mqtt {url}: invalid URL; {example}.") from None
+    extra = "?" in url or "#" in url
+    if parts.scheme not in ("mqtt", "mqtts") or not host or extra or port == 0:
+        raise InputError(f"--mqtt {url}: invalid URL; {example}.")
+    prefix = unquote(parts.path).strip("/") or "rknnpool"
+    if re.search(r"[+#\0-\x1f\ufffd]", prefix) or prefix.startswith("$") or len(prefix) > 1000:
+        raise InputError(f"--mqtt {url}: the topic prefix must not start with $ or contain + or "
+                         "#, and has at most 1000 characters.")
+    tls = parts.scheme == "mqtts"
+    return host, port or (8883 if tls else 1883), tls, prefix
+
+
+def topic_level(name: Any, reserved: Iterable[str] = ()) -> str:
+    """Return a name as one level of a topic. Different names give different levels.
+
+    Characters that a level must not contain are percent-encoded as in a URL, and so is "%". The
+    first character of a reserved name is encoded, too. A longer name than MAX_LEVEL is cut and
+    ends in a hash.
+    """
+    level = "".join(map(_encoded, str(name))) or "%"
+    if level in reserved:
+        level = f"%{ord(level[0]):02X}{level[1:]}"
+    if len(level) > MAX_LEVEL:
+        digest = hashlib.sha256(level.encode()).hexdigest()[:12]
+        level = f"{level[:MAX_LEVEL]}~{digest}"
+    return level
+
+
+def _encoded(char: str) -> str:
+    # Brokers refuse control characters (Cc), surrogates (Cs) and noncharacters (Cn).
+    if char in "%/+#" or unicodedata.category(char) in ("Cc", "Cs", "Cn"):
+        return "".join(f"%{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+    return char
+
+
+def slug(text: str) -> str:
+    """Return a text as an id for Home Assistant, which allows letters, digits, _ and - only.
+
+    A text that must be changed gets its checksum, so that different texts have different ids.
+    """
+    plain = re.sub(r"[^a-zA-Z0-9_-]", "_", text)[:64]
+    return plain if plain == text else f"{plain}_{zlib.crc32(text.encode()):08x}"
+
+
+def available_topic(prefix: str, program: str) -> str:
+    """The topic that says whether a program is "online"."""
+    return f"{prefix}/available/{topic_level(program)}"
+
+
+class StreamTopics:
+    """What is published about one stream.
+
+    program: the id of this program, whose availability is below the prefix; run_id: distinguishes
+    the ids of objects from those of another run. `retained` is {topic: payload} of the stream's
+    retained messages, which `update()` and `announce()` fill.
+    """
+
+    def __init__(self, stream: Any, prefix: str, program: str, run_id: str):
+        self.status, self.available = Status(stream), available_topic(prefix, program)
+        self.retained: Dict[str, str] = {}
+        self.topic = f"{prefix}/{topic_level(stream.name, PREFIX_RESERVED)}"
+        self.node, self.owner = slug(self.topic), Owner(self.topic, program)
+        self.publisher: Optional[str] = None  # the program that publishes it, as far as known
+        self.objects = Objects(f"{run_id}-{self.node}")
+        self.epoch = 0  # of the newest result; results of an earlier epoch are ignored
+        self.counters: Set[str] = set()  # topics below the stream's that had a value
+        self.announce("available", "binary_sensor", name="delivers",
+                      state_topic=f"{self.topic}/available", payload_on="online",
+                      payload_off="offline", device_class="connectivity",
+                      entity_category="diagnostic")
+        self.announce("fps", "sensor", name="FPS", state_topic=f"{self.topic}/state",
+                      unit_of_measurement="FPS", value_template="{{ value_json.fps }}",
+                      state_class="measurement", entity_category="diagnostic")
+
+    def update(self, ended: bool = False) -> None:
+        """Update the retained messages: the state as JSON, and each counter as a number.
+
+        ended: whether the program ends; then the stream is offline and has no objects.
+        """
+        state, retained = self.status.json(), self.retained
+        if ended:
+            zones = state["zones"] and {zone: {} for zone in state["zones"]}
+            state.update(fps=0.0, state="ended", objects={}, zones=zones)
+        running = state["state"] == "running"
+        retained[f"{self.topic}/available"] = "online" if running else "offline"
+        retained[f"{self.topic}/state"] = json.dumps(
+            {"stream": self.status.stream.name, **state}, ensure_ascii=False)
+        counters = counters_of(state)
+        for below, (label, _, state_class) in counters.items():
+            if below not in self.counters:
+                self.counters.add(below)
+                self.announce(below, "sensor", name=label, state_topic=f"{self.topic}/{below}",
+                              state_class=state_class)
+        for below in self.counters:
+            retained[f"{self.topic}/{below}"] = str(counters[below][1] if below in counters else 0)
+
+    @property
+    def subscriptions(self) -> List[str]:
+        """The topics whose messages receive() takes."""
+        return [self.owner.topic, f"{DISCOVERY_PREFIX}/sensor/{self.node}/+/config"]
+
+    def receive(self, topic: str, payload: str, now: float) -> None:
+        """Take a message of another program or of an earlier run; any others are ignored."""
+        if topic == self.owner.topic:
+            self.owner.receive(payload, now)
+        elif topic.startswith(f"{DISCOVERY_PREFIX}/sensor/{self.node}/"):
+            try:
+                self._continue_counter(topic, json.loads(payload))
+            except (ValueError, TypeError, KeyError, AttributeError):  # not an announcement of ours
+                pass
+
+    def _continue_counter(self, topic: str, config: Dict[str, Any]) -> None:
+        """Continue a counter that was announced before: it is 0 until its class is seen again."""
+        start, _, below = config["state_topic"].partition(f"{self.topic}/")
+        ours = not start and topic == self._discovery_topic("sensor", below)
+        if ours and topic not in self.retained:
+            self.counters.add(below)
+            self.announce(below, "sensor", name=str(config["name"]),
+                          state_topic=f"{self.topic}/{below}", state_class=config["state_class"])
+
+    def _discovery_topic(self, component: str, below: str) -> str:
+        return f"{DISCOVERY_PREFIX}/{component}/{self.node}/{slug(below)}/config"
+
+    def announce(self, below: str, component: str, **config: Any) -> None:
+        """Announce an entity to Home Assistant (MQTT discovery, one message per entity)."""
+        available = [self.available]
+        if component == "sensor":
+            available.append(f"{self.topic}/available")
+        device = {"identifiers": [self.node], "name": self.status.stream.name,
+                  "manufacturer": "rknnpool"}
+        config.update(unique_id=f"{self.node}_{slug(below)}", availability_mode="all", qos=1,
+                      availability=[{"topic": topic} for topic in available],
+                      origin={"name": "rknnpool"}, device=device)
+        topic = self._discovery_topic(component, below)
+        self.retained[topic] = json.dumps(config, ensure_ascii=False)
+
+
+Counters = Dict[str, Tuple[str, int, str]]
+
+
+def counters_of(state: Dict[str, Any]) -> Counters:
+    """Return the counters of a stream's state (Status.json()).
+
+    {topic below the stream's: (label, value, Home Assistant's state_class)}.
+    """
+    counters = class_counters("", "", state["objects"])
+    for zone, counts in (state["zones"] or {}).items():
+        counters.update(class_counters(f"{topic_level(zone)}/", f"{zone} ", counts))
+    for line, directions in (state["lines"] or {}).items():
+        for direction, counts in directions.items():
+            counters[f"{topic_level(line)}/{direction}"] = (
+                f"{line} {direction}", sum(counts.values()), "total_increasing")
+    return counters
+
+
+def class_counters(below: str, label: str, counts: Dict[str, int]) -> Counters:
+    """Return a counter for each class, and one for all classes."""
+    counters = {f"{below}{topic_level(name, STREAM_RESERVED)}":
+                (f"{label}{name}", count, "measurement") for name, count in counts.items()}
+    all_label = f"{label}all" if label else "all objects"
+    counters[f"{below}all"] = (all_label, sum(counts.values()), "measurement")
+    return counters

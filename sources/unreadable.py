@@ -1,0 +1,65 @@
+"""Why a file is not a video or a picture: it is empty, a text, sound only, or something else."""
+from __future__ import annotations
+
+import os
+
+HEAD_BYTES = 1 << 16
+# FFmpeg draws the text of such files as a video.
+TEXTS = (".txt", ".asc", ".nfo", ".diz", ".ans", ".vt")
+# MP3, FLAC, AIFF, AMR, MIDI; frames of MP3 and AAC. They may contain a picture of their cover.
+SOUNDS = (b"ID3", b"fLaC", b"FORM", b"#!AMR", b"MThd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2",
+          b"\xff\xf1", b"\xff\xf9")
+
+
+def ends_of(path: str) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file; empty if it is not an ordinary file, or unreadable.
+    """
+    if not os.path.isfile(path):  # a FIFO must not be read
+        return b"", b""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+            file.seek(max(0, os.path.getsize(path) - HEAD_BYTES))
+            return head, file.read()
+    except OSError:
+        return b"", b""
+
+
+def seems_video(path: str) -> bool:
+    """False for texts and sound that FFmpeg would play as a video all the same."""
+    head, _ = ends_of(path)
+    return not (path.lower().endswith(TEXTS) and is_text(head) or is_sound(head, b""))
+
+
+def reason(path: str, kind: str = "video", reader: str = "OpenCV") -> str:
+    """Why a file is not a "video" or "picture": "not a video but a text file", ..."""
+    head, tail = ends_of(path)
+    if os.path.exists(path) and not os.access(path, os.R_OK):
+        return "cannot be read (permission denied)"
+    if os.path.isfile(path) and not os.path.getsize(path):
+        return f"not a {kind}: the file is empty"
+    if head and is_sound(head, tail):
+        return f"not a {kind}: it contains only sound"
+    if head and is_text(head):
+        return f"not a {kind} but a text file"
+    return f"not a {kind} that {reader} can read"
+
+
+def is_sound(head: bytes, tail: bytes) -> bool:
+    """Whether a file with these ends has sound and no video."""
+    if head.startswith(SOUNDS) or head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return True
+    if head[4:8] == b"ftyp":  # MP4: its brand, or the handlers of its tracks
+        return head[8:11] == b"M4A" or b"soun" in tail and b"vide" not in head + tail
+    if tail and head[:4] == b"OggS":
+        return not any(name in head for name in (b"theora", b"OVP80", b"BBCD"))
+    if tail and head[:4] == b"\x1aE\xdf\xa3":  # Matroska and WebM: the codecs of their tracks
+        return b"A_" in head and b"V_" not in head
+    return False
+
+
+def is_text(head: bytes) -> bool:
+    """Whether a file begins with text: UTF-16, or any encoding without control characters."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    return not any(byte < 32 and byte not in b"\t\n\r\f\x1b" or byte == 127 for byte in head)

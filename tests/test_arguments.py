@@ -1,0 +1,120 @@
+"""The command line: its help, its hints, and flags that exclude each other."""
+
+import sys
+
+import pytest
+
+import arguments
+import funcs
+import main
+import sources.names
+from vision.errors import InputError
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """parse(*words): the Namespace of a command line."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
+        return arguments.parse(vars(main), main.__doc__)
+
+    return run
+
+
+def test_help_has_groups_units_environment_variables_and_exit_codes(parse, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--help")
+    text = capsys.readouterr().out
+    headings = [line[:-1] for line in text.splitlines() if line.endswith(":") and line[0] != " "]
+    groups = ["sources", "model", "counting", "results", "performance", "this program"]
+    assert (end.value.code, headings) == (0, groups + ["environment variables", "exit codes"])
+    words = " ".join(text.split())
+    assert (
+        "fractions of the frame's width and height (0 to 1) or, if any is above 1, pixels" in words
+    )
+    assert "RKNNPOOL_WEB_PASSWORD" in words and "130 after Ctrl-C" in words
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--trak"], "--trak; did you mean --track?"),
+        (["--Headless"], "--Headless; did you mean --headless?"),
+        (["-quiet"], "-quiet; did you mean --quiet?"),
+        (["--conv=0.3"], "--conv; did you mean --conf?"),
+        (["--xyzzy"], "unrecognized arguments: --xyzzy. "),
+        (["a.mp4", "--track", "b.mp4"], "b.mp4: write all sources together"),
+        (["--loop", "--save", "x.mp4"], "--loop cannot be combined with --save"),
+        (["--loop", "--line", "a:0,0,1,1"], "--loop cannot be combined with --line"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_with_a_hint(parse, words, said):
+    with pytest.raises(InputError) as error:
+        parse(*words)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "word, near", [("persn", "person"), ("Car", "car"), ("traffic-light", "traffic light")]
+)
+def test_a_wrong_class_name_suggests_the_nearest(word, near):
+    with pytest.raises(InputError, match=f"{word}: no such class; did you mean {near}."):
+        funcs.class_ids([word], ["person", "car", "traffic light"])
+
+
+@pytest.mark.parametrize(
+    "flag", [["--track"], ["--line", "a:0,0,1,1"], ["--zone", "a:0,0,1,0,1,1"]]
+)
+def test_a_classifier_has_no_boxes_to_track_or_count(main_here, flag):
+    done = main_here("models/result.jpg", "--model", "models/resnet18_emoji.rknn", *flag)
+    assert done.returncode == 2 and done.stderr.startswith(f"{flag[0]} needs boxes"), done.stderr
+
+
+def test_a_users_func_without_boxes_is_refused(main_py, tmp_path):
+    (tmp_path / "my.py").write_text(
+        "from vision.detections import Detections\n"
+        "def detect(rknn_lite, IMG):\n    return Detections(None, [0], [1])\n"
+        "def draw(IMG, detections):\n    return IMG\n"
+        "def myFunc(rknn_lite, IMG):\n    return draw(IMG, detect(rknn_lite, IMG))\n"
+    )
+    done = main_py("models/result.jpg", "--headless", "--track", "--func", tmp_path / "my.py")
+    assert done.returncode == 2 and "--track needs boxes, but detect()" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ---- sources ----
+
+
+def test_pictures_without_a_name_are_one_source(parse, tmp_path):
+    paths = [tmp_path / name for name in ("a.jpg", "b.png", "c.mp4")]
+    for path in paths:
+        path.touch()
+    first, second, video = map(str, paths)
+    found = parse(video, first, f"gate={first}", second, "rtsp://host/x", "none.jpg").sources
+    assert found == [
+        (None, video),
+        (None, [first, second]),
+        ("gate", first),
+        (None, "rtsp://host/x"),
+        (None, "none.jpg"),
+    ]
+    assert parse(first, video).sources == [(None, first), (None, video)]
+
+
+@pytest.mark.parametrize(
+    "source, name",
+    [
+        ("photos/*.png", "photos"),
+        ("photos/img_%03d.jpg", "photos"),
+        ("*.png", "here"),
+        ("*/*.png", "here"),
+        (["photos/a.jpg", "photos/b.jpg"], "photos"),
+        (["photos/a.jpg", "videos/b.jpg"], "here"),
+        ("photos/a.jpg", "a.jpg"),
+    ],
+)
+def test_pictures_are_named_after_their_folder(monkeypatch, tmp_path, source, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert sources.names.name_streams([(None, source)]) == [name]

@@ -1,0 +1,98 @@
+"""A package that is missing is named in one sentence, with a command that installs it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import results
+from vision import packages
+from vision.errors import InputError
+
+SCRIPTS = [
+    "main.py",
+    "benchmark.py",
+    "models/convert.py",
+    *(
+        path.relative_to(ROOT).as_posix()
+        for folder in ("examples", "models/demo")
+        for path in sorted((ROOT / folder).glob("*.py"))
+        if "__main__" in path.read_text()
+    ),
+]
+# Runs a program as if no package were installed.
+BARE = """
+import runpy, sys
+sys.path = [path for path in sys.path if "-packages" not in path]
+sys.argv = sys.argv[1:]
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_program_names_the_package_that_is_missing_and_how_to_install_it(script):
+    done = run(BARE, ROOT / script, "--help")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"{Path(script).name} needs the package ")
+    assert any(
+        done.stderr.endswith(f"{packages.pip_install(name)}\n")
+        for name in ("opencv-python", "numpy", "tqdm")
+    ), done.stderr
+
+
+@pytest.mark.parametrize("script", ["asyncio_streams.py", "two_models.py", "boards.py"])
+def test_every_example_has_a_help(script):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / script, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr
+
+
+def test_a_flag_names_the_package_that_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "sources.pyav", raising=False)
+    with pytest.raises(InputError) as caught:
+        results.import_optional("sources.pyav", "--reader av")
+    assert str(caught.value).startswith("--reader av needs the package av")
+    assert str(caught.value).endswith(f"{sys.executable} -m pip install av")
+
+
+def test_the_command_can_be_typed_if_the_path_contains_a_space(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/home/my user/python")
+    assert packages.pip_install("av").startswith("'/home/my user/python' -m pip")
+
+
+def test_a_python_that_refuses_pip_gets_the_command_for_an_environment(monkeypatch, tmp_path):
+    """Debian's own Python refuses it (PEP 668)."""
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    monkeypatch.setattr(packages.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sys, "base_prefix", sys.prefix)
+    python = ROOT / ".venv/bin/python"
+    assert packages.pip_install("av") == (
+        f"{sys.executable} -m venv {ROOT}/.venv && "
+        f"{python} -m pip install -r {ROOT}/requirements.txt av"
+    )
+
+
+def test_a_missing_package_names_the_existing_environment(monkeypatch, tmp_path):
+    monkeypatch.setattr(packages, "ROOT", tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").touch()
+    said = packages.missing_package("main.py", ModuleNotFoundError(name="cv2"))
+    assert f"needs the package opencv-python. Run it with {tmp_path}/.venv/bin/python, or" in said
+
+
+def test_a_library_of_the_system_that_is_missing_is_named():
+    error = ImportError("libGL.so.1: cannot open shared object file", name="cv2")
+    said = packages.missing_package("main.py", error)
+    assert said == (
+        "main.py: libGL.so.1: cannot open shared object file. See docs/troubleshooting.md."
+    )

@@ -1,0 +1,128 @@
+"""runtimes/: the class that runs a model on this machine, and the description of the model."""
+
+import sys
+import types
+
+import pytest
+from conftest import ROOT
+
+import runtimes
+from runtimes import cpu, librknnrt, simulated, teflon
+from vision.errors import InputError
+from vision.model import Model, describe
+
+MODEL = str(ROOT / "models/yolov5n_emoji.rknn")
+
+
+class Wheel:
+    """A class like RKNNLite of rknn-toolkit-lite2 2.5.0."""
+
+    __module__ = "rknnlite.api.rknn_lite"
+
+    def inference(self, inputs, reuse_outputs=False):
+        return []
+
+
+@pytest.fixture
+def wheel(monkeypatch):
+    """rknn-toolkit-lite2 is installed."""
+    api = types.ModuleType("rknnlite.api")
+    api.RKNNLite = Wheel
+    monkeypatch.setitem(sys.modules, "rknnlite", types.ModuleType("rknnlite"))
+    monkeypatch.setitem(sys.modules, "rknnlite.api", api)
+    return Wheel
+
+
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch, tmp_path):
+    monkeypatch.setenv("RKNNRT_LIB", str(tmp_path / "librknnrt.so"))
+    monkeypatch.setattr(cpu, "why", cpu.why)
+
+
+def test_a_board_uses_the_wheel(wheel):
+    assert runtimes.choose(MODEL, "rk3588s") is wheel
+    assert runtimes.by_name("wheel") is wheel
+
+
+def test_a_board_without_the_wheel_uses_the_library(tmp_path):
+    (tmp_path / "librknnrt.so").write_bytes(b"")
+    assert runtimes.choose(MODEL, "rk3588s") is librknnrt.RKNNLite
+
+
+def test_a_board_with_neither_uses_the_cpu_and_says_why():
+    assert runtimes.choose(MODEL, "rk3588s") is cpu.RKNNLite
+    assert "rk3588s found, but rknn-toolkit-lite2 cannot be imported" in cpu.why
+
+
+def test_an_unknown_rknn_soc_is_reported(monkeypatch):
+    monkeypatch.setenv("RKNN_SOC", "rk9999")
+    assert runtimes.choose(MODEL, None) is cpu.RKNNLite
+    assert "RKNN_SOC=rk9999 is not a known SoC" in cpu.why
+
+
+def test_a_pc_uses_the_cpu_even_if_the_wheel_is_installed(wheel):
+    assert runtimes.choose(MODEL, None) is cpu.RKNNLite
+
+
+def test_a_tflite_runs_on_the_open_driver(wheel):
+    assert runtimes.choose("x.tflite", "rk3588") is teflon.RKNNLite
+    assert runtimes.choose(Model("x.TFLITE"), None) is teflon.RKNNLite
+
+
+def test_the_open_kernel_driver_is_reported(monkeypatch, tmp_path):
+    (tmp_path / "librknnrt.so").write_bytes(b"")
+    monkeypatch.setattr(runtimes, "ROCKET", (str(tmp_path),))
+    assert runtimes.choose(MODEL, "rk3588") is cpu.RKNNLite
+    assert "--runtime teflon" in cpu.why and "--runtime teflon" in runtimes.missing()
+
+
+def test_missing_names_what_this_machine_lacks(monkeypatch, tmp_path):
+    for name in ("COMPATIBLE", "LIBRARY"):
+        monkeypatch.setattr(runtimes, name, str(tmp_path / name))
+    monkeypatch.setattr(runtimes, "DEVICES", (str(tmp_path / "device"),))
+    monkeypatch.setattr(runtimes, "ROCKET", ())
+    assert all(name in runtimes.missing() for name in ("COMPATIBLE", "LIBRARY", "device"))
+    for name in ("COMPATIBLE", "LIBRARY", "device"):
+        (tmp_path / name).write_bytes(b"")
+    assert runtimes.missing() == ""
+
+
+def test_only_the_vendors_runtimes_run_on_the_npu(wheel):
+    npu = simulated.SimulatedNPU
+    assert runtimes.runs_on_npu(wheel) and runtimes.runs_on_npu(librknnrt.RKNNLite)
+    assert not any(map(runtimes.runs_on_npu, (cpu.RKNNLite, teflon.RKNNLite, npu)))
+
+
+def test_prepare_describes_what_the_runtime_will_run(wheel):
+    assert runtimes.prepare(MODEL, None, "rk3588") == (wheel, describe(MODEL, "rk3588"))
+    assert runtimes.prepare(MODEL, None, None) == (cpu.RKNNLite, describe(MODEL))
+    runtime, model = runtimes.prepare(MODEL, teflon.RKNNLite, "rk3588")
+    assert runtime is teflon.RKNNLite and model.path.endswith("yolov5n_emoji.tflite")
+
+
+def test_prepare_keeps_an_existing_description():
+    model = Model(MODEL, conf=0.5)
+    assert runtimes.prepare(model, None, None)[1] is model
+
+
+def test_prepare_refuses_a_model_for_another_soc(wheel):
+    with pytest.raises(InputError, match="made for the rk3588, but this board has an rk3576"):
+        runtimes.prepare(MODEL, None, "rk3576")
+    npu = simulated.SimulatedNPU  # only plays recorded outputs
+    assert runtimes.prepare(MODEL, npu, "rk3576")[0] is npu
+
+
+def test_prepare_leaves_a_missing_file_to_the_runtime(tmp_path):
+    path = str(tmp_path / "none.rknn")
+    assert runtimes.prepare(path, None, None) == (cpu.RKNNLite, Model(path))
+
+
+def test_a_long_inference_on_the_cpu_is_not_a_hung_npu():
+    assert cpu.RKNNLite.ON_CPU and teflon.RKNNLite.ON_CPU
+    assert not getattr(librknnrt.RKNNLite, "ON_CPU", False)
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones():
+    assert runtimes.by_name(None) is None
+    with pytest.raises(InputError, match="unknown; choose from wheel, library, cpu, teflon"):
+        runtimes.by_name("gpu")

@@ -1,0 +1,72 @@
+"""A file that is not a video or a picture: the message says what it is instead."""
+
+import os
+import stat
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+import sources
+from vision.errors import InputError
+
+
+def box(kind, *content):
+    """A box of an MP4 file."""
+    inside = b"".join(content)
+    return struct.pack(">I", len(inside) + 8) + kind + inside
+
+
+WAV = b"RIFF\x24\0\0\0WAVEfmt " + bytes(28)
+M4A = box(b"ftyp", b"isom\0\0\2\0") + box(b"moov", box(b"hdlr", bytes(8), b"soun", bytes(13)))
+COVER = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes()
+# ID3v2.3 with one frame, the cover picture. FFmpeg would play it as a video.
+PICTURE = b"\0image/jpeg\0\3\0" + COVER
+FRAME = b"APIC" + struct.pack(">I", len(PICTURE)) + b"\0\0" + PICTURE
+SIZE = bytes(len(FRAME) >> shift & 127 for shift in (21, 14, 7, 0))
+MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("empty.mp4", b"", "not a video: the file is empty."),
+        ("text.mp4", b"not a video\n" * 100, "not a video but a text file."),
+        # FFmpeg would play a text as a video of its letters.
+        ("notes.txt", "些文字\n".encode() * 100, "not a video but a text file."),
+        ("notes16.txt", "text\n".encode("utf-16"), "not a video but a text file."),
+        ("sound.wav", WAV, "not a video: it contains only sound."),
+        ("sound.mp4", M4A, "not a video: it contains only sound."),
+        ("cover.mp3", MP3, "not a video: it contains only sound."),
+        ("other.mp4", bytes(range(256)) * 9, "not a video that OpenCV can read."),
+    ],
+)
+def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        sources.open_source(tmp_path / name)
+    assert str(error.value) == f"{tmp_path / name}: {said}"
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b"", "not a picture: the file is empty."),
+        (b"<html>\n", "not a picture but a text file."),
+        (bytes(range(256)), "not a picture that OpenCV can read."),
+    ],
+)
+def test_the_message_says_what_a_file_is_instead_of_a_picture(tmp_path, content, said):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError) as error:
+        sources.open_source(tmp_path / "a.jpg").read()
+    assert str(error.value) == f"{tmp_path / 'a.jpg'}: {said}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_without_permission_is_named(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"x")
+    (tmp_path / "a.mp4").chmod(stat.S_IWUSR)
+    with pytest.raises(InputError, match="cannot be read .permission denied"):
+        sources.open_source(tmp_path / "a.mp4")

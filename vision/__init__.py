@@ -1,0 +1,1 @@
+"""What decoders share: model files, letterbox, raw outputs, NMS, detections, drawing."""

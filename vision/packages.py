@@ -1,0 +1,58 @@
+"""A sentence for a package that is not installed, with a command that installs it."""
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+# What pip calls a package, where it is not named like its module.
+PIP_NAMES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert", "cv2": "opencv-python",
+             "paho": "paho-mqtt", "rknn": "rknn-toolkit2", "yaml": "pyyaml"}
+
+
+def pip_install(*arguments: str) -> str:
+    """The command that installs packages for the Python that runs this program, as it is typed.
+
+    arguments: pip's: packages, or "-r" and a file.
+    """
+    managed = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    if sys.prefix == sys.base_prefix and os.path.exists(managed):  # Debian's own refuses pip
+        return new_environment(ROOT / ".venv", "-r", str(ROOT / "requirements.txt"), *arguments)
+    return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
+
+
+def new_environment(folder: Path, *arguments: str) -> str:
+    """The command that creates a virtual environment and installs packages in it."""
+    pip = shlex.join([str(folder / "bin" / "python"), "-m", "pip", "install", *arguments])
+    return f"{shlex.join([sys.executable, '-m', 'venv', str(folder)])} && {pip}"
+
+
+def missing_package(what: str, error: ImportError) -> str:
+    """The sentence for a package that `what` needs and that cannot be imported."""
+    module = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError):  # a library of the system, or another version
+        reason = next((line for line in str(error).splitlines() if line), module)
+        return f"{what}: {reason}. See docs/troubleshooting.md."
+    package = PIP_NAMES.get(module, module)
+    python = ROOT / ".venv" / "bin" / "python"
+    elsewhere = python.exists() and Path(sys.prefix).resolve() != python.parents[1].resolve()
+    hint = f"Run it with {python}, or install the package: " if elsewhere else ""
+    return f"{what} needs the package {package}{'. ' if hint else ': '}{hint}{pip_install(package)}"
+
+
+@contextlib.contextmanager
+def needed_packages() -> Iterator[None]:
+    """End the program with a sentence and exit code 2 if a package is missing that is imported
+    inside the with block."""
+    try:
+        yield
+    except ImportError as error:
+        if (ROOT / (error.name or "").partition(".")[0]).exists():  # a file of this project
+            raise
+        print(missing_package(os.path.basename(sys.argv[0]), error), file=sys.stderr)
+        sys.exit(2)
