@@ -172,7 +172,10 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
             "1024" if number == allowed[-1] else "400"
         )
     (tmp_path / "threads.py").write_text(
-        "import os\ndef myFunc(rknn_lite, IMG):\n    print('on', sorted(os.sched_getaffinity(0)))\n"
+        "import os\n"
+        "def myFunc(rknn_lite, IMG):\n"
+        # One write per line: print() writes the newline separately, and threads would interleave.
+        "    os.write(1, f'on {sorted(os.sched_getaffinity(0))}\\n'.encode())\n"
     )
     script = (
         f"import main, process\nprocess.CPUS, main.bigCores = {str(tmp_path)!r}, {big_cores}\n"
