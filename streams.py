@@ -20,7 +20,7 @@ from results.console import say, users_traceback
 from results.delivery import Delivery
 from results.result import FrameTask, Result
 from rknnpool import NPUError
-from sources import CameraSettings, Patience, Source
+from sources import CameraSettings, Source, Timeouts
 from sources.connection import Connection
 from sources.names import short_names
 from sources.pace import FileClock, RateLimit
@@ -58,7 +58,7 @@ class Stream(Delivery):
         self._dropped = 0
         self.connection = Connection(source, lambda text: say(f"{self.name}: {text}", sys.stderr),
                                      self.stop, reader, camera,
-                                     Patience(silence, 1 / (max_fps or 1), self.stop))
+                                     Timeouts(silence, 1 / (max_fps or 1), self.stop))
         self.live = self.connection.live
 
     @property

@@ -9,9 +9,9 @@ import traceback
 from typing import Any
 
 from results.console import say
-from results.gaps import NotSaved
 from results.protocol import Sink
 from results.queued_sink import QueuedSink
+from results.unsaved import NotSaved
 from vision.errors import InputError
 
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from results import STDOUT
-from results.gaps import Gaps
+from results.unsaved import UnsavedResults
 from sources.file_names import as_text
 from vision.errors import InputError
 
@@ -139,7 +139,8 @@ class JSONLines:
         path = "-" if path in STDOUT else path
         self.path, self.lock, self.broken = path, threading.Lock(), False
         self.count = 0  # lines written
-        self.gaps, self.before = Gaps(f"--json {path}"), b""  # before: written before the next line
+        self.unsaved = UnsavedResults(f"--json {path}")
+        self.before = b""  # written before the next line
         self.file: Optional[int]
         try:
             if path == "-":
@@ -169,13 +170,13 @@ class JSONLines:
             try:
                 self._write_line(self.file, self.before + line.encode("utf-8", "replace"))
                 self.count, self.before = self.count + 1, b""
-                self.gaps.end(result)
+                self.unsaved.end(result)
             except BrokenPipeError:
                 self.broken = True
                 result.stream.complain(f"--json {self.path}: the reader has closed the pipe.")
                 self._stop_if_only_sink(result.stream)
             except OSError as error:
-                raise self.gaps.add(result, error.strerror) from None
+                raise self.unsaved.add(result, error.strerror) from None
 
     @property
     def saved(self) -> str:
@@ -186,7 +187,7 @@ class JSONLines:
     def _write_line(self, file: int, line: bytes) -> None:
         end, written = os.lseek(file, 0, os.SEEK_END) if self.regular else 0, 0
         try:
-            if self.gaps.missing and self.regular and not os.fstatvfs(file).f_bavail:
+            if self.unsaved.missing and self.regular and not os.fstatvfs(file).f_bavail:
                 # Only short lines would fit into the rest of the last block, and no others.
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             while written < len(line):
@@ -219,7 +220,7 @@ class JSONLines:
             file, self.file, self.broken = self.file, None, True
             if file is not None:
                 os.close(file)
-                self.gaps.close()
+                self.unsaved.close()
         except OSError as error:  # some network file systems report a full disk here
             raise InputError(f"--json {self.path}: the last lines may be missing "
                              f"({error.strerror}).") from None

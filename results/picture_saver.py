@@ -8,9 +8,9 @@ from typing import Any, List, Optional, Set, Tuple
 import cv2
 import numpy as np
 
-from results.gaps import NotSaved
 from results.save_paths import check_free, is_folder, unused
 from results.saver import Saver, check_disk
+from results.unsaved import NotSaved
 from sources.pictures import names_below
 from vision.errors import InputError
 
@@ -76,9 +76,9 @@ class PictureSaver(Saver):
                     os.remove(path)  # a partial file
                 raise
         except OSError as error:
-            raise self.gaps.add(result, error.strerror) from None
+            raise self.unsaved.add(result, error.strerror) from None
         self.count += 1
-        self.gaps.end(result)
+        self.unsaved.end(result)
 
     def _encode(self, path: str, picture: np.ndarray) -> Tuple[str, bytes]:
         """Return where to write a picture, and its file: a .png beside it if OpenCV cannot write
@@ -106,4 +106,4 @@ class PictureSaver(Saver):
 
     def close(self) -> None:
         """Raises InputError if the last pictures are missing."""
-        self.gaps.close()
+        self.unsaved.close()

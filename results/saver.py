@@ -10,15 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from results.gaps import Gaps
+from results.unsaved import UnsavedResults
 from vision.errors import InputError
 
 
 class Saver:
-    """A sink that writes to files. gaps: the results that it could not save."""
+    """A sink that writes to files. unsaved: the results that it could not save."""
 
     def __init__(self, path: str, overwrite: bool):
-        self.path, self.overwrite, self.gaps = path, overwrite, Gaps(f"--save {path}")
+        self.path, self.overwrite, self.unsaved = path, overwrite, UnsavedResults(f"--save {path}")
         if not overwrite and os.path.isfile(path) and os.path.getsize(path):
             raise InputError(f"--save {path}: already exists. --overwrite replaces it; "
                              "%Y-%m-%d_%H%M%S in the name gives each run a new file.")

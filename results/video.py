@@ -75,7 +75,7 @@ class VideoSaver(Saver):
         try:
             if self.writer is None:
                 path = unused(self.path) if self.files else self.path
-                check_disk(path, 2 * needed if self.gaps.missing else needed)
+                check_disk(path, 2 * needed if self.unsaved.missing else needed)
                 self.writer = self._open(path, picture, seconds)
                 self.files.append(path)
             else:
@@ -85,10 +85,10 @@ class VideoSaver(Saver):
             self.writer.write(self._fit(picture), seconds - self.start)
         except OSError as error:
             self._end_file()
-            raise self.gaps.add(result, error.strerror or error) from None
+            raise self.unsaved.add(result, error.strerror or error) from None
         self.last = seconds - self.start
         self.count, self.file_count = self.count + 1, self.file_count + 1
-        self.gaps.end(result, self.files[-1])
+        self.unsaved.end(result, self.files[-1])
 
     @property
     def saved(self) -> str:
@@ -155,4 +155,4 @@ class VideoSaver(Saver):
             if self.writer is not None:
                 self.writer.close()
         finally:
-            self.gaps.close()
+            self.unsaved.close()

@@ -35,26 +35,26 @@ from sources.opencv import (
     parse_camera,
     unreachable,
 )
-from sources.patience import Patience
 from sources.pictures import Pictures, list_pictures
 from sources.protocol import Source
+from sources.timeouts import Timeouts
 from sources.unreadable import reason, seems_video
 from vision.errors import InputError
 
-__all__ = ["READERS", "CameraSettings", "Patience", "Pictures", "Source", "SourceUnavailable",
+__all__ = ["READERS", "CameraSettings", "Pictures", "Source", "SourceUnavailable", "Timeouts",
            "Video", "check_reader", "frames_of", "list_pictures", "open_source", "parse_camera"]
 
 READERS = "opencv", "av"
 
 
 def open_source(source: Any, reader: str | None = None,
-                camera: CameraSettings | None = None, patience: Patience | None = None) -> Source:
+                camera: CameraSettings | None = None, timeouts: Timeouts | None = None) -> Source:
     """Open a file, picture, folder, list of pictures, camera number, URL or GStreamer pipeline.
 
     reader: reads files and URLs: "opencv", or "av" for PyAV. None: the board's hardware decoder if
         pyav-rkmpp is installed, else OpenCV.
     camera: settings of a USB camera.
-    patience: how long to wait for a URL.
+    timeouts: how long to wait for a URL.
 
     Raises SourceUnavailable if a live source does not answer now, and InputError if the source can
     never be opened.
@@ -71,13 +71,13 @@ def open_source(source: Any, reader: str | None = None,
         problem = malformed(source)
         if problem:
             raise InputError(f"{shown(source)}: {problem}.")
-        return open_url_of_any_kind(source, reader, patience or Patience())
+        return open_url_of_any_kind(source, reader, timeouts or Timeouts())
     pictures = list_pictures(source)
     if pictures is not None:
         return Pictures(pictures)
     if not os.path.exists(local(source)):
         raise InputError(f"{as_text(local(source))}: no such file.")
-    return open_video(source, os.path.abspath(local(source)), reader, Patience())
+    return open_video(source, os.path.abspath(local(source)), reader, Timeouts())
 
 
 def check_reader(reader: str | None) -> str | None:
@@ -87,13 +87,13 @@ def check_reader(reader: str | None) -> str | None:
     return reader
 
 
-def open_url_of_any_kind(source: str, reader: str | None, patience: Patience) -> Source:
+def open_url_of_any_kind(source: str, reader: str | None, timeouts: Timeouts) -> Source:
     """Open a URL: a camera that sends JPEGs over HTTP, or else a video."""
     from sources.http_pictures import open_pictures  # only here: it is needed only for URLs
-    return open_pictures(source, patience) or open_video(source, source, reader, patience)
+    return open_pictures(source, timeouts) or open_video(source, source, reader, timeouts)
 
 
-def open_video(source: str, path: str, reader: str | None, patience: Patience) -> Source:
+def open_video(source: str, path: str, reader: str | None, timeouts: Timeouts) -> Source:
     """Open a video. path: the file's path, or the URL."""
     url, note = is_url(source), None
     if not url and not seems_video(path):
@@ -101,7 +101,7 @@ def open_video(source: str, path: str, reader: str | None, patience: Patience) -
     if reader == "av" or reader is None and has_hardware():
         try:
             from sources.pyav import open_av  # only here: PyAV may not be installed
-            return open_av(source, path, patience, hardware_only=reader is None)
+            return open_av(source, path, timeouts, hardware_only=reader is None)
         except NotReadable as error:
             if reader == "av" and url:
                 raise unreachable(source) from None
@@ -116,8 +116,8 @@ def open_video(source: str, path: str, reader: str | None, patience: Patience) -
                 raise
             note = f"OpenCV decodes it on the CPU because pyav-rkmpp cannot be imported ({error})"
     if url:
-        timeout = patience.tolerated()
-        return Video(open_url(source, patience.opening, timeout), source, note, timeout)
+        timeout = timeouts.read_timeout()
+        return Video(open_url(source, timeouts.open_timeout, timeout), source, note, timeout)
     capture = open_file(path)
     if not capture.isOpened():
         raise InputError(f"{as_text(path)}: {reason(path)}.")

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Callable
 
-from sources import CameraSettings, Patience, SourceUnavailable, open_source
+from sources import CameraSettings, SourceUnavailable, Timeouts, open_source
 from sources.protocol import Source
 from vision.errors import InputError
 
@@ -38,7 +38,7 @@ class Absent:
 class Connection:
     """A source, and the attempts to open it again.
 
-    address, reader, camera, patience: as open_source() takes them.
+    address, reader, camera, timeouts: as open_source() takes them.
     say: called with what happens, a sentence such as "disconnected, trying again."
     stop: set it to end the attempts.
 
@@ -49,10 +49,10 @@ class Connection:
 
     def __init__(self, address: Any, say: Callable[[str], None], stop: threading.Event,
                  reader: str | None = None, camera: CameraSettings | None = None,
-                 patience: Patience | None = None):
+                 timeouts: Timeouts | None = None):
         self.address = address if isinstance(address, list) else str(address)
         self.say, self.stop = say, stop
-        self.reader, self.camera, self.patience = reader, camera, patience or Patience(stop=stop)
+        self.reader, self.camera, self.timeouts = reader, camera, timeouts or Timeouts(stop=stop)
         self.source: Source = Absent()
         self.opened = self.away = self._grabbed = False
         self.live, self._note = True, ""
@@ -76,7 +76,7 @@ class Connection:
         began = time.perf_counter()
         more = self.source.grab()
         if more and self.live:
-            self.patience.note_picture(time.perf_counter() - began)
+            self.timeouts.note_picture(time.perf_counter() - began)
         elif self.live and not self.stop.is_set():
             return self._reopen()
         return more
@@ -90,11 +90,11 @@ class Connection:
     def _open(self) -> Source:
         began, opened = time.perf_counter(), False
         try:
-            source = open_source(self.address, self.reader, self.camera, self.patience)
+            source = open_source(self.address, self.reader, self.camera, self.timeouts)
             opened = True
             return source
         finally:
-            self.patience.note_attempt(time.perf_counter() - began, opened)
+            self.timeouts.note_attempt(time.perf_counter() - began, opened)
 
     def _reopen(self) -> bool:
         """Try to open the source until it gives a frame (True) or `stop` is set (False)."""

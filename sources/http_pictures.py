@@ -18,7 +18,7 @@ import numpy as np
 
 from sources.names import SourceUnavailable, hide
 from sources.opencv import unreachable
-from sources.patience import SLOW_SILENCE, Patience
+from sources.timeouts import SLOW_READ_TIMEOUT, Timeouts
 from sources.url_probe import close_error, get
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
@@ -31,23 +31,23 @@ MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 START, END = 0xd8, 0xd9
 
 
-def open_pictures(source: str, patience: Patience) -> HTTPPictures | None:
+def open_pictures(source: str, timeouts: Timeouts) -> HTTPPictures | None:
     """The pictures that a URL's host sends, or None if it sends a video, or no answer at all.
 
-    If it sends an HLS playlist, `patience` gets the length of its segments. Raises InputError if
+    If it sends an HLS playlist, `timeouts` gets the length of its segments. Raises InputError if
     the host refuses, SourceUnavailable if it says nothing.
     """
     parts = urlsplit(source)
     if parts.scheme not in ("http", "https") or parts.path.lower().endswith(VIDEOS):
         return None
     try:
-        answer = get(source, patience.opening)
+        answer = get(source, timeouts.open_timeout)
         kind = kind_of(answer, source)
         if kind == "pictures":
-            return HTTPPictures(source, answer, patience)
+            return HTTPPictures(source, answer, timeouts)
         if kind == "playlist":
             found = re.search(rb"#EXT-X-TARGETDURATION:\s*([\d.]+)", answer.read(CHUNK))
-            patience.segment = float(found.group(1)) if found else USUAL_SEGMENT
+            timeouts.segment = float(found.group(1)) if found else USUAL_SEGMENT
         answer.close()
     except urllib.error.HTTPError as error:
         close_error(error)
@@ -112,15 +112,15 @@ class HTTPPictures:
     """The pictures of a camera that sends JPEGs: a Source (sources/protocol.py).
 
     answer: what get(source) returned. If it has one picture only, the host is asked again and
-    again, every `patience.poll` seconds.
+    again, every `timeouts.poll` seconds.
     """
 
     live, total, size = True, 0, (0, 0)
     file: str | None = None
     note: str | None = None
 
-    def __init__(self, source: str, answer: Any, patience: Patience):
-        self.source, self.patience, self.time, self.fps = source, patience, 0.0, 0.0
+    def __init__(self, source: str, answer: Any, timeouts: Timeouts):
+        self.source, self.timeouts, self.time, self.fps = source, timeouts, 0.0, 0.0
         self.picture: bytes | None = None
         self.due = time.monotonic()  # when to ask for the next single picture
         self._use(answer)
@@ -133,14 +133,14 @@ class HTTPPictures:
         self.socket = getattr(getattr(answer.fp, "raw", None), "_sock", None)
 
     def grab(self) -> bool:
-        began, poll = time.monotonic(), self.patience.poll
+        began, poll = time.monotonic(), self.timeouts.poll
         self.picture = self._attempt(self._next)
         single = self.count == 1  # this answer had one picture, and has ended
         while self.picture is None and single:
             self.fps = 1 / poll
             self.due = max(self.due + poll, time.monotonic())
-            if (self.due > began + poll + self.patience.tolerated()
-                    or self.patience.stop.wait(self.due - time.monotonic())):
+            if (self.due > began + poll + self.timeouts.read_timeout()
+                    or self.timeouts.stop.wait(self.due - time.monotonic())):
                 break
             self.picture = self._attempt(self._ask_again)
         self.time = time.time()
@@ -158,7 +158,7 @@ class HTTPPictures:
 
     def _ask_again(self) -> bytes | None:
         self.answer.close()
-        self._use(get(self.source, self.patience.opening))
+        self._use(get(self.source, self.timeouts.open_timeout))
         return self._next()
 
     def _next(self) -> bytes | None:
@@ -167,7 +167,7 @@ class HTTPPictures:
             picture = self.splitter.next()
             if picture is None:
                 if self.socket is not None:
-                    self.socket.settimeout(self.patience.tolerated(SLOW_SILENCE))
+                    self.socket.settimeout(self.timeouts.read_timeout(SLOW_READ_TIMEOUT))
                 data = self.answer.read1(CHUNK)
                 self.splitter.rest += data
                 if data and len(self.splitter.rest) < LARGEST:

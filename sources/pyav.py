@@ -17,7 +17,7 @@ from av.video.reformatter import VideoReformatter
 from sources.containers import count_is_exact
 from sources.names import NoHardware, NotReadable, is_url, local
 from sources.opencv import is_live
-from sources.patience import Patience
+from sources.timeouts import Timeouts
 
 CODECS = "h264", "hevc", "av1"  # what the board's decoder supports
 DEVICE = "/dev/mpp_service"     # the board's decoder
@@ -29,15 +29,15 @@ FAILURES = av.error.FFmpegError, ValueError, RuntimeError, TypeError
 _thread = threading.local()  # one converter per thread: making one costs as much as converting
 
 
-def open_av(source: str, path: str, patience: Patience, hardware_only: bool) -> AVVideo:
+def open_av(source: str, path: str, timeouts: Timeouts, hardware_only: bool) -> AVVideo:
     """Open a file's path or a URL. The board's decoder decodes it if there is one.
 
-    patience: how long to wait for a URL.
+    timeouts: how long to wait for a URL.
     hardware_only: raise NoHardware if there is none. Otherwise the CPU decodes, and `note` says why
         if this FFmpeg is made for such boards.
     Raises NotReadable if FFmpeg cannot read a video there.
     """
-    plain = open_container(path, patience)
+    plain = open_container(path, timeouts)
     codec = video_of(plain).codec_context.codec
     kind = getattr(codec, "canonical_name", codec.name)
     if kind not in CODECS:
@@ -48,7 +48,7 @@ def open_av(source: str, path: str, patience: Patience, hardware_only: bool) -> 
         plain.close()  # a camera may allow only one connection
         try:
             from av.codec.hwaccel import HWAccel
-            hardware = open_container(path, patience, video_decoder=f"{kind}_rkmpp",
+            hardware = open_container(path, timeouts, video_decoder=f"{kind}_rkmpp",
                                       hwaccel=HWAccel("rkmpp"))
             return AVVideo(hardware, source, hardware=True)
         except (ImportError, NotReadable) as error:
@@ -56,7 +56,7 @@ def open_av(source: str, path: str, patience: Patience, hardware_only: bool) -> 
             why = f"{kind}_rkmpp does not open ({reason})"
             if hardware_only:
                 raise NoHardware(why) from None
-            plain = open_container(path, patience)
+            plain = open_container(path, timeouts)
     if hardware_only:
         plain.close()
         raise NoHardware(why)
@@ -65,10 +65,10 @@ def open_av(source: str, path: str, patience: Patience, hardware_only: bool) -> 
     return AVVideo(plain, source, note=note)
 
 
-def open_container(path: str, patience: Patience, **options: Any) -> Any:
+def open_container(path: str, timeouts: Timeouts, **options: Any) -> Any:
     """The av.Container of a video. Raises NotReadable."""
     if is_url(path):
-        options.update(timeout=(patience.opening, patience.tolerated()),
+        options.update(timeout=(timeouts.open_timeout, timeouts.read_timeout()),
                        options={"rtsp_flags": "prefer_tcp"})  # as OpenCV does
     if int(av.__version__.split(".")[0]) < 19:  # later versions do this by themselves
         options.update(metadata_errors="ignore")

@@ -11,7 +11,7 @@ from http_cameras import END, LENGTH, MOTION_JPEG, MULTIPART, TYPE, http_camera,
 
 import sources
 import streams
-from sources.patience import LONG, SLOW_SILENCE, Patience
+from sources.timeouts import MAX_OPEN_TIMEOUT, SLOW_READ_TIMEOUT, Timeouts
 from vision.errors import InputError
 
 
@@ -118,7 +118,7 @@ def test_single_pictures_are_asked_for_at_fps_or_once_a_second(max_fps, poll):
 
     with http_camera(SINGLE["shot.jpg"]) as url:
         stream = streams.Stream(url, max_fps=max_fps)
-        stream.connection.patience.stop = Stop()
+        stream.connection.timeouts.stop = Stop()
         assert [stream.source.grab() for _ in range(3)] == [True, True, False]
     assert poll / 2 < Stop.pauses[0] <= poll
 
@@ -173,32 +173,32 @@ def test_a_silent_camera_is_opened_again_after_the_silence_that_was_set(said, mo
 
 def test_the_tolerated_silence_follows_from_the_interval_that_the_source_has_shown():
     def after(*waits, **options):
-        patience = Patience(**options)
+        timeouts = Timeouts(**options)
         for seconds in waits:
-            patience.note_picture(seconds)
-        return patience.tolerated(SLOW_SILENCE)
+            timeouts.note_picture(seconds)
+        return timeouts.read_timeout(SLOW_READ_TIMEOUT)
 
-    assert after() == SLOW_SILENCE  # not known yet
+    assert after() == SLOW_READ_TIMEOUT  # not known yet
     assert after(*[0.04] * 50) == 5
-    assert after(*[0.04] * 50, 3) == after(0, 0, 0, 3) == SLOW_SILENCE
+    assert after(*[0.04] * 50, 3) == after(0, 0, 0, 3) == SLOW_READ_TIMEOUT
     assert after(60, 60) == 180
     assert after(60, 60, *[0.04] * 1000) == 5  # it has become fast
     assert after(*[0.04] * 50, silence=7) == after(60, 60, silence=7) == after(silence=7) == 7
 
 
 def test_each_attempt_to_open_a_slow_source_waits_longer():
-    patience, waits = Patience(), []
+    timeouts, waits = Timeouts(), []
     for _ in range(8):
-        waits.append(patience.opening)
-        patience.note_attempt(patience.opening, opened=False)
-    assert waits == [5, 10, 20, 40, 80, 160, LONG, LONG]
-    assert patience.tolerated() == SLOW_SILENCE
-    patience.note_attempt(7, opened=True)
-    assert patience.opening == patience.tolerated() == 14  # for the next time that it is away
-    patience.note_attempt(0.01, opened=False)  # refused at once
-    assert patience.opening == 14
-    patience.note_attempt(0.01, opened=True)
-    assert patience.opening == patience.tolerated() == 5
+        waits.append(timeouts.open_timeout)
+        timeouts.note_attempt(timeouts.open_timeout, opened=False)
+    assert waits == [5, 10, 20, 40, 80, 160, MAX_OPEN_TIMEOUT, MAX_OPEN_TIMEOUT]
+    assert timeouts.read_timeout() == SLOW_READ_TIMEOUT
+    timeouts.note_attempt(7, opened=True)
+    assert timeouts.open_timeout == timeouts.read_timeout() == 14  # for the next outage
+    timeouts.note_attempt(0.01, opened=False)  # refused at once
+    assert timeouts.open_timeout == 14
+    timeouts.note_attempt(0.01, opened=True)
+    assert timeouts.open_timeout == timeouts.read_timeout() == 5
 
 
 def test_the_silence_is_a_flag_that_is_checked(main_py):
@@ -268,9 +268,9 @@ def playlist(count, seconds=1, end=False):
 @pytest.mark.parametrize("path", ["live.m3u8", "playlist?id=7"])
 def test_the_tolerated_silence_of_hls_follows_from_the_length_of_its_segments(hls, path):
     for seconds in (6, 10):
-        patience = Patience()
-        source = sources.open_source(hls(playlist(3, seconds)) + path, patience=patience)
-        assert source.live and source.grab() and patience.tolerated() == 3 * seconds
+        timeouts = Timeouts()
+        source = sources.open_source(hls(playlist(3, seconds)) + path, timeouts=timeouts)
+        assert source.live and source.grab() and timeouts.read_timeout() == 3 * seconds
         source.release()
 
 

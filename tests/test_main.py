@@ -778,7 +778,7 @@ def test_a_missing_folder_of_the_project_is_reported_in_one_sentence(clip, tmp_p
         "result.py",
         "protocol.py",
         "delivery.py",
-        "gaps.py",
+        "unsaved.py",
         "queued_sink.py",
         "console.py",
         "status.py",

@@ -406,12 +406,12 @@ def test_pyav_reads_a_camera_and_reconnects(monkeypatch):
 @pytest.mark.slow
 def test_a_host_that_does_not_answer_times_out():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        patience = sources.Patience()
-        patience.opening = 0.5
+        timeouts = sources.Timeouts()
+        timeouts.open_timeout = 0.5
         for scheme, said in (("http", "does not answer"), ("tcp", "cannot be reached")):
             with pytest.raises(sources.SourceUnavailable, match=said):
                 address = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/x"
-                sources.open_source(address, "av", patience=patience)
+                sources.open_source(address, "av", timeouts=timeouts)
 
 
 # ---- cameras ----

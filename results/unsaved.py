@@ -10,7 +10,7 @@ class NotSaved(InputError):
     """A sink could not save this result. It takes the next one all the same."""
 
 
-class Gaps:
+class UnsavedResults:
     """Counts the results that a sink could not save. what: "--json out.jsonl"."""
 
     def __init__(self, what: str):

@@ -1,9 +1,9 @@
 """How long cameras have no results when a board of examples/boards.py dies, hangs or connects.
 
-    python tests/boards_kills.py                # 20 times: kill -9 and SIGSTOP in turn
-    python tests/boards_kills.py --kills 1 --cameras 3      # a short run
-    python tests/boards_kills.py --videos       # videos on three boards and on one, with kills
-    python tests/boards_kills.py --load         # CPU of the scheduler and of boards.py
+    python tests/failover.py                # 20 times: kill -9 and SIGSTOP in turn
+    python tests/failover.py --kills 1 --cameras 3      # a short run
+    python tests/failover.py --videos       # videos on three boards and on one, with kills
+    python tests/failover.py --load         # CPU of the scheduler and of boards.py
 
 Run by hand; docs/performance.md has the figures. Three boards with simulated NPUs of 60 FPS process
 six cameras of 30 FPS at 10 FPS. A gap is the time between a camera's last frame on one board and
