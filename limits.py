@@ -12,11 +12,13 @@ from typing import Any, Callable, Dict, List
 
 MIN_SECONDS = 5.0  # shorter runs are mostly start and end
 
-# Shares of the time from which on a stage is the limit.
+# A stage is the limit if it is busy for at least this share of the time.
 READING = OUTPUT = CPU = 0.90
 NPU = CONTEXTS = 0.95
-PYTHON = 0.85, 1.20   # of one CPU core, by func: near the one core that Python code can use
-DROPPED = 0.01        # of the frames of a live source
+NPU_SHORTEST_RUN = 0.85  # if each run is counted with the time of the shortest one
+# Python is the limit if func uses about one CPU core and the contexts are busy.
+PYTHON_MIN, PYTHON_MAX, PYTHON_CONTEXTS = 0.85, 1.20, 0.80
+DROPPED = 0.01           # share of a live source's frames up to which none counts as dropped
 
 # What results/ calls its classes: (how the user knows them, what makes them faster)
 OUTPUTS = {
@@ -30,52 +32,39 @@ OUTPUTS = {
     "Findings": ("printing", "--quiet would help"),
     "draw": ("drawing", "A simpler draw() in the func file would help"),
 }
-HARDWARE_DECODER = "pip install pyav-rkmpp decodes in hardware"
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What was measured in a part of a run. Times are in seconds, added up over all frames.
+    """What was measured in a part of a run. Times are in seconds, added up over all frames."""
 
-    threads: contexts of the pool. cores: of the NPU; 0 if the CPU runs the model. cpus: CPU cores
-    that the process may use. live: whether every source is live. max_fps: --fps, added up over the
-    streams, or None. software: whether the CPU decodes a video that the board's decoder could.
-    shortest: the shortest inference so far, in seconds.
+    threads: int = 1              # contexts of the pool
+    cores: int = 1                # of the NPU; 0 if the CPU runs the model
+    cpus: int = 1                 # CPU cores that the process may use
+    live: bool = False            # every source is live
+    max_fps: float | None = None  # --fps, added up over the streams
+    software: bool = False        # the CPU decodes a video that the board's decoder could
+    shortest: float = 0.0         # the shortest inference so far
 
-    seconds: the part's length. frames: those that func processed. dropped: those of live sources
-    that newer ones replaced.
-    wait: of frames for a context. func: func's own time; cpu: CPU time of its threads. inference:
-    of the calls in func. runs: number of these calls.
-    in_flight: {core: time with at least one inference in progress}. failures: {core: failed runs}.
-    process_cpu: CPU time of the whole process.
-    streams: from start to end of each stream. files: the same, of those that are not live.
-    read: of reading and decoding the frames of these files. outputs: {class of a sink or tracker,
-    or "draw": time in the streams' threads}.
-    """
-
-    threads: int = 1
-    cores: int = 1
-    cpus: int = 1
-    live: bool = False
-    max_fps: float | None = None
-    software: bool = False
-    shortest: float = 0.0
-
-    seconds: float = 0.0
-    frames: int = 0
-    dropped: int = 0
-    wait: float = 0.0
-    func: float = 0.0
-    cpu: float = 0.0
-    inference: float = 0.0
-    runs: int = 0
-    in_flight: Dict[str, float] = dataclasses.field(default_factory=dict)
-    failures: Dict[str, int] = dataclasses.field(default_factory=dict)
-    process_cpu: float = 0.0
-    streams: float = 0.0
-    files: float = 0.0
-    read: float = 0.0
-    outputs: Dict[str, float] = dataclasses.field(default_factory=dict)
+    # since() subtracts these:
+    seconds: float = 0.0          # length of this part of the run
+    frames: int = 0               # that func processed
+    dropped: int = 0              # of live sources: replaced by newer ones
+    wait: float = 0.0             # of frames for a context
+    func: float = 0.0             # in func
+    cpu: float = 0.0              # CPU time of func's threads
+    inference: float = 0.0        # in the inference calls of func
+    runs: int = 0                 # number of these calls
+    in_flight: Dict[str, float] = dataclasses.field(  # core: with an inference in progress
+        default_factory=dict)
+    failures: Dict[str, int] = dataclasses.field(     # core: failed runs
+        default_factory=dict)
+    process_cpu: float = 0.0      # CPU time of the whole process
+    streams: float = 0.0          # from start to end of each stream
+    files: float = 0.0            # the same, of those that are not live
+    read: float = 0.0             # reading and decoding the frames of these files
+    outputs: Dict[str, float] = dataclasses.field(    # class of a sink or tracker, or "draw": in
+        default_factory=dict)                         # the streams' threads
 
     def since(self, earlier: Figures) -> Figures:
         """What was measured after `earlier`."""
@@ -125,7 +114,7 @@ def ms(seconds: float, frames: float) -> str:
 # ---- the verdicts: a sentence, or "" if this is not the limit ----
 
 def failing_core(f: Figures) -> str:
-    """A core that rests after a failure serves less than the others; a single core has no rest."""
+    """A core that pauses after a failure serves less than the others; a single core has no pause."""
     most = max(f.in_flight.values(), default=0.0)
     for core, count in f.failures.items():
         if count and (f.in_flight.get(core, 0.0) < 0.9 * most or count >= 0.1 * f.runs):
@@ -152,13 +141,16 @@ def starved(f: Figures) -> bool:
     return f.cpu_busy >= CPU and f.cpu >= 0.5 * f.process_cpu
 
 
+def faster_decoding(f: Figures) -> str:
+    return "pip install pyav-rkmpp decodes in hardware." if f.software else ""
+
+
 def reading(f: Figures) -> str:
     if not f.files or f.read < READING * f.files or starved(f):
         return ""
-    helps = HARDWARE_DECODER if f.software else \
-        "Smaller pictures or several sources at once would help"
+    hint = faster_decoding(f) or "Smaller pictures or several sources at once would help."
     return (f"Limited by reading: decoding takes {ms(f.read, f.frames)} of "
-            f"{ms(f.files, f.frames)} ms per frame, {f.load}. {helps}.")
+            f"{ms(f.files, f.frames)} ms per frame, {f.load}. {hint}")
 
 
 def output(f: Figures) -> str:
@@ -174,7 +166,7 @@ def npu(f: Figures) -> str:
     """The time in inference includes the wait for Python's lock after it. If that wait may be long,
     because Python is near its limit, each run is counted with the time of the shortest one."""
     at_least = f.runs * f.shortest / (f.seconds * max(1, f.cores))  # busy, without that wait
-    if not f.cores or f.npu_busy < NPU or python(f) and at_least < 0.85:
+    if not f.cores or f.npu_busy < NPU or python(f) and at_least < NPU_SHORTEST_RUN:
         return ""
     cores = "core is" if f.cores == 1 else f"{f.cores} cores are"
     return (f"Limited by the NPU: its {cores} busy {percent(f.npu_busy)} of the time, "
@@ -191,8 +183,7 @@ def model_on_cpu(f: Figures) -> str:
 
 
 def python(f: Figures) -> str:
-    least, most = PYTHON
-    if not least <= f.cpu / f.seconds <= most or f.contexts_busy < 0.8:
+    if not PYTHON_MIN <= f.cpu / f.seconds <= PYTHON_MAX or f.contexts_busy < PYTHON_CONTEXTS:
         return ""
     return (f"Limited by Python: func takes {ms(f.cpu, f.frames)} ms of CPU per frame, which fills "
             f"one core, and Python code runs on one core at a time; {f.load}. NumPy and OpenCV "
@@ -202,11 +193,10 @@ def python(f: Figures) -> str:
 def cpu(f: Figures) -> str:
     if f.cpu_busy < CPU:
         return ""
-    helps = HARDWARE_DECODER if f.software else \
-        "Fewer pixels or a simpler func would help"
-    return (f"Limited by the CPU: the process uses {f.process_cpu / f.seconds:.1f} of {f.cpus} "
-            f"cores, func {ms(f.cpu, f.frames)} of {ms(f.process_cpu, f.frames)} ms per frame; "
-            f"{f.load}. {helps}.")
+    cores = f"{f.process_cpu / f.seconds:.1f} of {f.cpus} cores"
+    hint = faster_decoding(f) or "Fewer pixels or a simpler func would help."
+    return (f"Limited by the CPU: the process uses {cores}, func {ms(f.cpu, f.frames)} of "
+            f"{ms(f.process_cpu, f.frames)} ms per frame; {f.load}. {hint}")
 
 
 def contexts(f: Figures) -> str:

@@ -18,7 +18,6 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
 import rknnpool
 from limits import MIN_SECONDS, Figures, limit_of
-from sources.names import is_camera
 
 
 class Busy:
@@ -178,14 +177,8 @@ def add_streams(figures: Figures, streams: List[Any], now: float) -> Figures:
     outputs.pop("read", None)
     return dataclasses.replace(
         figures, live=bool(streams) and not files, max_fps=sum(limits) if all(limits) else None,
-        software=bool(rknnpool.soc()) and any(map(decodes_on_cpu, streams)),
+        software=bool(rknnpool.soc()) and any(
+            getattr(stream.source, "decodes_on_cpu", False) for stream in streams),
         dropped=sum(stream.dropped for stream in streams), streams=seconds(streams),
         files=seconds(files), read=sum(stream.spent["read"] for stream in files),
         outputs=dict(outputs))
-
-
-def decodes_on_cpu(stream: Any) -> bool:
-    """Whether the CPU decodes a file or URL, and no note of the source says why."""
-    source, address = stream.source, str(stream.connection.address)
-    return type(source).__name__ in ("Video", "AVVideo") and not (
-        source.note or getattr(source, "hardware", False) or " ! " in address or is_camera(address))

@@ -38,9 +38,9 @@ with needed_packages():
     from vision.errors import InputError
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
-# what a board needs to open its pool
+# What a board needs to open its pool; the last three say whether the model must give boxes.
 POOL_SETTINGS = ("model", "threads", "func", "bigCores", "runtime", "simulate", "conf", "iou",
-                 "classes", "names")
+                 "classes", "names", "track", "lines", "zones")
 
 
 def is_live(source: str) -> bool:

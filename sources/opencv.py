@@ -219,6 +219,10 @@ class Video:
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None
 
+    @property
+    def decodes_on_cpu(self) -> bool:
+        return not (self.note or " ! " in self.source or is_camera(self.source))
+
     def rewind(self) -> None:
         """Go back to the first frame of a file."""
         self.number = 0

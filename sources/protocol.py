@@ -24,6 +24,9 @@ class Source(Protocol):
         source.
     file: name of the picture grabbed last, if the source consists of pictures, else None.
     note: what the user should know about how the source was opened, without a full stop, or None.
+
+    A class may also have `decodes_on_cpu`: True if a board's hardware decoder might decode the
+    video instead, and `note` does not say why it does not.
     """
 
     live: bool

@@ -156,6 +156,10 @@ class AVVideo:
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None
 
+    @property
+    def decodes_on_cpu(self) -> bool:
+        return not (self.note or self.hardware)
+
     def rewind(self) -> None:
         """Go back to the first frame of a file."""
         self.container.seek(self.stream.start_time or 0, stream=self.stream)

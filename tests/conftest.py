@@ -195,6 +195,27 @@ def plain_func(tmp_path):
     return path
 
 
+CAR_FUNC = """
+import numpy as np
+from func import Detections
+def detect(rknn_lite, IMG):
+    names = ["person", "bicycle", "car"]
+    return Detections(np.float32([[1.04, 2, 30.25, 40]]), np.int64([2]), np.float32([0.913]), names)
+def draw(IMG, detections):
+    return IMG
+def myFunc(rknn_lite, IMG):
+    return draw(IMG, detect(rknn_lite, IMG))
+"""
+
+
+@pytest.fixture
+def car_func(tmp_path):
+    """Path of a --func file that detects the same car in every frame."""
+    path = tmp_path / "car.py"
+    path.write_text(CAR_FUNC)
+    return path
+
+
 @pytest.fixture(scope="session")
 def main_py():
     """main_py(*arguments): run main.py. Returns a CompletedProcess with text."""

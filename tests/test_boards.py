@@ -353,6 +353,21 @@ def test_invalid_arguments_are_refused(arguments, sentence, monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
+    "flags", [["--track"], ["--line", "a:0,0,1,1"], ["--zone", "a:0,0,1,1,0,1"]]
+)
+def test_a_board_refuses_to_track_and_count_with_a_classifier(flags, monkeypatch, tmp_path):
+    from boards_parts.worker_pool import shared_pool
+
+    command = ["boards.py", "127.0.0.1:8786", "a.mp4", "--json", str(tmp_path), "--bigCores", "no"]
+    command += ["--model", "models/resnet18_emoji.rknn", *flags]
+    monkeypatch.setattr(sys, "argv", command)
+    settings = boards.parse_arguments().settings
+    with pytest.raises(boards.InputError, match=f"^{flags[0]} needs boxes, but this model is a"):
+        with shared_pool(settings):
+            pass
+
+
+@pytest.mark.parametrize(
     "source, live",
     [
         ("rtsp://h/x", True),

@@ -13,33 +13,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, frames_of, full_disk
+from conftest import CAR_FUNC, ROOT, frames_of, full_disk
 from parts import wait_until
 
 from results import jsonl
 from results.delivery import Delivery
 from results.jsonl import JSONLines, as_dict
 from vision.errors import InputError
-
-FOUND = """
-import numpy as np
-from func import Detections
-def detect(rknn_lite, IMG):
-    names = ["person", "bicycle", "car"]
-    return Detections(np.float32([[1.04, 2, 30.25, 40]]), np.int64([2]), np.float32([0.913]), names)
-def draw(IMG, detections):
-    return IMG
-def myFunc(rknn_lite, IMG):
-    return draw(IMG, detect(rknn_lite, IMG))
-"""
-
-
-@pytest.fixture
-def found(tmp_path):
-    """Return the path of a --func file that detects the same car in every frame."""
-    path = tmp_path / "found.py"
-    path.write_text(FOUND)
-    return path
 
 
 class Found:
@@ -75,8 +55,10 @@ def result(detections=None, **fields):
 
 
 @pytest.mark.slow
-def test_there_is_one_line_per_frame_in_order_with_boxes_in_pixels(main_py, clip, found, tmp_path):
-    done = main_py(clip, "--headless", "--func", found, "--json", tmp_path / "out.jsonl")
+def test_there_is_one_line_per_frame_in_order_with_boxes_in_pixels(
+    main_py, clip, car_func, tmp_path
+):
+    done = main_py(clip, "--headless", "--func", car_func, "--json", tmp_path / "out.jsonl")
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["frame"] for line in lines] == list(range(45))
@@ -90,9 +72,9 @@ def test_there_is_one_line_per_frame_in_order_with_boxes_in_pixels(main_py, clip
     }
 
 
-def test_stdout_contains_only_json(main_py, clip, found):
-    (found.parent / "loud.py").write_text(
-        FOUND.replace("    return IMG\n", "    return IMG\nimport os\n", 1).replace(
+def test_stdout_contains_only_json(main_py, clip, car_func):
+    (car_func.parent / "loud.py").write_text(
+        CAR_FUNC.replace("    return IMG\n", "    return IMG\nimport os\n", 1).replace(
             "def detect(rknn_lite, IMG):",
             "def detect(rknn_lite, IMG):\n    print('py'); os.write(1, b'library')",
         )
@@ -102,7 +84,7 @@ def test_stdout_contains_only_json(main_py, clip, found):
         f"yard={clip}",
         "--headless",
         "--func",
-        found.parent / "loud.py",
+        car_func.parent / "loud.py",
         "--json",
         "-",
     )
@@ -113,10 +95,10 @@ def test_stdout_contains_only_json(main_py, clip, found):
     assert "library" in done.stderr and "gate: 45 frames" in done.stderr
 
 
-def test_lines_are_appended_and_an_incomplete_last_line_is_ended(main_py, clip, found, tmp_path):
+def test_lines_are_appended_and_an_incomplete_last_line_is_ended(main_py, clip, car_func, tmp_path):
     (tmp_path / "out.jsonl").write_text('{"frame": 1}\n{"fra')
     assert (
-        main_py(clip, "--headless", "--func", found, "--json", tmp_path / "out.jsonl").returncode
+        main_py(clip, "--headless", "--func", car_func, "--json", tmp_path / "out.jsonl").returncode
         == 0
     )
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
@@ -130,12 +112,12 @@ def test_a_func_file_without_detections_is_refused(main_py, clip, plain_func, tm
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_lines_of_pictures_contain_the_file_name(main_py, clip, found, tmp_path):
+def test_lines_of_pictures_contain_the_file_name(main_py, clip, car_func, tmp_path):
     (tmp_path / "shots").mkdir()
     for name in ("b", "a"):
         cv2.imwrite(str(tmp_path / "shots" / f"{name}.png"), np.zeros((40, 60, 3), np.uint8))
     (tmp_path / "shots/c.jpg").write_text("no picture")
-    done = main_py(tmp_path / "shots", "--headless", "--func", found, "--json", "-")
+    done = main_py(tmp_path / "shots", "--headless", "--func", car_func, "--json", "-")
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(line["frame"], line["file"]) for line in lines] == [
         (0, "a.png"),
@@ -153,7 +135,7 @@ def test_lines_of_pictures_contain_the_file_name(main_py, clip, found, tmp_path)
 def test_what_the_runtime_prints_is_not_in_the_output(main_py, clip, tmp_path):
     noisy = tmp_path / "noisy.py"
     noisy.write_text(
-        FOUND
+        CAR_FUNC
         + """
 import os
 import resource
@@ -170,9 +152,9 @@ RKNNLite.init_runtime = init_runtime
     assert "I RKNN: opened" in done.stderr
 
 
-def piped_into_head(found, *arguments):
+def piped_into_head(car_func, *arguments):
     arguments = " ".join(map(str, arguments))
-    main = f"{sys.executable} main.py {arguments} --headless --func {found} --json -"
+    main = f"{sys.executable} main.py {arguments} --headless --func {car_func} --json -"
     done = subprocess.run(
         ["sh", "-c", f"timeout -s KILL 60 {main} | head -n 1"],
         cwd=ROOT,
@@ -186,7 +168,7 @@ def piped_into_head(found, *arguments):
 
 
 @pytest.mark.slow
-def test_a_closed_pipe_is_reported_once_and_ends_streams_without_another_sink(clip, found):
+def test_a_closed_pipe_is_reported_once_and_ends_streams_without_another_sink(clip, car_func):
     server = subprocess.Popen(
         [sys.executable, "tests/mjpeg_server.py", "0", str(clip)],
         cwd=ROOT,
@@ -196,15 +178,15 @@ def test_a_closed_pipe_is_reported_once_and_ends_streams_without_another_sink(cl
     try:
         # it would never end
         camera = f"http://127.0.0.1:{int(server.stdout.readline().split()[1])}/demo.mjpg"
-        assert "in all: " in piped_into_head(found, f"gate={camera}", f"yard={camera}")
+        assert "in all: " in piped_into_head(car_func, f"gate={camera}", f"yard={camera}")
     finally:
         server.kill()
         server.communicate()
 
 
 @pytest.mark.slow
-def test_after_a_closed_pipe_a_stream_with_another_sink_continues(clip, found, tmp_path):
-    assert "clip.avi: 45 frames" in piped_into_head(found, clip, "--save", tmp_path / "out.mp4")
+def test_after_a_closed_pipe_a_stream_with_another_sink_continues(clip, car_func, tmp_path):
+    assert "clip.avi: 45 frames" in piped_into_head(car_func, clip, "--save", tmp_path / "out.mp4")
     assert sum(1 for _ in frames_of(tmp_path / "out.mp4")) == 45
 
 

@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT
 
 import main
 import meter
@@ -345,7 +346,15 @@ def test_hardware_decoding_is_suggested_on_a_board_only(clip, monkeypatch, soc, 
     monkeypatch.setenv("RKNN_SOC", soc)
     stream = Stream(clip, reader="opencv")
     assert Meter([stream]).figures().software is software
+    stream.source.note = "OpenCV decodes it on the CPU because ..."  # has been printed
+    assert not Meter([stream]).figures().software
     stream.source.release()
+
+
+def test_hardware_decoding_is_not_suggested_for_pictures(monkeypatch):
+    monkeypatch.setenv("RKNN_SOC", "rk3588")
+    stream = Stream(ROOT / "models/result.jpg")
+    assert not Meter([stream]).figures().software
 
 
 # ---- main.py ----

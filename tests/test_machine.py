@@ -16,38 +16,19 @@ from conftest import ROOT
 import main
 import process
 
-FOUND = """
-import numpy as np
-from func import Detections
-def detect(rknn_lite, IMG):
-    return Detections(np.float32([[1, 2, 30, 40]]), np.int64([2]), np.float32([0.9]), {2: "car"})
-def draw(IMG, detections):
-    return IMG
-def myFunc(rknn_lite, IMG):
-    return draw(IMG, detect(rknn_lite, IMG))
-"""
-
-
-@pytest.fixture
-def found(tmp_path):
-    """Path of a --func file that finds a car in every frame."""
-    path = tmp_path / "found.py"
-    path.write_text(FOUND)
-    return path
-
 
 def no_byte_can_be_written():
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def test_without_a_temporary_folder_and_without_room_frames_are_processed(
-    main_py, clip, found, tmp_path
+    main_py, clip, car_func, tmp_path
 ):
     done = main_py(
         clip,
         "--headless",
         "--func",
-        found,
+        car_func,
         "--json",
         tmp_path / "out.jsonl",
         preexec_fn=no_byte_can_be_written,
@@ -79,9 +60,9 @@ def test_a_system_that_refuses_to_bind_a_process_to_cpus_does_not_end_it(monkeyp
     process.stay_on_big_cores()
 
 
-def test_main_runs_behind_a_symlink_in_another_folder(clip, tmp_path, found):
+def test_main_runs_behind_a_symlink_in_another_folder(clip, tmp_path, car_func):
     (tmp_path / "rknn").symlink_to(ROOT / "main.py")
-    command = [sys.executable, "rknn", str(clip), "--headless", "--func", "found.py"]
+    command = [sys.executable, "rknn", str(clip), "--headless", "--func", "car.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0 and "45 frames" in done.stdout, done.stderr
 
@@ -105,13 +86,13 @@ def test_a_setting_may_be_a_path(monkeypatch, capsys, clip, settings, sentence):
     assert ended.value.code == 2 and sentence in capsys.readouterr().err
 
 
-def test_main_runs_in_a_read_only_clone(clip, tmp_path, found):
+def test_main_runs_in_a_read_only_clone(clip, tmp_path, car_func):
     clone = tmp_path / "clone"
     clone.mkdir()
     mount = f"mount --bind {ROOT} {clone} && mount -o remount,ro,bind {clone}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
         pytest.skip("only root can mount a folder read-only")
-    run = f"cd {clone} && {sys.executable} main.py {clip} --headless --func {found} --json"
+    run = f"cd {clone} && {sys.executable} main.py {clip} --headless --func {car_func} --json"
     for file, code in ((tmp_path / "out.jsonl", 0), ("out.jsonl", 2)):
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", f"{mount} && {run} {file}"],
@@ -124,8 +105,8 @@ def test_main_runs_in_a_read_only_clone(clip, tmp_path, found):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "file", "socket"])
-def test_dev_stdout_is_stdout_and_contains_only_json(clip, tmp_path, found, kind):
-    command = [sys.executable, "main.py", str(clip), "--headless", "--func", str(found)]
+def test_dev_stdout_is_stdout_and_contains_only_json(clip, tmp_path, car_func, kind):
+    command = [sys.executable, "main.py", str(clip), "--headless", "--func", str(car_func)]
     command += ["--json", "/dev/stdout"]
     with contextlib.ExitStack() as stack:
         if kind == "file":

@@ -27,8 +27,7 @@ from vision.errors import InputError
 
 TRIAL_SECONDS = 0.5  # how long capacity() measures
 # main.py's arguments that open_pool() needs and boards.py does not set. A board writes JSON.
-# Tracking, lines and zones are settings of a stream, not of the pool.
-DEFAULTS: dict[str, Any] = {**arguments.unset(vars(main_py)), "json": "-", "lines": {}, "zones": {}}
+DEFAULTS: dict[str, Any] = {**arguments.unset(vars(main_py)), "json": "-"}
 
 
 class SharedPool:
@@ -109,6 +108,7 @@ def open_pool(args: argparse.Namespace) -> rknnpool.rknnPoolExecutor:
         seconds, cores = parse_simulate(args.simulate)
         runtime = simulated(seconds, cores, record(args.model, frames, func.myFunc))
     try:
-        return rknnpool.rknnPoolExecutor(model, args.threads, FrameTask(func), runtime=runtime)
+        task = FrameTask(func, results.needs_boxes(args))
+        return rknnpool.rknnPoolExecutor(model, args.threads, task, runtime=runtime)
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"{error}.") from None
