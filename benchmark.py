@@ -103,8 +103,8 @@ def markdown_stages(table: list[dict]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def plot(table: list[dict], ceiling: float, name: str, path: str) -> None:
-    """Save a PNG: FPS against threads, and the ceiling."""
+def plot(table: list[dict], limit_fps: float, name: str, path: str) -> None:
+    """Save a PNG: FPS against threads, and the limit."""
     try:
         import matplotlib
     except ImportError:
@@ -121,8 +121,9 @@ def plot(table: list[dict], ceiling: float, name: str, path: str) -> None:
         if not column["threads"].isdigit():
             axes.axhline(column["fps"], linestyle=":" if column["threads"] == "all" else "-.",
                          color="grey", label=title(column["threads"], column["runtime"]))
-    if np.isfinite(ceiling):
-        axes.axhline(ceiling, linestyle="--", color="tab:red", label=f"limit: {ceiling:.0f} FPS")
+    if np.isfinite(limit_fps):
+        label = f"limit: {limit_fps:.0f} FPS"
+        axes.axhline(limit_fps, linestyle="--", color="tab:red", label=label)
     axes.set(xlabel="threads", ylabel="frames per second", title=name, ylim=(0, None),
              xticks=sorted({int(column["threads"]) for column in counts}))
     axes.legend(loc="lower right")
@@ -167,16 +168,16 @@ def run(args: argparse.Namespace) -> None:
         return measure.soak(bench, columns[0])
 
     pairs = list(itertools.product(columns, bench.runtimes))
-    table, ceiling = measure.measure_table(bench, pairs, title)
+    table, limit_fps = measure.measure_table(bench, pairs, title)
     source = "frames from memory" if args.no_decode else "decoding included"
     live = f", arriving at {args.live:g} FPS" if args.live else ""
-    limit = f"limit {ceiling:.1f} FPS" if np.isfinite(ceiling) else "no limit"
+    limit = f"limit {limit_fps:.1f} FPS" if np.isfinite(limit_fps) else "no limit"
     print(f"{bench.name}: {limit}; {source}{live}, {args.rounds} x {args.seconds:g} s a column\n\n"
           f"{markdown(table)}")
     for sentence in [*comparisons(table), *limits(table)]:
         print(f"\n{sentence}")
     result = dict(settings=vars(args), npu=bench.name, cpu_cores=bench.cpus, table=table,
-                  ceiling_fps=ceiling if np.isfinite(ceiling) else None)  # JSON has no infinity
+                  limit_fps=limit_fps if np.isfinite(limit_fps) else None)  # JSON has no infinity
     if args.profile:
         print(f"\n{markdown_stages(table)}")
         result["profile"] = stages = measure.profile(bench)
@@ -185,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"| {name} | {in_all:.3f} | {held:.3f} |")
     try:
         Path(args.output + ".json").write_text(json.dumps(result, indent=1) + "\n")
-        plot(table, ceiling, bench.name, args.output + ".png")
+        plot(table, limit_fps, bench.name, args.output + ".png")
     except OSError as error:  # the disk is full
         raise InputError(f"--output {args.output}: cannot be written ({error.strerror})") from None
 

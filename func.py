@@ -46,11 +46,11 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     model = getattr(rknn_lite, "model", None)  # what the model file says, see vision/model.py
     settings = settings_of(model, IMG_SIZE, OBJ_THRESH, NMS_THRESH)
 
-    image, placed = letterbox(IMG, settings.size)                           # (height, width, 3) RGB
+    image, placement = letterbox(IMG, settings.size)                        # (height, width, 3) RGB
     outputs = infer_raw(rknn_lite, image)                                   # three heads, int8
     boxes, classes, scores = yolov5.decode(outputs, settings, ANCHORS)      # (n, 4), (n,), (n,)
     best = nms(boxes, classes, scores, settings)                            # indices
-    boxes = unletterbox(boxes[best], placed, IMG)
+    boxes = unletterbox(boxes[best], placement, IMG)
 
     names = names_of(model, yolov5.class_count(outputs[0].shape), CLASSES)
     return Detections(boxes, classes[best], scores[best], names).inside_frame()

@@ -114,7 +114,7 @@ def ms(seconds: float, frames: float) -> str:
 # ---- the verdicts: a sentence, or "" if this is not the limit ----
 
 def failing_core(f: Figures) -> str:
-    """A core that pauses after a failure serves less than the others; a single core has no pause."""
+    """A core that pauses after a failure serves fewer frames. A single core never pauses."""
     most = max(f.in_flight.values(), default=0.0)
     for core, count in f.failures.items():
         if count and (f.in_flight.get(core, 0.0) < 0.9 * most or count >= 0.1 * f.runs):

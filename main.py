@@ -93,7 +93,7 @@ def open_streams(args: Any) -> tuple[list[Stream], bool]:
     for message in failed:
         say(message, sys.stderr)
     for stream in streams:
-        stream.complaints = streams[0].complaints  # the same message is printed once for all
+        stream.printed = streams[0].printed  # the same message is printed once for all
     return streams, not failed
 
 
@@ -173,7 +173,7 @@ def run(args: Any) -> int:
     except BaseException:
         pool.release()
         raise
-    logging.getLogger("rknnpool").addHandler(PoolMessages(streams[0].complain))
+    logging.getLogger("rknnpool").addHandler(PoolMessages(streams[0].print_once))
     signals = process.note_signals()  # until here, a signal ends the process at once
     threads, bars = start(streams, pool, args.quiet)
     finished = watch(threads, streams, window, signals)

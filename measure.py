@@ -83,7 +83,7 @@ def reset_peak() -> None:
 
 
 class Bench:
-    """What all columns share: the runtimes, the ceiling in FPS if it is known, and the frames."""
+    """What all columns share: runtimes, frames, and the NPU's highest FPS if it is known."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -93,7 +93,7 @@ class Bench:
         self.myFunc = module.myFunc
         self.cpus, self.read = usable_cpus(), 0.0  # seconds of reading and decoding so far
         names = list(dict.fromkeys(args.runtime or [None]))
-        self.ceiling: Optional[float] = None
+        self.limit_fps: Optional[float] = None
         if not args.simulate:
             self._use_this_machine(names)
         video = opened_video(args.cap)
@@ -124,7 +124,7 @@ class Bench:
             name: simulated_library(name, inference_time, self.cores, recorded) if name
             else simulated(inference_time, self.cores, recorded) for name in names}
         each = [float(seconds) for seconds in np.broadcast_to(inference_time, (self.cores,))]
-        self.ceiling = sum(1 / seconds for seconds in each) if all(each) else float("inf")
+        self.limit_fps = sum(1 / seconds for seconds in each) if all(each) else float("inf")
         times = f"{self.cores} x {each[0] * 1000:.1f}"
         if len(set(each)) > 1:
             times = " ".join(f"{seconds * 1000:.1f}" for seconds in each)
@@ -227,27 +227,27 @@ class Bench:
 def measure_table(bench: Bench, columns: List[tuple], title: Callable) -> Tuple[List[dict], float]:
     """Measure every column, (threads, runtime's name or None), in every round.
 
-    Returns a dict of figures for each column, and the ceiling in FPS.
+    Returns a dict of figures for each column, and the NPU's highest FPS.
     """
     measured: Dict[tuple, List[dict]] = {column: [] for column in columns}
-    ceilings = []
+    limits = []
     for number in range(1, bench.args.rounds + 1):
-        if bench.ceiling is None:
-            ceilings.append(bench.bare())
-            print(f"round {number}, inference alone: {ceilings[-1]:.1f} FPS", file=sys.stderr)
+        if bench.limit_fps is None:
+            limits.append(bench.bare())
+            print(f"round {number}, inference alone: {limits[-1]:.1f} FPS", file=sys.stderr)
         for column in columns:
             measured[column].append(bench.measure(*column))
             print(f"round {number}, {title(*column)}: {measured[column][-1]['fps']:.1f} FPS",
                   file=sys.stderr)
-    ceiling = statistics.median(ceilings) if bench.ceiling is None else bench.ceiling
-    return [_summary(column, rounds, ceiling) for column, rounds in measured.items()], ceiling
+    limit_fps = statistics.median(limits) if bench.limit_fps is None else bench.limit_fps
+    return [_summary(column, rounds, limit_fps) for column, rounds in measured.items()], limit_fps
 
 
-def _summary(column: tuple, rounds: List[dict], ceiling: float) -> dict:
+def _summary(column: tuple, rounds: List[dict], limit_fps: float) -> dict:
     every: Dict[str, list] = {key: [one[key] for one in rounds] for key in rounds[0]}
     fps, latencies = statistics.median(every["fps"]), np.concatenate(every["latencies"])
     return dict(threads=column[0], runtime=column[1], fps=fps, fps_of_rounds=every["fps"],
-                share=fps / ceiling, p50_ms=float(np.percentile(latencies, 50)),
+                share=fps / limit_fps, p50_ms=float(np.percentile(latencies, 50)),
                 p99_ms=float(np.percentile(latencies, 99)),
                 cpu_ms=statistics.median(every["cpu_ms"]),
                 runs=[sum(of_core) for of_core in zip(*every["runs"])],
@@ -316,11 +316,11 @@ def profile(bench: Bench) -> Dict[str, List[float]]:
             timed.stages.clear()  # those of the warm-up
         timed.use_stopwatch(bool(number % 2))
         frame = stage("decode the video", next, frames)
-        square, placed = stage("letterbox", letterbox.letterbox, frame, settings.size)
+        square, placement = stage("letterbox", letterbox.letterbox, frame, settings.size)
         outputs = stage("inference call", inference.infer_raw, context, square)
         boxes, classes, scores = stage("decode the heads", yolov5.decode, outputs, settings)
         best = stage("NMS", nms_module.nms, boxes, classes, scores, settings)
-        boxes = letterbox.unletterbox(boxes[best], placed, frame)
+        boxes = letterbox.unletterbox(boxes[best], placement, frame)
         found = drawing.Detections(boxes, classes[best], scores[best])
         stage("draw", drawing.draw, frame, found)
     timed.use_stopwatch(False)
@@ -338,7 +338,7 @@ def profile(bench: Bench) -> Dict[str, List[float]]:
 
 def soak(bench: Bench, column: str, step: int = 2000) -> None:
     """Print memory while frames arrive twice as fast as the pool serves them: it must stay flat."""
-    fps = bench.args.live or 2 * (bench.ceiling or bench.bare())
+    fps = bench.args.live or 2 * (bench.limit_fps or bench.bare())
     frames = paced(bench.frames(), fps) if np.isfinite(fps) else bench.frames()
     began = time.perf_counter()
 

@@ -29,7 +29,7 @@ CORES = {"rk3588": 3, "rk3582": 3, "rk3576": 2, "rk356": 1, "rv1126b": 1}  # by 
 COMPATIBLE = "/proc/device-tree/compatible"
 HANG_SECONDS = 12             # in inference; the driver itself gives up a run after 6 to 10
 DEAD_AFTER_FAILURES = 10      # runs in a row
-REST_SECONDS = 30, 600        # of a core that failed: at first, and at most; doubled each time
+PAUSE_SECONDS = 30, 600       # of a core that failed: at first, and at most; doubled each time
 SLOW_CONSUMER_SECONDS = 0.02  # live: how long a result may wait before a newer one replaces it
 RELEASED = "the pool was released"
 log = logging.getLogger("rknnpool")
@@ -67,12 +67,11 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
     coreMask: cores of all contexts (RKNNLite.NPU_CORE_0_1_2); default: single cores in turn.
     runtime: a class with RKNNLite's methods; default: the wheel, or what runtimes/ has instead.
 
-    `inference` adds the batch axis to a frame (height, width, channels). It raises ValueError with
-    the reason if the input is refused, and NPUError if the run fails. The core then rests while
-    others work, and is tried again with one frame after 30, 60, ... 600 s. The frame is retried on
-    another core: **func is called again**. If there is none, the NPUError is the frame's result,
-    even if func caught it. Raises RuntimeError if a context does not open, and InputError for a
-    model that this machine cannot run.
+    `inference` adds the batch axis to a frame (height, width, channels). It raises ValueError if
+    the input is refused, and NPUError if the run fails. The core then pauses for 30, 60, ... 600 s,
+    and the frame is retried on another core: **func is called again**. If no other core works, the
+    NPUError is the frame's result, even if func caught it. Raises RuntimeError if a context does
+    not open, and InputError if this machine cannot run the model.
     """
 
     def __init__(self, rknnModel: Any, TPEs: int | None = None, func: Callable | None = None, *,
@@ -130,17 +129,17 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
             del future  # breaks a reference cycle with the exception's traceback
 
     def release(self, timeout: float | None = None, wait: bool = True) -> None:
-        """Cancel waiting frames, finish those in work, and close the contexts.
+        """Cancel waiting frames, finish those in progress, and close the contexts.
 
-        timeout: seconds after which TimeoutError names the contexts that are still in work; without
-            one, those that hang. Python waits for their threads: leave the program by os._exit().
-        wait: False only begins the end, as is allowed in a signal handler, a callback or __del__.
-            In the pool's own threads release() never waits. May be called again.
+        timeout: seconds after which TimeoutError names the contexts that are still busy; None: it
+            names those that hang. Python waits for their threads: end the program with os._exit().
+        wait: False returns at once, and is allowed in signal handlers, callbacks and __del__. In
+            the pool's own threads release() never waits. May be called again.
         """
         engine = self._engine
         engine.check()
         engine.todo.put(engine.cancel)
-        if wait and getattr(_thread, "engine", None) is not engine:
+        if wait and getattr(_local, "engine", None) is not engine:
             engine.ended.wait(timeout)
             lost = [context.label for context in engine.contexts if not context.closed]
             if lost:
@@ -212,14 +211,15 @@ class _Stream:
 
     def __init__(self, engine: _Engine, live: bool) -> None:
         self.engine, self.live, self.max_tasks, self.dropped = engine, live, 3 * engine.count, 0
-        self.changed = threading.Condition(lock := threading.RLock())  # for the consumer
-        self.room = threading.Condition(lock)                          # for the feeder
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)  # for the consumer
+        self.room = threading.Condition(lock)     # for the feeder
         self.tasks: collections.deque[_Task] = collections.deque()  # read and not yet taken
         self.newest, self.ended = 0.0, False  # when it was done; the last task raises the end
 
     def feed(self, frames: Any, func: Callable) -> None:
         """The feeder thread. It keeps neither frames nor exceptions alive."""
-        _thread.engine = self.engine
+        _local.engine = self.engine
         try:
             frames = iter(frames)
             while not self.ended:
@@ -291,11 +291,11 @@ class _Core:
 
     def __init__(self, npu: Any, mask: int | None) -> None:
         self.npu, self.mask, self.frames = npu, mask, 0
-        self.rest, self.rest_until = 0, 0.0  # seconds, 0: it works; until this time.monotonic()
-        self.on_trial = False  # one context serves one frame after a rest
+        self.pause, self.paused_until = 0, 0.0  # seconds, 0: it works; until this time.monotonic()
+        self.on_trial = False  # one context serves one frame after a pause
 
-    def in_work(self, or_open: bool = False) -> int:
-        """The contexts in work (or open) on it, of all pools of this process."""
+    def busy(self, or_open: bool = False) -> int:
+        """The number of busy (or open) contexts on it, of all pools of this process."""
         return sum(each.core.npu is self.npu and (each.core.mask or 1) & (self.mask or 1) > 0
                    and (not each.closed if or_open else each.task is not None)
                    for engine in list(_alive) for each in engine.contexts)
@@ -309,7 +309,7 @@ class _Context:
         self.lite: Any = None
         cores = "+".join(str(bit) for bit in range(16) if (core.mask or 0) >> bit & 1)
         self.label = f"context {number} of {engine.count}{', core ' * (cores != '')}{cores}"
-        self.task: _Task | None = None        # in work
+        self.task: _Task | None = None        # in progress
         self.failure: NPUError | None = None  # of that task
         self.began = 0                        # engine.seconds when its inference began, or 0
         self.run_failed = self.given_up = self.closed = False
@@ -359,7 +359,7 @@ class _Context:
         if outputs is None:
             shapes = ", ".join(str(getattr(each, "shape", each)) for each in inputs)
             raise ValueError(f"{self.label}: inference refused the input {shapes}: {reason}")
-        self.engine.failures, self.core.rest = 0, 0 if self.core.on_trial else self.core.rest
+        self.engine.failures, self.core.pause = 0, 0 if self.core.on_trial else self.core.pause
         return outputs
 
 
@@ -378,12 +378,12 @@ class _Engine:
         self.failures, self.released = 0, False  # failed runs in a row
         self.todo: SimpleQueue = SimpleQueue()  # functions for the helper; put() takes no lock
         self.ended = threading.Event()
-        self.executor = ThreadPoolExecutor(count, "rknnpool", setattr, (_thread, "engine", self))
+        self.executor = ThreadPoolExecutor(count, "rknnpool", setattr, (_local, "engine", self))
         cores = (2 * self.cores)[self.pid % len(masks):]  # small programs do not all use core 0
         _alive.append(self)
         try:
             for number in range(1, count + 1):
-                core = min(cores, key=lambda core: core.in_work(or_open=True))
+                core = min(cores, key=lambda core: core.busy(or_open=True))
                 self.contexts.append(_Context(self, core, number))
                 self.contexts[-1].open(runtime, model)
             self.idle = self.contexts[:]
@@ -445,22 +445,22 @@ class _Engine:
             while not self.released:
                 working, now = self._working(), time.monotonic()
                 contexts = [each for each in self.idle if each.core in working or not working
-                            or now >= each.core.rest_until and not each.core.on_trial]
+                            or now >= each.core.paused_until and not each.core.on_trial]
                 if contexts:
                     break
                 self.usable.wait(1.0)
             else:
                 return None
-            context = min(contexts, key=lambda each: (each.core.in_work(), each.core.frames))
-            context.core.on_trial = context.core.rest > 0
+            context = min(contexts, key=lambda each: (each.core.busy(), each.core.frames))
+            context.core.on_trial = context.core.pause > 0
             context.core.frames += 1
             context.task = task
             self.idle.remove(context)
             return context
 
     def _working(self):
-        """The cores that do not rest and have a context that does not hang."""
-        return {each.core for each in self.contexts if not each.core.rest and not each.given_up}
+        """The cores that do not pause and have a context that does not hang."""
+        return {each.core for each in self.contexts if not each.core.pause and not each.given_up}
 
     def _give_back(self, context, task):
         """True: the task's run failed, and another core works."""
@@ -472,21 +472,21 @@ class _Engine:
         if self.released:
             self._close_idle()  # the helper may have ended without a context that hung
             self.todo.put(bool)  # wakes the helper
-        return bool(failure and context.core.rest and self._working() and not self.released
+        return bool(failure and context.core.pause and self._working() and not self.released
                     and not task.done())
 
     def run_failed(self, context: _Context, reason: str) -> NPUError:
-        """The error for a failed run. The context's core rests if another one works."""
+        """The error for a failed run. The context's core pauses if another one works."""
         what, core = f"{context.label}: a run failed on the NPU ({reason})", context.core
         with self.usable:
             self.failures += 1
             if self._working() - {core}:
-                if not core.rest:
+                if not core.pause:
                     log.warning("%s. Its core pauses and is tried again with one frame after %d s.",
-                                what, REST_SECONDS[0])
-                if not core.rest or core.on_trial:
-                    core.rest = min(2 * core.rest or REST_SECONDS[0], REST_SECONDS[1])
-                    core.rest_until = time.monotonic() + core.rest
+                                what, PAUSE_SECONDS[0])
+                if not core.pause or core.on_trial:
+                    core.pause = min(2 * core.pause or PAUSE_SECONDS[0], PAUSE_SECONDS[1])
+                    core.paused_until = time.monotonic() + core.pause
             elif self.failures >= DEAD_AFTER_FAILURES:
                 return NPUError(f"{self.failures} runs in a row, {what}", True, context.label)
         return NPUError(what, False, context.label)
@@ -507,7 +507,7 @@ class _Engine:
 
     def _help(self):
         """The helper thread: ends what others want to end, and looks for contexts that hang."""
-        _thread.engine, last = self, time.monotonic()
+        _local.engine, last = self, time.monotonic()
         while not (self.released and all(each.closed or each.given_up for each in self.contexts)):
             with contextlib.suppress(Empty):
                 self.todo.get(timeout=1.0)()
@@ -538,7 +538,7 @@ class _Engine:
 
 
 _alive: list[_Engine] = []   # all pools of this process share the NPU
-_thread = threading.local()  # engine: the one that a thread works for
+_local = threading.local()  # engine: the one that a thread works for
 
 
 @atexit.register

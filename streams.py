@@ -130,7 +130,7 @@ class Stream(Delivery):
             frame = self.source.deferred() if self.live else self.source.retrieve()
         except InputError as unreadable:
             error, self.code = str(unreadable), self.code or 2
-            self.complain(error)
+            self.print_once(error)
         if frame is None and error is None:
             return None
         return Result(self, self.number - 1, moment, frame, received, self.source.file, error)
@@ -148,8 +148,8 @@ class Stream(Delivery):
             for result in self.results(pool):
                 failed = result.error is not None
                 if not failed and result.draw is None and result.shown is None:
-                    self.complain("myFunc returned None instead of a picture: is its return "
-                                  "missing?")
+                    self.print_once("myFunc returned None instead of a picture: is its return "
+                                    "missing?")
                 self.deliver(result)
                 del result  # or the exception that ends this loop would keep it alive
                 if failed:
@@ -194,7 +194,7 @@ class Stream(Delivery):
                     result = error.frame or Result(self, newest + 1, 0, None, 0)
                     result.fail(str(error))
                     self.code = max(self.code, 3)
-                    self.complain(f"{error}.")
+                    self.print_once(f"{error}.")
                 if result.number < newest:  # a live frame that failed after newer ones came out
                     self.failed += 1
                     continue

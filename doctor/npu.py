@@ -60,14 +60,14 @@ class Result(NamedTuple):
     output: str = ""
 
 
-def run_step(path: str, contexts: int, mask: int | None, runtime: str | None) -> Result:
-    """Run doctor/step.py, for a limited time."""
+def run_npu_process(path: str, contexts: int, mask: int | None, runtime: str | None) -> Result:
+    """Run doctor/npu_process.py, for a limited time."""
     limit = LIMIT_SECONDS + MORE_SECONDS * contexts
     arguments = [os.path.abspath(path), str(contexts), "" if mask is None else str(mask),
                  runtime or ""]
     with tempfile.TemporaryFile() as file:  # a pipe would wait for what the process left behind
         # -u: what the library prints is written at once, also before a crash
-        command = [sys.executable, "-u", "-m", "doctor.step", *arguments]
+        command = [sys.executable, "-u", "-m", "doctor.npu_process", *arguments]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=file,
                                    stderr=file)
         code: int | None = None
@@ -121,7 +121,7 @@ def cores(model: Model, soc: str, runtime: str | None, library: str | None
     count = rknnpool.npu_cores(soc) if runtime != "teflon" else 1  # it chooses the cores itself
     before = ""
     for core in range(count):
-        result = run_step(model.path, 1, 1 << core, runtime)
+        result = run_npu_process(model.path, 1, 1 << core, runtime)
         name = f"NPU core {core}" if count > 1 else "NPU"
         problem = explain(result, model, library)
         if problem:
@@ -143,7 +143,7 @@ def _versions(result: Result) -> str:
 
 def contexts(model: Model, count: int, runtime: str | None, library: str | None) -> Line:
     """Whether as many contexts as main.py opens fit the memory."""
-    result = run_step(model.path, count, None, runtime)
+    result = run_npu_process(model.path, count, None, runtime)
     failed = re.match(r"context (\d+) of \d+", result.error)
     if failed and int(failed[1]) > 1:
         fit = int(failed[1]) - 1

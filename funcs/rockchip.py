@@ -3,8 +3,8 @@
     python main.py street.mp4 --model yolov6n.rknn
 
 YOLOv5 is read by func.py; YOLOv8, YOLO11 and YOLOv10 by funcs/yolov8.py; masks, key points and
-rotated boxes by funcs/rockchip_more.py. The layouts, for each stride s = 8, 16, 32, with height / s
-rows and width / s columns:
+rotated boxes by funcs/rockchip_seg_pose_obb.py. The layouts, for each stride s = 8, 16, 32, with
+height / s rows and width / s columns:
 
     YOLOv6    (1, 4, rows, columns), distances from the cell's centre to the left, top, right and
               lower side of the box, in strides, or (1, 68, rows, columns), four distributions over
@@ -61,14 +61,14 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model)
-    image, placed = letterbox(IMG, settings.size)
+    image, placement = letterbox(IMG, settings.size)
     outputs = infer_raw(rknn_lite, image)
     shapes = [output.shape for output in outputs]
     kind = kind_of(model, shapes)
     with np.errstate(over="ignore", invalid="ignore"):  # values of a broken model
         boxes, classes, scores = decode(outputs, kind, settings)
     best = nms(boxes, classes, scores, settings)
-    boxes = unletterbox(boxes[best], placed, IMG)
+    boxes = unletterbox(boxes[best], placement, IMG)
     names = names_of(model, class_count(shapes, kind))
     return Detections(boxes, classes[best], scores[best], names).inside_frame()
 

@@ -36,7 +36,7 @@ from vision.detections import Detections
 from vision.drawing import draw
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import (
-    Placed,
+    Placement,
     letterbox,
     unletterbox,
     unletterbox_corners,
@@ -100,7 +100,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model, iou=NMS_THRESH)
-    image, placed = letterbox(IMG, settings.size)
+    image, placement = letterbox(IMG, settings.size)
     outputs = infer_raw(rknn_lite, image)
     shapes = [output.shape for output in outputs]
     layout = layout_of(model, shapes)
@@ -115,7 +115,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     relative = bool(getattr(model, "relative", False))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # values of a broken model
         found = decode(outputs[layout.boxes], layout, settings, relative)
-        detections = _finish(found, layout, outputs, settings, placed, IMG, relative)
+        detections = _finish(found, layout, outputs, settings, placement, IMG, relative)
     detections.names = names_with_keypoints(model, layout.classes or None, layout.points)
     return detections
 
@@ -309,34 +309,34 @@ def _yolov5(output: Raw, layout: Layout, settings: Settings) -> Found:
 
 
 def _finish(found: Found, layout: Layout, outputs: Sequence[Raw], settings: Settings,
-            placed: Placed, IMG: np.ndarray, relative: bool) -> Detections:
+            placement: Placement, IMG: np.ndarray, relative: bool) -> Detections:
     """NMS, and everything in pixels of the frame."""
     if layout.task == "obb":
-        return _rotated(found, layout, settings, placed)
+        return _rotated(found, layout, settings, placement)
     best = nms(found.boxes, found.classes, found.scores, settings)
-    boxes = unletterbox(found.boxes[best], placed, IMG)
+    boxes = unletterbox(found.boxes[best], placement, IMG)
     classes, scores = found.classes[best], found.scores[best]
     if layout.task == "segment":
         prototypes = outputs[1 - layout.boxes]
-        masks = masks_of(found.more_of(best), prototypes, boxes, settings.size, placed)
+        masks = masks_of(found.more_of(best), prototypes, boxes, settings.size, placement)
         detections = Detections(boxes, classes, scores, masks=masks)
         return detections.select(np.array([mask.any() for _, _, mask in masks], bool))
     if layout.task == "pose":
         points = found.more_of(best).reshape(len(best), layout.points, layout.values)
         if relative or points.size and np.nanmax(np.abs(points[..., :2])) <= 2:
             points[..., :2] *= np.array(settings.size, np.float32)
-        keypoints = unletterbox_keypoints(points, placed, IMG.shape)
+        keypoints = unletterbox_keypoints(points, placement, IMG.shape)
         return Detections(boxes, classes, scores, keypoints=keypoints).inside_frame()
     return Detections(boxes, classes, scores).inside_frame()
 
 
-def _rotated(found: Found, layout: Layout, settings: Settings, placed: Placed) -> Detections:
+def _rotated(found: Found, layout: Layout, settings: Settings, placement: Placement) -> Detections:
     angles = found.more_of(np.arange(len(found.cells)))[:, 0]
     rotated = np.column_stack([found.boxes, angles])
     if layout.kind == "rows":
         best = best_first(rotated, found.classes, found.scores, settings)[:MAX_BOXES]
     else:
         best = rotated_nms(rotated, found.classes, found.scores, settings)
-    corners = unletterbox_corners(corners_of(found.boxes[best], angles[best]), placed)
+    corners = unletterbox_corners(corners_of(found.boxes[best], angles[best]), placement)
     around = np.concatenate([corners.min(1), corners.max(1)], 1)
     return Detections(around, found.classes[best], found.scores[best], corners=corners)

@@ -41,11 +41,11 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model)
-    image, placed = letterbox(IMG, settings.size)
+    image, placement = letterbox(IMG, settings.size)
     outputs = infer_raw(rknn_lite, image)
     boxes, classes, scores = decode(outputs, settings)
     best = nms(boxes, classes, scores, settings)
-    boxes = unletterbox(boxes[best], placed, IMG)
+    boxes = unletterbox(boxes[best], placement, IMG)
     names = names_of(model, outputs[1].shape[1])
     return Detections(boxes, classes[best], scores[best], names).inside_frame()
 

@@ -44,14 +44,14 @@ def say(text: str, file: Any = None) -> None:
 
 
 class PoolMessages(logging.Handler):
-    """Prints the pool's warnings, such as a core that fails. complain: prints a text only once."""
+    """Prints the pool's warnings, such as a core that fails. print_once: prints a text once."""
 
-    def __init__(self, complain: Callable[[str], None]) -> None:
+    def __init__(self, print_once: Callable[[str], None]) -> None:
         super().__init__()
-        self.complain = complain
+        self.print_once = print_once
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.complain(record.getMessage())
+        self.print_once(record.getMessage())
 
 
 def users_traceback(error: BaseException) -> str:

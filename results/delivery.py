@@ -41,7 +41,7 @@ class Delivery:
         self.sinks: list[Sink] = []
         self.own_sinks: list[Sink] = []
         self.stop = threading.Event()
-        self.complaints: set[str] = set()  # what has been printed and is not printed again
+        self.printed: set[str] = set()  # by print_once()
         self.began = time.perf_counter()
         self.ended: float | None = None
         self.spent: collections.defaultdict[str, float] = collections.defaultdict(float)
@@ -61,7 +61,7 @@ class Delivery:
                 if each is not None:
                     self.timed(each, each.update, result)
         for sink in list(self.sinks):
-            self.timed(getattr(sink, "sink", sink), self.hand_to, sink, result)
+            self.timed(getattr(sink, "sink", sink), self.write_to, sink, result)
         if result.error is None:
             self.count += 1
             self._recent.append(time.perf_counter())
@@ -77,7 +77,7 @@ class Delivery:
         self.spent[type(part).__name__] += took - drawn
         self.spent["draw"] += drawn
 
-    def hand_to(self, sink: Any, result: Any) -> bool:
+    def write_to(self, sink: Any, result: Any) -> bool:
         """Write a result to a sink. False if the sink failed: it gets no more, and the stream goes
         on."""
         try:
@@ -85,10 +85,10 @@ class Delivery:
             return True
         except NotSaved as error:
             self.unsaved += 1
-            self.blame(error)
+            self.report_failure(error)
             return True
         except Exception as error:
-            self.blame(error)
+            self.report_failure(error)
             self.sinks = [other for other in self.sinks
                           if sink not in (other, getattr(other, "sink", None))]
             return False
@@ -103,18 +103,18 @@ class Delivery:
             try:
                 sink.close()
             except Exception as error:
-                self.blame(error)
+                self.report_failure(error)
 
-    def blame(self, error: Exception) -> None:
-        """Print, once, how a sink failed. It costs the exit code, and nothing else."""
+    def report_failure(self, error: Exception) -> None:
+        """Print once how a sink failed. Sets the exit code; the stream goes on."""
         known = isinstance(error, InputError)
-        self.complain(str(error) if known else traceback.format_exc().rstrip())
+        self.print_once(str(error) if known else traceback.format_exc().rstrip())
         self.code = self.code or (2 if known else 1)
 
-    def complain(self, text: str) -> None:
-        """Print something to stderr, but only once."""
-        if text not in self.complaints:
-            self.complaints.add(text)
+    def print_once(self, text: str) -> None:
+        """Print a text to stderr unless it has been printed before."""
+        if text not in self.printed:
+            self.printed.add(text)
             say(text, sys.stderr)
 
     @property

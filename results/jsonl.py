@@ -173,7 +173,7 @@ class JSONLines:
                 self.unsaved.end(result)
             except BrokenPipeError:
                 self.broken = True
-                result.stream.complain(f"--json {self.path}: the reader has closed the pipe.")
+                result.stream.print_once(f"--json {self.path}: the reader has closed the pipe.")
                 self._stop_if_only_sink(result.stream)
             except OSError as error:
                 raise self.unsaved.add(result, error.strerror) from None

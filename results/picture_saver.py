@@ -93,8 +93,8 @@ class PictureSaver(Saver):
         other = path + ".png"
         if other in self.targets or not self.overwrite:
             other = unused(other)
-        self.stream.complain(f"--save {path}: saved as {os.path.basename(other)}, because OpenCV "
-                             f"cannot write this picture as {extension}.")
+        self.stream.print_once(f"--save {path}: saved as {os.path.basename(other)}, because OpenCV "
+                               f"cannot write this picture as {extension}.")
         return other, encoded
 
     @property

@@ -43,7 +43,7 @@ class QueuedSink:
                 if not self.waiting:
                     return
                 result = self.waiting.popleft()
-            if not self.stream.hand_to(self.sink, result):
+            if not self.stream.write_to(self.sink, result):
                 return
             del result  # or it would keep its picture until the next one comes
 

@@ -29,8 +29,8 @@ class UnsavedResults:
         """Say that a result has been saved after a gap, if there was one. path: the new file."""
         if self.missing:
             where = f", in {path}" if path else ""
-            result.stream.complain(f"{self.what}: written again from {name(result)} on{where}; "
-                                   f"{self._frames()} missing.")
+            result.stream.print_once(f"{self.what}: written again from {name(result)} on{where}; "
+                                     f"{self._frames()} missing.")
             self.missing = 0
 
     def close(self) -> None:

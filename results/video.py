@@ -113,7 +113,7 @@ class VideoSaver(Saver):
         self.picture_size = w, h
         self.video_size = w + w % 2, h + h % 2
         if self.video_size != self.picture_size:
-            self.stream.complain(
+            self.stream.print_once(
                 f"--save {self.path}: pictures of {w}x{h} are saved as {self.video_size[0]}x"
                 f"{self.video_size[1]}, because a video needs even sizes.")
         self.start, self.last, self.file_count = seconds, -1 / self.fps, 0
@@ -141,7 +141,7 @@ class VideoSaver(Saver):
         try:
             writer.close()
         except InputError as error:
-            self.stream.complain(str(error))
+            self.stream.print_once(str(error))
         if self.file_count:
             self.seconds += self.last + 1 / self.fps
         else:

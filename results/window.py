@@ -88,8 +88,8 @@ class Window:
                 self.opened.append(stream)
             cv2.imshow(stream.name, picture)
         except (cv2.error, AttributeError, IndexError):  # myFunc may return anything
-            stream.complain(f"{stream.name}: the window cannot show what myFunc returned, a "
-                            f"{type(picture).__name__}.")
+            stream.print_once(f"{stream.name}: the window cannot show what myFunc returned, a "
+                              f"{type(picture).__name__}.")
             self.closed.append(stream)
 
     def close(self) -> None:

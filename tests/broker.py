@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 
-from parts import wait_until
+from fakes import wait_until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 PATIENCE = 60  # seconds to wait for a message

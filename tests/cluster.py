@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from parts import wait_until
+from fakes import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 90  # seconds to wait for a state
@@ -33,17 +33,19 @@ class Process:
             )
 
     @property
-    def said(self):
+    def output(self):
         return self.log.read_text(errors="replace")
 
     def wait_for(self, pattern):
         return wait_until(
-            lambda: re.search(pattern, self.said) or self.over() and re.search(pattern, self.said),
+            lambda: (
+                re.search(pattern, self.output) or self.over() and re.search(pattern, self.output)
+            ),
             f"{pattern} in {self.log.name}",
         )
 
     def over(self):
-        assert self.process.poll() is None, self.said[-3000:]
+        assert self.process.poll() is None, self.output[-3000:]
 
     def send(self, number):
         self.process.send_signal(number)

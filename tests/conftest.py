@@ -180,8 +180,8 @@ def full_disk(path, room=0):
 
 
 @pytest.fixture
-def said(monkeypatch):
-    """The lines that results.console.say() printed: a list."""
+def printed(monkeypatch):
+    """The lines that results.console.say() prints: a list."""
     lines = []
     monkeypatch.setattr(tqdm.tqdm, "write", lambda text, file=None: lines.append(text))
     return lines

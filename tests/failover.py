@@ -23,7 +23,7 @@ from pathlib import Path
 
 import cv2
 from cluster import ROOT, Cluster, GrowingFile, Process, lines_of
-from parts import wait_until
+from fakes import wait_until
 
 NAMES = ["one", "two", "three"]
 
@@ -74,7 +74,7 @@ def kills(cluster, folder, count, cameras):
     finally:
         for server in servers:
             server.kill()
-    report(file.lines, fates, run.said)
+    report(file.lines, fates, run.output)
 
 
 def kill(cluster, file, name, silent):
@@ -110,7 +110,7 @@ def row(event, gaps):
     return f"| {event} | {len(gaps)} | {statistics.median(gaps):.1f} s | {max(gaps):.1f} s |"
 
 
-def report(lines, fates, said):
+def report(lines, fates, output):
     moves, last, repeated = [], {}, 0
     for line in lines:
         before = last.get(line["stream"])
@@ -137,7 +137,7 @@ def report(lines, fates, said):
         print(row("board connects | ", gaps))
     rejected = sum(
         int(line.split(" rejected")[0].split()[-1])
-        for line in said.splitlines()
+        for line in output.splitlines()
         if " rejected" in line
     )
     print(f"\n{len(lines)} results, {repeated} repeated, {rejected} rejected")
@@ -163,7 +163,7 @@ def videos(cluster, folder):
         )
         print(
             f"{what}: exit code {code}, {complete} of 9 videos complete; "
-            f"{run.said.splitlines()[-1]}",
+            f"{run.output.splitlines()[-1]}",
             flush=True,
         )
 

@@ -130,15 +130,15 @@ def check(lines, summary, events):
         of = [line for line in lines if line["stream"] == name]
         numbers = [line["frame"] for line in of]
         failed = sum("error" in line for line in of)
-        said = re.search(
+        printed = re.search(
             rf"^{name}: (\d+) frames in .* (\d+) dropped(?:, (\d+) failed)?", summary, re.MULTILINE
         )
-        served, dropped, failed_said = (int(number or 0) for number in said.groups())
+        served, dropped, failed_printed = (int(number or 0) for number in printed.groups())
         if numbers != sorted(set(numbers)):
             wrong.append(f"{name}: frames are not in order, or come twice")
-        if (served, failed_said) != (len(of) - failed, failed):
+        if (served, failed_printed) != (len(of) - failed, failed):
             wrong.append(
-                f"{name}: {served} served, {failed_said} failed; "
+                f"{name}: {served} served, {failed_printed} failed; "
                 f"JSON has {len(of) - failed} and {failed}"
             )
         if numbers[-1] + 1 != len(of) + dropped:

@@ -37,7 +37,7 @@ def test_help_has_groups_units_environment_variables_and_exit_codes(parse, capsy
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, expected",
     [
         (["--trak"], "--trak; did you mean --track?"),
         (["--Headless"], "--Headless; did you mean --headless?"),
@@ -49,10 +49,10 @@ def test_help_has_groups_units_environment_variables_and_exit_codes(parse, capsy
         (["--loop", "--line", "a:0,0,1,1"], "--loop cannot be combined with --line"),
     ],
 )
-def test_a_wrong_command_line_is_one_sentence_with_a_hint(parse, words, said):
+def test_a_wrong_command_line_is_one_sentence_with_a_hint(parse, words, expected):
     with pytest.raises(InputError) as error:
         parse(*words)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert expected in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

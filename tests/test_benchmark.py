@@ -159,13 +159,13 @@ def test_cores_may_have_different_speeds(recorded):
     }
 
 
-def test_the_ceiling_is_the_sum_of_the_cores_rates(benchmark_py):
+def test_the_limit_is_the_sum_of_the_cores_rates(benchmark_py):
     code, stdout, stderr, saved = benchmark_py(
         "--simulate", "60,60,180", "--threads", 6, "--no-decode", "--seconds", 2
     )
     assert code == 0, stderr
     result = json.loads(saved.with_suffix(".json").read_text())
-    assert result["ceiling_fps"] == pytest.approx(2000 / 60 + 1000 / 180)
+    assert result["limit_fps"] == pytest.approx(2000 / 60 + 1000 / 180)
     fast, also_fast, slow = result["table"][0]["runs"]
     assert fast > slow and also_fast > slow
 
@@ -234,7 +234,7 @@ def test_the_table_has_a_column_per_thread_count_and_is_saved_with_a_plot(benchm
         assert re.search(f"^{name}: (Limited by|No single stage limits)", stdout, re.MULTILINE)
     result = json.loads(saved.with_suffix(".json").read_text())
     assert [column["threads"] for column in result["table"]] == ["1", "2", "all", "plain"]
-    assert result["ceiling_fps"] == pytest.approx(600) and result["settings"]["simulate"] == "5x3"
+    assert result["limit_fps"] == pytest.approx(600) and result["settings"]["simulate"] == "5x3"
     for column in result["table"]:
         assert (
             len(column["fps_of_rounds"]) == 2
@@ -276,7 +276,7 @@ def test_the_pool_uses_every_simulated_core(benchmark_py):
     assert len(runs) == 3 and min(runs) > 0
 
 
-def test_on_the_cpu_the_ceiling_is_the_rate_of_inference_alone(benchmark_py):
+def test_on_the_cpu_the_limit_is_the_rate_of_inference_alone(benchmark_py):
     code, stdout, stderr, _ = benchmark_py("--threads", 1, "all", "--rounds", 1)
     assert code == 0, stderr
     assert "inference alone: " in stderr and "no NPU" in stdout
@@ -292,11 +292,11 @@ def test_dropped_frames_of_a_live_source_are_counted(benchmark_py):
     assert json.loads(saved.with_suffix(".json").read_text())["table"][0]["dropped"] > 0
 
 
-def test_an_npu_of_zero_milliseconds_has_no_ceiling(benchmark_py):
+def test_an_npu_of_zero_milliseconds_has_no_limit(benchmark_py):
     code, stdout, stderr, saved = benchmark_py("--simulate", "0x3", "--threads", 2)
     assert code == 0, stderr
     assert "no limit" in stdout and "share" not in stdout
-    assert json.loads(saved.with_suffix(".json").read_text())["ceiling_fps"] is None
+    assert json.loads(saved.with_suffix(".json").read_text())["limit_fps"] is None
 
 
 def test_the_profile_lists_every_stage(benchmark_py, monkeypatch):
@@ -351,7 +351,7 @@ def test_a_soak_run_reports_memory_and_ends_after_the_given_frames(benchmark_py)
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, expected",
     [
         (["--threads", "0"], "--threads 0"),
         (["--threads", "many"], "--threads many"),
@@ -370,7 +370,7 @@ def test_a_soak_run_reports_memory_and_ends_after_the_given_frames(benchmark_py)
         (["--output", __file__ + "/out"], "cannot be written"),
     ],
 )
-def test_bad_input_ends_in_one_sentence_and_exit_code_2(benchmark_py, arguments, said):
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(benchmark_py, arguments, expected):
     code, stdout, stderr, _ = benchmark_py("--threads", 1, *arguments)
     assert code == 2
-    assert said in stderr and stderr.count("\n") == 1 and stdout == ""
+    assert expected in stderr and stderr.count("\n") == 1 and stdout == ""

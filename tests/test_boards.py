@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from cluster import DASK, Cluster, lines_of, three_boards  # noqa: F401
 from conftest import ROOT
-from parts import wait_until
+from fakes import wait_until
 
 pytest.importorskip("distributed", reason="boards.py needs the package distributed")
 sys.path.insert(0, str(ROOT / "examples"))
@@ -60,14 +60,14 @@ def assert_complete(folder, names):
 def test_videos_are_distributed_and_each_board_opens_one_pool(cluster, videos, tmp_path):
     paths = videos(6)
     run = cluster.run(*paths, "--json", tmp_path / "out", "--simulate", "40x3")
-    assert cluster.finish(run) == 0, run.said
+    assert cluster.finish(run) == 0, run.output
     assert_complete(tmp_path / "out", [path.name for path in paths])
-    assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.said)
-    served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", run.said, re.MULTILINE))
+    assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.output)
+    served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", run.output, re.MULTILINE))
     assert set(served) == set(cluster.boards) and sum(map(int, served.values())) == 6 * FRAMES, (
-        run.said
+        run.output
     )
-    assert [board.said.count("Opening a pool") for board in cluster.boards.values()] == [1, 1, 1]
+    assert [board.output.count("Opening a pool") for board in cluster.boards.values()] == [1, 1, 1]
 
 
 @pytest.mark.slow
@@ -77,11 +77,11 @@ def test_no_line_is_lost_or_repeated_when_boards_die_or_hang(cluster, videos, tm
     wait_until(lambda: out.exists() and any(out.glob("*.jsonl")))  # the others are in progress
     cluster.boards["two"].send(signal.SIGSTOP)
     cluster.boards["three"].send(signal.SIGKILL)
-    assert cluster.finish(run) == 0, run.said
+    assert cluster.finish(run) == 0, run.output
     assert (
-        cluster.boards["one"].said.count("Opening a pool") == 1
+        cluster.boards["one"].output.count("Opening a pool") == 1
     )  # for this run and an earlier one
-    assert "Board two disconnected" in run.said and "Board three disconnected" in run.said
+    assert "Board two disconnected" in run.output and "Board three disconnected" in run.output
     assert_complete(out, [path.name for path in paths])
     cluster.boards["two"].send(signal.SIGCONT)
     cluster.boards["two"].process.wait(60)  # Dask has given it up, so its worker ends
@@ -117,8 +117,8 @@ def test_a_video_that_cannot_be_opened_is_reported_and_the_others_are_processed(
         ("127.0.0.1", "not available"),
     ):
         assert (
-            len(re.findall(rf"^{name}: .*{why}.* \(board \w+\)$", run.said, re.MULTILINE)) == 1
-        ), run.said
+            len(re.findall(rf"^{name}: .*{why}.* \(board \w+\)$", run.output, re.MULTILINE)) == 1
+        ), run.output
     assert not any(
         "geheim" in path.read_text(errors="replace") for path in cluster.folder.iterdir()
     )
@@ -135,13 +135,13 @@ def test_boards_without_the_model_are_reported_and_another_processes_their_video
     assert (
         len(
             re.findall(
-                r"^Board (?:one|two|three): own.onnx: no such file\.$", run.said, re.MULTILINE
+                r"^Board (?:one|two|three): own.onnx: no such file\.$", run.output, re.MULTILINE
             )
         )
         == 3
     )
     assert (
-        "4 videos were not processed, because no board can process them." in run.said
+        "4 videos were not processed, because no board can process them." in run.output
         and not any((tmp_path / "out").iterdir())
     )
 
@@ -151,8 +151,8 @@ def test_boards_without_the_model_are_reported_and_another_processes_their_video
     cluster.joined("other")
     run = cluster.run(*arguments)
     assert (
-        cluster.finish(run) == 2 and f"board other: {4 * FRAMES} frames of 4 videos" in run.said
-    ), run.said
+        cluster.finish(run) == 2 and f"board other: {4 * FRAMES} frames of 4 videos" in run.output
+    ), run.output
     assert_complete(tmp_path / "out", [path.name for path in paths])
     other.end()
     del cluster.boards["other"]
@@ -165,12 +165,12 @@ def test_ctrl_c_leaves_complete_files_only_and_stops_the_boards(cluster, videos,
     run = cluster.run(*paths[:3], *long, "--json", out, "--simulate", "60x3")
     wait_until(lambda: out.exists() and len(list(out.glob("*.jsonl"))) == 3)
     run.send(signal.SIGINT)
-    assert cluster.finish(run) == 130, run.said
-    assert "Traceback" not in run.said
+    assert cluster.finish(run) == 130, run.output
+    assert "Traceback" not in run.output
     assert_complete(out, [path.name for path in paths[:3]])
-    wait_until(lambda: any(": cancelled." in board.said for board in cluster.boards.values()))
+    wait_until(lambda: any(": cancelled." in board.output for board in cluster.boards.values()))
     run = cluster.run(*paths, "--json", out, "--simulate", "60x3")
-    assert cluster.finish(run) == 0 and "Skipped 3 of 5 videos" in run.said
+    assert cluster.finish(run) == 0 and "Skipped 3 of 5 videos" in run.output
     assert_complete(out, [path.name for path in paths])
 
 
@@ -271,8 +271,8 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys
     elsewhere = progress.Progress(4, "videos", quiet=False)
     elsewhere.show(1.25, "120 frames, 57 FPS")
     elsewhere.close()
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("1.25 of 4 videos, 120 frames, 57 FPS\n", "")
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("1.25 of 4 videos, 120 frames, 57 FPS\n", "")
     quiet = progress.Progress(4, "videos", quiet=True)
     quiet.show(1, "120 frames, 57 FPS")
     assert capsys.readouterr() == ("", "")
@@ -303,14 +303,14 @@ def test_missing_boards_workers_without_npu_and_other_versions_are_reported(vide
         run.wait_for("waiting for a board")
         cluster.join("plain", resources=())
         assert cluster.finish(run) == 2
-        assert "has no NPU: start it with --resources npu=1." in run.said
+        assert "has no NPU: start it with --resources npu=1." in run.output
         cluster.join("old", command=[*DASK[:2], OTHER])
         cluster.joined("old")
         run = cluster.run(video, "--json", tmp_path / "out")
         assert cluster.finish(run) == 2
         assert re.search(
             r"Versions differ: .* but board 127.0.0.1:\d+ has Python \S+ and Dask 2020.1.0",
-            run.said,
+            run.output,
         )
     finally:
         cluster.close()
@@ -324,8 +324,8 @@ def test_pythons_minor_version_and_dasks_version_must_match():
     workers = {"tcp://a:1": machine("3.11.9.final.0", "2026.8.0")}
     assert mismatch(mine, mine, workers) == ""
     workers["tcp://b:1"] = machine("3.12.1.final.0", "2026.8.0")
-    said = mismatch(mine, mine, workers)
-    assert "board b:1 has Python 3.12" in said and "a:1" not in said
+    printed = mismatch(mine, mine, workers)
+    assert "board b:1 has Python 3.12" in printed and "a:1" not in printed
     assert "the scheduler has" in mismatch(mine, machine("3.11.2", "2025.1.0"), {})
 
 

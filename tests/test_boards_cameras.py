@@ -11,7 +11,7 @@ import pytest
 from broker import MOSQUITTO, Broker, Listener
 from cluster import GrowingFile, three_boards  # noqa: F401
 from conftest import ROOT
-from parts import result, stream, wait_until
+from fakes import result, stream, wait_until
 
 pytest.importorskip("distributed", reason="boards.py needs the package distributed")
 sys.path.insert(0, str(ROOT / "examples"))
@@ -112,7 +112,7 @@ def test_cameras_move_when_boards_die_hang_or_connect_and_no_result_is_repeated(
         count = len(file.lines)
         wait_until(lambda: newest() and len(file.lines) > count + 9)
         run.send(signal.SIGTERM)
-        assert cluster.finish(run) == 128 + signal.SIGTERM, run.said
+        assert cluster.finish(run) == 128 + signal.SIGTERM, run.output
         newest()
         assert_reported_once(file.lines)
         states = listener.wait_for(
@@ -187,10 +187,10 @@ def test_a_board_stops_its_cameras_without_calls_and_starts_again_with_the_next(
 
 
 def json_line(number, error=None):
-    said = {"stream": "gate", "frame": number, "time": number / 25, "size": [640, 360]}
+    record = {"stream": "gate", "frame": number, "time": number / 25, "size": [640, 360]}
     return json.dumps(
         {
-            **said,
+            **record,
             **(
                 {"error": error}
                 if error

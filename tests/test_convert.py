@@ -110,8 +110,8 @@ def test_an_int8_model_with_one_output_gets_relative_coordinates_and_a_metadata_
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     code, out, error = run(path, "--calibration", photos)
     assert code == 0, error
-    said = yaml.safe_load((path.parent / "metadata.yaml").read_text())
-    assert said == {"task": "detect", "names": NAMES, "imgsz": [640, 640], "relative": True}
+    metadata = yaml.safe_load((path.parent / "metadata.yaml").read_text())
+    assert metadata == {"task": "detect", "names": NAMES, "imgsz": [640, 640], "relative": True}
     model = describe(path.with_suffix(".rknn"), soc="rk3588")
     assert (
         model.relative
@@ -251,7 +251,7 @@ def test_models_that_no_npu_runs_are_refused_for_every_type(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, name, said",
+    "content, name, expected",
     [
         (b"PK", "m.pt", "a PyTorch model, .* yolo export model=m.pt format=onnx"),
         (b"", "m.onnx", "not an ONNX model but an empty"),
@@ -263,23 +263,25 @@ def test_models_that_no_npu_runs_are_refused_for_every_type(run, tmp_path):
     ],
 )
 def test_a_file_that_is_not_onnx_is_refused_before_the_toolkit_reads_it(
-    run, tmp_path, content, name, said
+    run, tmp_path, content, name, expected
 ):
     (tmp_path / name).write_bytes(content)
     code, _, error = run(tmp_path / name, "--dtype", "fp")
-    assert code == 2 and len(error.splitlines()) == 1 and re.search(f"{name}: {said}", error), error
+    assert code == 2 and len(error.splitlines()) == 1 and re.search(f"{name}: {expected}", error), (
+        error
+    )
 
 
 def test_a_read_only_output_folder_is_reported_first_and_no_partial_model_is_left(run, tmp_path):
     path, folder = folder_with(tmp_path, layouts.ultralytics()), tmp_path / "folder.rknn"
     folder.mkdir()
-    for out, said in (
+    for out, expected in (
         (folder, "cannot be written (Is a directory)"),
         (path, "must end in .rknn"),
         (tmp_path / "none" / "x.rknn", "there is no folder"),
     ):
         code, _, error = run(path, "--dtype", "fp", "--out", out, fails="never asked")
-        assert code == 2 and len(error.splitlines()) == 1 and said in error, error
+        assert code == 2 and len(error.splitlines()) == 1 and expected in error, error
     code, _, error = run(path, "--dtype", "fp", fails="disk full")
     assert (
         code == 2

@@ -60,7 +60,7 @@ def test_a_file_that_is_not_a_model_returns_minus_one(context):
 
 
 @pytest.mark.parametrize(
-    "edit, said",
+    "edit, expected",
     [
         (
             lambda model: setattr(model, "ir_version", 99),
@@ -76,13 +76,15 @@ def test_a_file_that_is_not_a_model_returns_minus_one(context):
         ),
     ],
 )
-def test_the_error_for_a_model_that_cannot_be_opened_says_what_to_do(context, tmp_path, edit, said):
+def test_the_error_for_a_model_that_cannot_be_opened_says_what_to_do(
+    context, tmp_path, edit, expected
+):
     model = onnx.load(str(ROOT / "models/resnet18_emoji.onnx"))
     edit(model)
     onnx.save(model, str(tmp_path / "m.onnx"))
     assert context.load_rknn(str(tmp_path / "m.onnx")) == 0 and context.init_runtime() == -1
     assert re.search(
-        r"m\.onnx: ONNX Runtime cannot open this model: it .*" + said, context.error
+        r"m\.onnx: ONNX Runtime cannot open this model: it .*" + expected, context.error
     ), context.error
     assert "onnxruntime_src" not in context.error and len(context.error) < 600
 

@@ -92,7 +92,7 @@ def test_any_empty_value_is_accepted_for_no_boxes(empty):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, expected",
     [
         ({"boxes": [[1, 2, 3, 4]]}, "1 boxes, but 2 classes"),
         ({"scores": [0.9]}, "1 scores, but 2 classes"),
@@ -112,9 +112,9 @@ def test_any_empty_value_is_accepted_for_no_boxes(empty):
         ({"boxes": np.array([[None] * 4] * 2)}, "boxes must be numbers"),
     ],
 )
-def test_values_that_cannot_be_converted_are_refused_in_one_sentence(change, said):
+def test_values_that_cannot_be_converted_are_refused_in_one_sentence(change, expected):
     fields = {"boxes": np.zeros((2, 4)), "classes": [1, 2], "scores": [0.9, 0.8]}
-    with pytest.raises(ModelError, match=f"^Detections: {said}") as error:
+    with pytest.raises(ModelError, match=f"^Detections: {expected}") as error:
         Detections(**{**fields, **change})
     assert "\n" not in str(error.value)
 

@@ -263,13 +263,13 @@ def test_the_model_sees_rgb():
 @pytest.mark.parametrize("width, height", [(1280, 720), (720, 1280), (501, 1203)])
 def test_boxes_are_in_pixels_of_the_frame(width, height):
     IMG = np.zeros((height, width, 3), np.uint8)
-    _, placed = letterbox(IMG, 640)
+    _, placement = letterbox(IMG, 640)
     boxes = np.float32([[width * 0.25, height * 0.5, width * 0.75, height], [0, 0, 10, 10]])
-    left, top, x_scale, y_scale = placed
+    left, top, x_scale, y_scale = placement
     in_square = boxes * np.float32([x_scale, y_scale, x_scale, y_scale]) + np.float32(
         [left, top, left, top]
     )
-    np.testing.assert_allclose(unletterbox(in_square, placed, IMG), boxes, atol=1e-3)
+    np.testing.assert_allclose(unletterbox(in_square, placement, IMG), boxes, atol=1e-3)
 
 
 def test_inference_is_called_with_four_dimensions():
@@ -299,7 +299,7 @@ def test_of_overlapping_boxes_of_one_class_the_best_is_kept():
 
 
 @pytest.mark.parametrize(
-    "outputs, said",
+    "outputs, expected",
     [
         (
             [np.zeros((1, 255, 80, 80), np.float32)],
@@ -312,10 +312,10 @@ def test_of_overlapping_boxes_of_one_class_the_best_is_kept():
         ),
     ],
 )
-def test_outputs_of_another_model_are_reported_with_the_expected_ones(outputs, said):
+def test_outputs_of_another_model_are_reported_with_the_expected_ones(outputs, expected):
     with pytest.raises(ModelError) as error:
         decode(outputs)
-    assert said in str(error.value)
+    assert expected in str(error.value)
 
 
 def test_a_failed_inference_is_reported_with_the_input_shape():

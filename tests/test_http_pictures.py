@@ -32,18 +32,18 @@ def read(url, count, **options):
 
 
 @pytest.mark.parametrize("name", MOTION_JPEG)
-def test_motion_jpeg_is_read_however_it_is_written(name, said):
+def test_motion_jpeg_is_read_however_it_is_written(name, printed):
     with http_camera(MOTION_JPEG[name]) as url:
         numbers, stream = read(url, 10)
-    assert numbers == list(range(10)) and stream.live and not said
+    assert numbers == list(range(10)) and stream.live and not printed
 
 
-def test_a_picture_that_is_cut_off_costs_only_itself(said):
+def test_a_picture_that_is_cut_off_costs_only_itself(printed):
     ends = iter([None, -20, None, -3, None])
     camera = motion(TYPE + b"\r\n", cut=lambda data: data[: next(ends, None)])
     with http_camera(camera) as url:
         numbers, _ = read(url, 4)
-    assert numbers == [0, 2, 4, 5] and not said
+    assert numbers == [0, 2, 4, 5] and not printed
 
 
 @pytest.mark.parametrize("reader", ["opencv", "av"])
@@ -56,7 +56,7 @@ def test_a_picture_comes_when_it_is_complete_not_with_the_next_one(reader):
         assert number_in(sources.open_source(url, reader).read()) == 7
 
 
-def test_a_camera_that_ends_its_answer_is_opened_again(said, monkeypatch):
+def test_a_camera_that_ends_its_answer_is_opened_again(printed, monkeypatch):
     monkeypatch.setattr("sources.connection.PAUSES", (0.01,))
 
     def answer(request):
@@ -66,7 +66,7 @@ def test_a_camera_that_ends_its_answer_is_opened_again(said, monkeypatch):
 
     with http_camera(answer) as url:
         assert read(url, 4)[0] == [0, 1, 10, 11]
-    assert [line.split(": ")[1] for line in said] == [
+    assert [line.split(": ")[1] for line in printed] == [
         "disconnected, trying again.",
         "connected again after 0 s.",
     ]
@@ -101,10 +101,10 @@ SINGLE = {
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_an_address_of_single_pictures_is_asked_again_and_again(name, said):
+def test_an_address_of_single_pictures_is_asked_again_and_again(name, printed):
     with http_camera(SINGLE[name]) as url:
         numbers, stream = read(url, 4, max_fps=20)
-    assert len(numbers) == 4 and numbers == sorted(set(numbers)) and stream.live and not said
+    assert len(numbers) == 4 and numbers == sorted(set(numbers)) and stream.live and not printed
 
 
 @pytest.mark.parametrize("max_fps, poll", [(None, 1), (50, 0.02), (0.1, 10)])
@@ -123,7 +123,7 @@ def test_single_pictures_are_asked_for_at_fps_or_once_a_second(max_fps, poll):
     assert poll / 2 < Stop.pauses[0] <= poll
 
 
-def test_a_busy_moment_of_a_camera_with_single_pictures_is_no_outage(said):
+def test_a_busy_moment_of_a_camera_with_single_pictures_is_no_outage(printed):
     def answer(request):
         if request.number in (2, 4):
             request.send(b"busy", "text/html", status=503 if request.number == 2 else 200)
@@ -132,7 +132,7 @@ def test_a_busy_moment_of_a_camera_with_single_pictures_is_no_outage(said):
 
     with http_camera(answer) as url:
         numbers = read(url, 4, max_fps=20)[0]
-    assert len(numbers) == 4 and not {2, 4} & set(numbers) and not said
+    assert len(numbers) == 4 and not {2, 4} & set(numbers) and not printed
 
 
 def test_single_pictures_behind_a_redirection_and_a_login():
@@ -153,12 +153,12 @@ def test_single_pictures_behind_a_redirection_and_a_login():
 # ---- silence ----
 
 
-def test_a_camera_of_a_slow_rate_is_waited_for(said):
+def test_a_camera_of_a_slow_rate_is_waited_for(printed):
     with http_camera(motion(TYPE + LENGTH + b"\r\n", interval=2.2)) as url:
-        assert read(url, 2)[0] == [0, 1] and not said
+        assert read(url, 2)[0] == [0, 1] and not printed
 
 
-def test_a_silent_camera_is_opened_again_after_the_silence_that_was_set(said, monkeypatch):
+def test_a_silent_camera_is_opened_again_after_the_silence_that_was_set(printed, monkeypatch):
     monkeypatch.setattr("sources.connection.PAUSES", (0.01,))
 
     def answer(request):
@@ -168,7 +168,7 @@ def test_a_silent_camera_is_opened_again_after_the_silence_that_was_set(said, mo
 
     with http_camera(answer) as url:
         assert read(url, 4, silence=0.2)[0] == [0, 1, 10, 11]
-    assert "disconnected" in said[0]
+    assert "disconnected" in printed[0]
 
 
 def test_the_tolerated_silence_follows_from_the_interval_that_the_source_has_shown():
@@ -274,11 +274,14 @@ def test_the_tolerated_silence_of_hls_follows_from_the_length_of_its_segments(hl
         source.release()
 
 
-def test_a_live_hls_stream_that_ends_is_not_played_again(hls, said, monkeypatch):
+def test_a_live_hls_stream_that_ends_is_not_played_again(hls, printed, monkeypatch):
     monkeypatch.setattr("sources.connection.PAUSES", (0.01,))
     url = hls(*[playlist(3)] * 3, playlist(3, end=True)) + "live.m3u8"
     stream = streams.Stream(url)
     assert stream.live
     numbers = [round((number_in(result.frame) - 20) / 40) for result in stream.frames()]
     assert numbers == sorted(numbers) and len(numbers) <= 30
-    assert [line.split(": ")[1] for line in said] == ["disconnected, trying again.", "has ended."]
+    assert [line.split(": ")[1] for line in printed] == [
+        "disconnected, trying again.",
+        "has ended.",
+    ]

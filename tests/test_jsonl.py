@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import CAR_FUNC, ROOT, frames_of, full_disk
-from parts import wait_until
+from fakes import wait_until
 
 from results import jsonl
 from results.delivery import Delivery
@@ -36,8 +36,8 @@ class Found:
 
 
 def result(detections=None, **fields):
-    stream = SimpleNamespace(name="gate", complaints=[])
-    stream.complain = stream.complaints.append
+    stream = SimpleNamespace(name="gate", printed=[])
+    stream.print_once = stream.printed.append
     values = dict(
         stream=stream,
         number=12,
@@ -246,8 +246,8 @@ def test_after_a_full_disk_lines_continue_and_the_gap_is_counted(tmp_path, capsy
     stream.close_sinks([sink])
     assert frames_in(path) == [*range(5), *range(8, 12)]
     assert (stream.count, stream.unsaved, stream.code) == (14, 5, 2)
-    said = capsys.readouterr().err.splitlines()
-    assert said == [
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [
         f"--json {path}: cannot be written (File too large) from frame 5 of gate on. "
         "Writing continues when it is possible again.",
         f"--json {path}: written again from frame 8 of gate on; 3 frames are missing.",
@@ -346,7 +346,7 @@ def test_a_fifo_without_reader_is_reported_and_does_not_block(tmp_path, capsys):
     for _ in range(1000):  # more than a pipe holds
         sink.write(ours)
     sink.close()
-    assert len(lines) == 1 and ours.stream.complaints == [
+    assert len(lines) == 1 and ours.stream.printed == [
         f"--json {path}: the reader has closed the pipe."
     ]
 
@@ -388,14 +388,16 @@ def test_objects_have_the_fields_of_their_detections_and_no_others():
         keypoints=np.float32([[[1.26, 2, 0.5]], [[3, np.nan, 0]]]),
         corners=np.float32([[[0, 0], [1, 0], [1, 1], [0, 1]]] * 2),
     )
-    said = as_dict(result(full))["objects"]
-    assert said[0]["id"] == 17 and "id" not in said[1]
+    objects = as_dict(result(full))["objects"]
+    assert objects[0]["id"] == 17 and "id" not in objects[1]
     assert (
-        said[0]["polygon"] == [[102, 51], [102, 54], [106, 54], [106, 51]]
-        and said[1]["polygon"] == []
+        objects[0]["polygon"] == [[102, 51], [102, 54], [106, 54], [106, 51]]
+        and objects[1]["polygon"] == []
     )
-    assert said[0]["keypoints"] == [[1.3, 2.0, 0.5]] and said[1]["keypoints"] == [[3.0, None, 0.0]]
-    assert said[0]["corners"] == [[0, 0], [1, 0], [1, 1], [0, 1]]
+    assert objects[0]["keypoints"] == [[1.3, 2.0, 0.5]] and objects[1]["keypoints"] == [
+        [3.0, None, 0.0]
+    ]
+    assert objects[0]["corners"] == [[0, 0], [1, 0], [1, 1], [0, 1]]
     bare = as_dict(result(Found(1, boxes=None)))["objects"][0]
     assert bare == {"class": "class 0", "number": 0, "score": 0.5}
 
@@ -408,7 +410,7 @@ def test_lines_zones_and_crossings_are_included_if_they_are_counted():
         "class": "person",
         "since": 112,
     }
-    said = as_dict(
+    record = as_dict(
         result(
             Found(0),
             lines={"door": {"in": {"person": 3}, "out": {}}},
@@ -416,8 +418,8 @@ def test_lines_zones_and_crossings_are_included_if_they_are_counted():
             crossings=[crossing],
         )
     )
-    assert said["lines"] == {"door": {"in": {"person": 3}, "out": {}}} and said["zones"] == {}
-    assert json.loads(json.dumps(said))["crossings"][0]["id"] == 17
+    assert record["lines"] == {"door": {"in": {"person": 3}, "out": {}}} and record["zones"] == {}
+    assert json.loads(json.dumps(record))["crossings"][0]["id"] == 17
     assert not {"lines", "zones", "crossings"} & set(as_dict(result(Found(0))))
 
 

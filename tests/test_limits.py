@@ -383,5 +383,5 @@ def test_main_names_the_limit_of_a_long_run_in_its_last_line(run_main):
 
 @pytest.mark.parametrize("arguments, enough", [(["--quiet"], 0.0), ([], 1000.0)])
 def test_quiet_and_short_runs_name_no_limit(run_main, arguments, enough):
-    said = run_main(*arguments, enough=enough)
-    assert "45 frames" in said and "Limited" not in said and "No single" not in said
+    printed = run_main(*arguments, enough=enough)
+    assert "45 frames" in printed and "Limited" not in printed and "No single" not in printed

@@ -135,8 +135,8 @@ def test_a_camera_that_is_killed_and_restarted_is_reconnected_with_a_message_eac
         running.wait_for_frames()
     code, stdout = running.end()
     assert code == 130
-    said = [line.split(": ")[1] for line in running.errors if line.startswith("127.0.0.1: ")]
-    assert [re.sub(r"\d+", "n", line) for line in said] == [
+    printed = [line.split(": ")[1] for line in running.errors if line.startswith("127.0.0.1: ")]
+    assert [re.sub(r"\d+", "n", line) for line in printed] == [
         "disconnected, trying again.\n",
         "connected again after n s.\n",
     ] * 2

@@ -60,8 +60,8 @@ def test_without_a_display_main_prints_one_line_and_continues(main_py, clip):
     }
     done = main_py(clip, env=environment)
     assert done.returncode == 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("No display")]
-    assert len(said) == 1 and "--save out.mp4" in said[0] and "--web 8000" in said[0]
+    printed = [line for line in done.stderr.splitlines() if line.startswith("No display")]
+    assert len(printed) == 1 and "--save out.mp4" in printed[0] and "--web 8000" in printed[0]
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_without_an_npu_one_line_says_what_runs_instead(main_py, clip):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, expected",
     [
         (["there/is/none.mp4"], "there/is/none.mp4: no such file"),
         (["README.md"], "README.md: not a video"),
@@ -131,13 +131,13 @@ def test_without_an_npu_one_line_says_what_runs_instead(main_py, clip):
         ),
     ],
 )
-def test_bad_input_ends_in_one_sentence_and_exit_code_2(main_here, arguments, said):
+def test_bad_input_ends_in_one_sentence_and_exit_code_2(main_here, arguments, expected):
     done = main_here(*arguments, "--headless")
     assert done.returncode == 2
     # argparse prints its usage before the sentence
     lines = [line for line in done.stderr.splitlines() if not line.startswith(("usage:", " "))]
     assert len(lines) == 1, done.stderr
-    assert said in lines[0]
+    assert expected in lines[0]
     assert done.stdout == ""
 
 
@@ -238,9 +238,9 @@ def test_an_interrupted_run_prints_the_summary_and_closes_the_saved_file(tmp_pat
     stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == code, stderr
     assert "Traceback" not in stderr
-    said = int(re.search(r"demo.mp4: (\d+) frames in", stdout).group(1))
-    assert 30 <= said < 600
-    assert len(frames_of(out)) == said
+    count = int(re.search(r"demo.mp4: (\d+) frames in", stdout).group(1))
+    assert 30 <= count < 600
+    assert len(frames_of(out)) == count
 
 
 def test_a_hung_context_is_named_and_earlier_frames_are_saved(clip, tmp_path):
@@ -347,9 +347,9 @@ def test_a_truncated_video_is_processed_to_its_end_with_a_message(
 ):
     done = main_py(truncated(clip, tmp_path), "--headless", "--func", plain_func)
     assert done.returncode == 0, done.stderr
-    said = int(re.search(r"cut\.mkv: (\d+) frames in", done.stdout).group(1))
-    assert 0 < said < 45
-    assert f"cut.mkv: ended after {said} of 45 frames." in done.stderr
+    count = int(re.search(r"cut\.mkv: (\d+) frames in", done.stdout).group(1))
+    assert 0 < count < 45
+    assert f"cut.mkv: ended after {count} of 45 frames." in done.stderr
 
 
 @pytest.mark.skipif(OPENCV < (4, 13), reason="this OpenCV believes an .avi's header")
@@ -461,8 +461,8 @@ def test_ctrl_c_ends_the_run_while_reading_blocks(clip, tmp_path, plain_func):
         running.send_signal(signal.SIGINT)
         stdout, stderr = running.communicate(timeout=60)
     assert running.returncode == 130, stderr
-    said = int(re.search(r"camera.avi: (\d+) frames in", stdout).group(1))
-    assert len(frames_of(out)) == said >= 30
+    count = int(re.search(r"camera.avi: (\d+) frames in", stdout).group(1))
+    assert len(frames_of(out)) == count >= 30
 
 
 def test_a_signal_during_the_stop_of_a_stream_ends_the_run():
@@ -629,7 +629,7 @@ def test_a_func_file_can_import_the_modules_beside_it(main_py, clip, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said, last",
+    "content, expected, last",
     [
         (
             "x = 1\ny = x / 0\ndef myFunc(rknn_lite, IMG):\n    return IMG\n",
@@ -645,30 +645,30 @@ def test_a_func_file_can_import_the_modules_beside_it(main_py, clip, tmp_path):
     ],
 )
 def test_an_error_in_a_func_file_shows_only_the_users_lines(
-    main_py, clip, tmp_path, content, said, last
+    main_py, clip, tmp_path, content, expected, last
 ):
     (tmp_path / "my.py").write_text(content)
     done = main_py(clip, "--headless", "--func", tmp_path / "my.py")
     assert done.returncode == 1
-    assert said in done.stderr and done.stderr.splitlines()[-1].startswith(last)
+    assert expected in done.stderr and done.stderr.splitlines()[-1].startswith(last)
     files = re.findall(r'File "(.*?)"', done.stderr)
     assert set(files) == {str(tmp_path / "my.py")}
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, expected",
     [
         ("def myFunc(IMG):\n    return IMG\n", "myFunc must take two arguments, (rknn_lite, IMG)"),
         ("import nonesuch\n", "No module named 'nonesuch'"),
         ("def myFunc(rknn_lite, IMG):\n    return '\0'\n", "null bytes"),
     ],
 )
-def test_an_unusable_func_file_is_reported(main_py, clip, tmp_path, content, said):
+def test_an_unusable_func_file_is_reported(main_py, clip, tmp_path, content, expected):
     (tmp_path / "my.py").write_text(content)
     done = main_py(clip, "--headless", "--func", tmp_path / "my.py")
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, (
-        done.stderr
-    )
+    assert (
+        done.returncode == 2 and expected in done.stderr and len(done.stderr.splitlines()) == 1
+    ), done.stderr
 
 
 def test_a_users_myfunc_runs_although_detect_and_draw_are_imported(main_py, clip, tmp_path):
@@ -728,7 +728,7 @@ def test_a_func_py_with_only_a_myfunc_works(clip, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, expected",
     [
         (["--conf", "1.5"], "--conf 1.5: must be between 0 and 1"),
         (["--fps", "0"], "--fps 0.0: must be more than 0"),
@@ -741,9 +741,9 @@ def test_a_func_py_with_only_a_myfunc_works(clip, tmp_path):
         (["--mqtt", "http://host"], "--mqtt http://host"),
     ],
 )
-def test_an_invalid_flag_is_reported(main_py, arguments, said):
+def test_an_invalid_flag_is_reported(main_py, arguments, expected):
     done = main_py("models/result.jpg", "--headless", *arguments)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.returncode == 2 and expected in done.stderr, done.stderr
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 

@@ -26,7 +26,7 @@ MISSING = {  # the reason why a script cannot run here, or ""
     "tests/compare_func.py": not (shutil.which("git") and (ROOT / ".git").exists())
     and "needs git and a clone",
     "tests/compare_trackers.py": NO_FONT,
-    "tests/count_streets.py": NO_FONT,
+    "tests/line_counts.py": NO_FONT,
     "tests/many_cameras.py": not importlib.util.find_spec("av") and "pip install av",
     "tests/soak.py": not MOSQUITTO and "apt-get install mosquitto",
 }

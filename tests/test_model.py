@@ -303,13 +303,13 @@ def test_int8_end2end_exports_have_pixel_coordinates(tmp_path, more):
 def test_an_int8_onnx_has_pixel_coordinates(tmp_path, beside):
     """Ultralytics makes coordinates relative only in a .rknn (8.4.190: yolo export format=onnx
     quantize=8)."""
-    said = {"task": "detect", "imgsz": [64, 96]}
+    common = {"task": "detect", "imgsz": [64, 96]}
     path = onnx_file(
         tmp_path / "m.onnx",
-        metadata={} if beside else {**said, "imgsz": "[64, 96]", "args": "{'quantize': 8}"},
+        metadata={} if beside else {**common, "imgsz": "[64, 96]", "args": "{'quantize': 8}"},
     )
     if beside:  # the metadata of its .rknn
-        (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({**said, "args": {"quantize": 8}}))
+        (tmp_path / "metadata.yaml").write_text(yaml.safe_dump({**common, "args": {"quantize": 8}}))
         rknn(tmp_path / "m.rknn", outputs=[("o", (1, 84, 126))])
         assert (
             describe(tmp_path / "m.rknn").relative is False
@@ -471,7 +471,7 @@ def test_a_metadata_yaml_without_pyyaml_is_reported_in_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, expected",
     [
         (b"", "an empty file"),
         (b"version https://git-lfs.github.com\n", "LFS"),
@@ -479,9 +479,9 @@ def test_a_metadata_yaml_without_pyyaml_is_reported_in_one_sentence(tmp_path):
         (b"\x08\x07\x12\x07", "begins with"),
     ],
 )
-def test_a_file_that_is_not_rknn_is_refused_before_the_npu_reads_it(tmp_path, content, said):
+def test_a_file_that_is_not_rknn_is_refused_before_the_npu_reads_it(tmp_path, content, expected):
     (tmp_path / "m.rknn").write_bytes(content)
-    with pytest.raises(InputError, match=r"m\.rknn: not a \.rknn model but .*" + said):
+    with pytest.raises(InputError, match=r"m\.rknn: not a \.rknn model but .*" + expected):
         problems(describe(tmp_path / "m.rknn", "rk3588"), "rk3588")
 
 
@@ -495,7 +495,7 @@ def test_a_truncated_rknn_is_reported(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, expected",
     [
         (b"", "an empty file"),
         (b"<html>", "a web page"),
@@ -505,10 +505,10 @@ def test_a_truncated_rknn_is_reported(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["m.onnx", "m.rknn"])
-def test_a_file_that_is_not_onnx_is_refused_before_it_is_opened(tmp_path, content, said, name):
+def test_a_file_that_is_not_onnx_is_refused_before_it_is_opened(tmp_path, content, expected, name):
     (tmp_path / "m.rknn").write_bytes(b"RKNN")
     (tmp_path / "m.onnx").write_bytes(content)
-    with pytest.raises(InputError, match=r"m\.onnx: not an ONNX model but .*" + said):
+    with pytest.raises(InputError, match=r"m\.onnx: not an ONNX model but .*" + expected):
         problems(describe(tmp_path / name))
     (tmp_path / "m.onnx").write_bytes((MODELS / "resnet18_emoji.onnx").read_bytes())
     assert problems(describe(tmp_path / name)) == []
@@ -552,8 +552,8 @@ def test_a_model_for_another_soc_family_is_refused_with_advice(tmp_path, made_fo
     if fits:
         assert problems(model, board, library="none") == []
         return
-    said = f"made for the {made_for}, but this board has an {board}.*--target {board}"
-    with pytest.raises(InputError, match=said):
+    expected = f"made for the {made_for}, but this board has an {board}.*--target {board}"
+    with pytest.raises(InputError, match=expected):
         problems(model, board, library="none")
 
 
@@ -616,8 +616,8 @@ def test_a_wrong_number_of_names_is_reported_with_both_numbers(
     if count is None:
         assert problems(model, "rk3588", "none") == []
         return
-    said = rf"names\.txt: has names for {names} classes.* has {count} classes. .*--names FILE"
-    with pytest.raises(InputError, match=said):
+    expected = rf"names\.txt: has names for {names} classes.* has {count} classes. .*--names FILE"
+    with pytest.raises(InputError, match=expected):
         problems(model, "rk3588", "none")
 
 
@@ -630,7 +630,7 @@ def test_a_missing_path_is_reported(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, expected",
     [
         ("café\nFußgänger\nvélo".encode("latin-1"), "UTF-8"),
         ("猫\n犬\n鳥".encode("shift-jis"), "UTF-8"),
@@ -644,9 +644,9 @@ def test_a_missing_path_is_reported(tmp_path, name):
         (b'[{"id": 1}]', "no class names"),
     ],
 )
-def test_an_invalid_names_file_is_reported(tmp_path, content, said):
+def test_an_invalid_names_file_is_reported(tmp_path, content, expected):
     (tmp_path / "n.txt").write_bytes(content)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=expected):
         read_names(tmp_path / "n.txt")
     with pytest.raises(InputError, match="no such file"):
         read_names(tmp_path / "none.txt")

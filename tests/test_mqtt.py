@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 
-import parts
+import fakes
 import pytest
 from broker import MOSQUITTO, PATIENCE, Broker, Listener, numbers_of, once
 from conftest import ROOT
+from fakes import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from parts import wait_until
 
 from results import mqtt, mqtt_owner
 from results.mqtt import MQTT
@@ -77,7 +77,7 @@ def listener(broker):
 
 
 @pytest.fixture
-def opened(said):
+def opened(printed):
     """opened(url, *streams): an MQTT, closed at the end of the test."""
     sinks = []
 
@@ -93,15 +93,15 @@ def opened(said):
 def appear(sink, gate, numbers):
     """Let these objects appear, one in each frame."""
     for number in numbers:
-        sink.write(parts.result(gate, [(number, "person", 10)]))
+        sink.write(fakes.result(gate, [(number, "person", 10)]))
 
 
 def test_states_and_counters_are_retained(broker, opened):
-    gate, yard = parts.stream(), parts.stream("yard")
+    gate, yard = fakes.stream(), fakes.stream("yard")
     sink = opened(broker.url, gate, yard)
     lines = {"door": {"in": {"person": 2, "car": 1}, "out": {}}}
     sink.write(
-        parts.result(
+        fakes.result(
             gate,
             [(1, "person", 10), (2, "person", 50), (3, "car", 90)],
             lines=lines,
@@ -131,7 +131,7 @@ def test_states_and_counters_are_retained(broker, opened):
         and state["lines"] == lines
     )
     assert state["fps"] == 25.0 and state["frames"] == 1 and 20 <= state["latency_ms"] < 60000
-    sink.write(parts.result(gate, [(3, "car", 90)], lines=lines, zones={"lawn": {}}))
+    sink.write(fakes.result(gate, [(3, "car", 90)], lines=lines, zones={"lawn": {}}))
     late.wait_for_value("house/gate/person", "0")
     late.wait_for_value("house/gate/lawn/person", "0")
     gate.away = True
@@ -143,17 +143,17 @@ def test_states_and_counters_are_retained(broker, opened):
 
 
 def test_objects_appear_cross_enter_leave_and_end(broker, listener, opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     crossing = {"line": "door", "direction": "in", "id": 7, "class": "person", "since": 1}
-    sink.write(parts.result(gate, [(-1, "person", 5)]))  # not confirmed by the tracker
-    sink.write(parts.result(gate, [(7, "person", 10)], zones={"lawn": {}}, inside={"lawn": []}))
-    sink.write(parts.result(gate, [(7, "person", 20)], inside={"lawn": [7]}))
-    sink.write(parts.result(gate, [(7, "person", 30)], crossings=[crossing], inside={"lawn": [7]}))
-    sink.write(parts.result(gate, [], time_=0.5))  # not detected for a moment
-    sink.write(parts.result(gate, [(7, "person", 40)], inside={"lawn": []}, time_=1.0))
+    sink.write(fakes.result(gate, [(-1, "person", 5)]))  # not confirmed by the tracker
+    sink.write(fakes.result(gate, [(7, "person", 10)], zones={"lawn": {}}, inside={"lawn": []}))
+    sink.write(fakes.result(gate, [(7, "person", 20)], inside={"lawn": [7]}))
+    sink.write(fakes.result(gate, [(7, "person", 30)], crossings=[crossing], inside={"lawn": [7]}))
+    sink.write(fakes.result(gate, [], time_=0.5))  # not detected for a moment
+    sink.write(fakes.result(gate, [(7, "person", 40)], inside={"lawn": []}, time_=1.0))
     for time_ in (3.6, 3.7, 3.8):  # an object ends if it is missing for 2.5 s and in three frames
-        sink.write(parts.result(gate, [(8, "dog", 200)], time_=time_))
+        sink.write(fakes.result(gate, [(8, "dog", 200)], time_=time_))
     events = listener.wait_for_events(lambda events: len(events) == 6)
     assert [event["event"] for event in events] == [
         "appears",
@@ -195,10 +195,10 @@ def test_objects_appear_cross_enter_leave_and_end(broker, listener, opened):
 
 
 def test_home_assistant_finds_every_counter(broker, listener, opened):
-    gate = parts.stream("前门 1")
+    gate = fakes.stream("前门 1")
     sink = opened(broker.url, gate)
     sink.write(
-        parts.result(
+        fakes.result(
             gate,
             [(1, "person", 10)],
             lines={"door": {"in": {"person": 2}, "out": {}}},
@@ -237,8 +237,8 @@ def test_home_assistant_finds_every_counter(broker, listener, opened):
 
 def test_a_killed_program_is_reported_offline_by_its_last_will(broker, listener):
     script = (
-        "import parts, sys, time; from results.mqtt import MQTT; gate = parts.stream(); "
-        "sink = MQTT(sys.argv[1], [gate]); sink.write(parts.result(gate)); time.sleep(600)"
+        "import fakes, sys, time; from results.mqtt import MQTT; gate = fakes.stream(); "
+        "sink = MQTT(sys.argv[1], [gate]); sink.write(fakes.result(gate)); time.sleep(600)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, broker.url],
@@ -251,26 +251,28 @@ def test_a_killed_program_is_reported_offline_by_its_last_will(broker, listener)
     listener.wait_for_availability("offline")
 
 
-def test_a_broker_may_start_later(opened, said, tmp_path):
-    broker, gate = Broker(tmp_path), parts.stream()
+def test_a_broker_may_start_later(opened, printed, tmp_path):
+    broker, gate = Broker(tmp_path), fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(5))
-    wait_until(lambda: said)
+    wait_until(lambda: printed)
     broker.start()
     wait_until(lambda: not sink.events and sink.acknowledged == sink.handed_over > 5)
     sink.close()
     broker.kill()
     assert (
-        "cannot connect" in said[0]
-        and "Connection refused" in said[0]
-        and "connected again" in said[1]
+        "cannot connect" in printed[0]
+        and "Connection refused" in printed[0]
+        and "connected again" in printed[1]
     )
-    assert len(said) == 2
+    assert len(printed) == 2
 
 
 @pytest.mark.slow
-def test_no_event_is_lost_when_the_broker_is_killed_and_restarted(broker, listener, opened, said):
-    gate = parts.stream()
+def test_no_event_is_lost_when_the_broker_is_killed_and_restarted(
+    broker, listener, opened, printed
+):
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(30))
     for round_ in range(1, 4):
@@ -284,7 +286,9 @@ def test_no_event_is_lost_when_the_broker_is_killed_and_restarted(broker, listen
         wait_until(lambda: sink.handed_over - sink.acknowledged >= 10)
         broker.kill()
         appear(sink, gate, range(100 * round_ - 20, 100 * round_ + 30))
-        wait_until(lambda round_=round_: sum("connection lost" in line for line in said) == round_)
+        wait_until(
+            lambda round_=round_: sum("connection lost" in line for line in printed) == round_
+        )
         broker.start()
     events = listener.wait_for_events(lambda events: 329 in numbers_of(events))
     assert numbers_of(once(events)) == list(range(330))
@@ -292,8 +296,8 @@ def test_no_event_is_lost_when_the_broker_is_killed_and_restarted(broker, listen
     wait_until(lambda: listener.last(sink.available) == "online")  # the will was sent in between
 
 
-def test_retained_messages_are_published_again_to_a_broker_that_lost_them(broker, opened, said):
-    gate = parts.stream()
+def test_retained_messages_are_published_again_to_a_broker_that_lost_them(broker, opened, printed):
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, [1])
     wait_until(
@@ -317,15 +321,15 @@ def test_retained_messages_are_published_again_to_a_broker_that_lost_them(broker
 
 
 @pytest.mark.slow
-def test_a_hung_broker_delays_nothing(broker, listener, opened, said, monkeypatch):
+def test_a_hung_broker_delays_nothing(broker, listener, opened, printed, monkeypatch):
     monkeypatch.setattr(mqtt, "KEEPALIVE_SECONDS", 2)
-    gate = parts.stream()
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, [0])
     listener.wait_for_events(lambda events: events)
     broker.process.send_signal(signal.SIGSTOP)
     appear(sink, gate, range(1, 501))
-    wait_until(lambda: said)
+    wait_until(lambda: printed)
     assert sink.handed_over - sink.acknowledged <= mqtt.MAX_UNACKNOWLEDGED
     broker.process.send_signal(signal.SIGCONT)
     events = listener.wait_for_events(lambda events: 500 in numbers_of(events))
@@ -333,10 +337,10 @@ def test_a_hung_broker_delays_nothing(broker, listener, opened, said, monkeypatc
 
 
 def test_waiting_events_are_limited_and_discarded_ones_are_reported_once(
-    opened, said, tmp_path, monkeypatch
+    opened, printed, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(mqtt, "MAX_EVENTS", 50)
-    broker, gate = Broker(tmp_path), parts.stream()
+    broker, gate = Broker(tmp_path), fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(200))
     wait_until(lambda: not sink.frames and sink.last_event > 200)
@@ -347,13 +351,13 @@ def test_waiting_events_are_limited_and_discarded_ones_are_reported_once(
     wait_until(lambda: not sink.events and sink.acknowledged == sink.handed_over)
     sink.close()
     broker.kill()
-    assert [line for line in said if "were discarded" in line] == [said[1]]
-    assert f"{lost} events were discarded" in said[1]
+    assert [line for line in printed if "were discarded" in line] == [printed[1]]
+    assert f"{lost} events were discarded" in printed[1]
 
 
 def test_a_slow_network_delays_events_and_loses_none(broker, listener, opened):
     """Ten messages a second come through; states do not starve the events."""
-    gate = parts.stream()
+    gate = fakes.stream()
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def carry(source, sink, slow):
@@ -375,35 +379,35 @@ def test_a_slow_network_delays_events_and_loses_none(broker, listener, opened):
 
 
 def test_an_object_ends_though_the_clock_is_set_back():
-    gate, objects = parts.stream(), Objects("run")
-    seen = objects.update(parts.result(gate, [(1, "person", 10)], time_=5000))
+    gate, objects = fakes.stream(), Objects("run")
+    seen = objects.update(fakes.result(gate, [(1, "person", 10)], time_=5000))
     for number in range(100):
-        seen += objects.update(parts.result(gate, time_=1000 + number / 25))
+        seen += objects.update(fakes.result(gate, time_=1000 + number / 25))
     assert [event["event"] for event in seen] == ["appears", "ends"] and not objects.present
 
 
-def test_close_ends_the_objects_and_leaves_nothing_unsent(broker, listener, opened, said):
-    gate = parts.stream()
+def test_close_ends_the_objects_and_leaves_nothing_unsent(broker, listener, opened, printed):
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(300))
     sink.close()
     sink.close()
     events = listener.wait_for_events(lambda events: len(numbers_of(events, "end")) == 300)
-    assert numbers_of(events) == list(range(300)) and not said
+    assert numbers_of(events) == list(range(300)) and not printed
     listener.wait_for_value("house/gate/available", "offline")
 
 
-def test_close_returns_without_a_broker(opened, said, tmp_path, monkeypatch):
+def test_close_returns_without_a_broker(opened, printed, tmp_path, monkeypatch):
     monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 0.5)
-    broker, gate = Broker(tmp_path), parts.stream()
+    broker, gate = Broker(tmp_path), fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(3))
     sink.close()
-    assert "were not sent" in said[-1]
+    assert "were not sent" in printed[-1]
 
 
 def test_user_and_password_are_read_from_the_environment_and_never_printed(
-    opened, said, tmp_path, monkeypatch, capfd
+    opened, printed, tmp_path, monkeypatch, capfd
 ):
     passwords = tmp_path / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "board", "s3cret"], check=True)
@@ -412,13 +416,13 @@ def test_user_and_password_are_read_from_the_environment_and_never_printed(
     monkeypatch.setenv("RKNNPOOL_MQTT_USER", "board")
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "wrong0ne")
     monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 0.5)
-    refused = opened(broker.url, parts.stream())
-    wait_until(lambda: said)
-    assert "refused the connection" in said[0] and "RKNNPOOL_MQTT_PASSWORD" in said[0]
+    refused = opened(broker.url, fakes.stream())
+    wait_until(lambda: printed)
+    assert "refused the connection" in printed[0] and "RKNNPOOL_MQTT_PASSWORD" in printed[0]
     refused.close()
     monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 60)
     monkeypatch.setenv("RKNNPOOL_MQTT_PASSWORD", "s3cret")
-    gate = parts.stream()
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(3))
     listener = Listener(broker, username="board", password="s3cret")
@@ -426,12 +430,12 @@ def test_user_and_password_are_read_from_the_environment_and_never_printed(
     sink.close()
     listener.close()
     broker.kill()
-    shown = "\n".join(said) + "".join(capfd.readouterr()) + str(listener.messages)
+    shown = "\n".join(printed) + "".join(capfd.readouterr()) + str(listener.messages)
     assert "s3cret" not in shown and "wrong0ne" not in shown
 
 
 def test_tls_trusts_the_systems_certificates_and_ssl_cert_file_only(
-    opened, said, tmp_path, monkeypatch
+    opened, printed, tmp_path, monkeypatch
 ):
     def openssl(*arguments):
         subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
@@ -486,13 +490,13 @@ def test_tls_trusts_the_systems_certificates_and_ssl_cert_file_only(
     broker.start()
     url = f"mqtts://localhost:{broker.port}/house"
     monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 0.5)
-    stranger = opened(url, parts.stream())
-    wait_until(lambda: said)
-    assert "certificate verify failed" in said[0].lower()
+    stranger = opened(url, fakes.stream())
+    wait_until(lambda: printed)
+    assert "certificate verify failed" in printed[0].lower()
     stranger.close()
     monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 60)
     monkeypatch.setenv("SSL_CERT_FILE", str(ca))
-    gate = parts.stream()
+    gate = fakes.stream()
     sink = opened(url, gate)
     appear(sink, gate, range(3))
     wait_until(lambda: sink.handed_over == sink.acknowledged > 0 and not sink.events)
@@ -660,32 +664,32 @@ def test_classes_with_similar_or_reserved_names_have_their_own_counters():
 def test_streams_with_similar_or_reserved_names_have_their_own_topics(opened, monkeypatch):
     monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 0.1)
     names = ["a/b", "a_b", "a+b", "events", "available"]
-    sink = opened("mqtt://127.0.0.1:1/house", *map(parts.stream, names))
+    sink = opened("mqtt://127.0.0.1:1/house", *map(fakes.stream, names))
     topics = [stream.topic for stream in sink.streams.values()]
     assert len(set(topics)) == len(names) and topics[:2] == ["house/a%2Fb", "house/a_b"]
     assert not {"house/events", "house/available"} & set(topics)
 
 
 def test_objects_end_with_their_stream_while_other_streams_continue(broker, listener, opened):
-    gate, yard = map(parts.stream, ["gate", "yard"])
+    gate, yard = map(fakes.stream, ["gate", "yard"])
     sink = opened(broker.url, gate, yard)
     for stream, number in ((gate, 1), (yard, 2)):
-        sink.write(parts.result(stream, [(number, "person", 10)]))
+        sink.write(fakes.result(stream, [(number, "person", 10)]))
     gate.ended = time.perf_counter()
     events = listener.wait_for_events(lambda events: numbers_of(events, "end"))
     assert numbers_of(events, "end") == [1]
 
 
 def test_invalid_detections_stop_this_sink_and_not_the_stream(broker, listener, opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     sink = opened(broker.url, gate)
     listener.wait_for_value(sink.available, "online")
-    broken = parts.result(gate, [(1, "person", 10)])
+    broken = fakes.result(gate, [(1, "person", 10)])
     broken.detections.scores = None
     sink.write(broken)
     wait_until(lambda: sink.broken)
     with pytest.raises(InputError, match="--mqtt"):
-        sink.write(parts.result(gate))
+        sink.write(fakes.result(gate))
     # subscribers see that the retained numbers are outdated
     listener.wait_for_value(sink.available, "offline")
 
@@ -693,8 +697,8 @@ def test_invalid_detections_stop_this_sink_and_not_the_stream(broker, listener, 
 # ---- several programs on one prefix ----
 
 PROGRAM = (
-    "import parts, sys; from results.mqtt import MQTT; gate = parts.stream(sys.argv[2]); "
-    "sink = MQTT(sys.argv[1], [gate]); sink.write(parts.result(gate, [(1, 'person', 10)])); "
+    "import fakes, sys; from results.mqtt import MQTT; gate = fakes.stream(sys.argv[2]); "
+    "sink = MQTT(sys.argv[1], [gate]); sink.write(fakes.result(gate, [(1, 'person', 10)])); "
     "print(sink.available, flush=True); sys.stdin.read(); sink.close()"
 )
 
@@ -740,7 +744,7 @@ def availability(listener, name):
 
 
 def test_a_program_that_ends_leaves_the_others_on_its_prefix_online(broker, listener, opened):
-    sinks = [opened(broker.url, parts.stream(name)) for name in ("gate", "yard", "door")]
+    sinks = [opened(broker.url, fakes.stream(name)) for name in ("gate", "yard", "door")]
     assert len({sink.available for sink in sinks}) == len({sink.program for sink in sinks}) == 3
     for name in ("gate", "yard", "door"):
         listener.wait_for(lambda _, name=name: availability(listener, name) == {"online"})
@@ -752,7 +756,7 @@ def test_a_program_that_ends_leaves_the_others_on_its_prefix_online(broker, list
 
 def test_a_program_publishes_online_again_if_its_topic_says_otherwise(broker, listener, opened):
     """As after the last will of an old connection, which the broker sends after up to 22 s."""
-    sink = opened(broker.url, parts.stream())
+    sink = opened(broker.url, fakes.stream())
     for wrong in ("offline", "", "anything"):
         listener.wait_for_value(sink.available, "online")
         listener.client.publish(sink.available, wrong, qos=1, retain=True)
@@ -784,28 +788,30 @@ def test_a_counter_of_an_earlier_run_is_0_until_its_class_is_seen_again(
     listener.wait_for_value("house/gate/person", "1")
     process.kill()
     process.wait()
-    gate = parts.stream()
-    sink = opened(broker.url, gate, parts.stream("yard"))
+    gate = fakes.stream()
+    sink = opened(broker.url, gate, fakes.stream("yard"))
     listener.wait_for_value("house/gate/person", "0")
     listener.wait_for(lambda _: availability(listener, "gate") == {"online"})
-    sink.write(parts.result(gate, [(1, "person", 10), (2, "person", 50)]))
+    sink.write(fakes.result(gate, [(1, "person", 10), (2, "person", 50)]))
     listener.wait_for_value("house/gate/person", "2")
 
 
 def test_of_two_programs_with_one_stream_one_publishes_and_the_other_follows(
-    broker, listener, opened, said, monkeypatch
+    broker, listener, opened, printed, monkeypatch
 ):
     monkeypatch.setattr(mqtt_owner, "RETRY_SECONDS", 0.2)
-    gates = [parts.stream(), parts.stream()]
+    gates = [fakes.stream(), fakes.stream()]
     first = opened(broker.url, gates[0])
-    first.write(parts.result(gates[0], [(1, "person", 10)]))
+    first.write(fakes.result(gates[0], [(1, "person", 10)]))
     listener.wait_for_value("house/gate/person", "1")
     second = opened(broker.url, gates[1])
-    second.write(parts.result(gates[1], [(2, "car", 10), (3, "car", 50)]))
-    wait_until(lambda: any(first.program in line for line in said))
-    assert "stream named gate" in said[0] and "its own prefix" in said[0] and len(said) == 1
+    second.write(fakes.result(gates[1], [(2, "car", 10), (3, "car", 50)]))
+    wait_until(lambda: any(first.program in line for line in printed))
+    assert (
+        "stream named gate" in printed[0] and "its own prefix" in printed[0] and len(printed) == 1
+    )
     listener.wait_for_value(second.available, "online")
-    first.write(parts.result(gates[0], [(1, "person", 10), (4, "dog", 50)]))
+    first.write(fakes.result(gates[0], [(1, "person", 10), (4, "dog", 50)]))
     listener.wait_for_value("house/gate/dog", "1")
     topics = [topic for topic, _ in listener.messages]
     assert "house/gate/car" not in topics and numbers_of(listener.events) == [1, 4]
@@ -814,28 +820,28 @@ def test_of_two_programs_with_one_stream_one_publishes_and_the_other_follows(
     listener.wait_for_value("house/gate/car", "2")
     listener.wait_for_value("house/gate/person", "0")
     listener.wait_for(lambda _: availability(listener, "gate") == {"online"})
-    assert "gate is published now" in said[1]
+    assert "gate is published now" in printed[1]
 
 
 @pytest.mark.slow
 def test_a_broker_that_restarts_changes_nothing_between_programs(
-    broker, listener, opened, said, monkeypatch
+    broker, listener, opened, printed, monkeypatch
 ):
     monkeypatch.setattr(mqtt_owner, "RETRY_SECONDS", 4)  # above the time of a new connection
-    gates = [parts.stream(), parts.stream(), parts.stream("yard")]
+    gates = [fakes.stream(), fakes.stream(), fakes.stream("yard")]
     sinks = [opened(broker.url, gate) for gate in gates[:1]]
     wait_until(lambda: sinks[0].streams["gate"].owner.state == "own")
     sinks += [opened(broker.url, gate) for gate in gates[1:]]
-    wait_until(lambda: any("stream named gate" in line for line in said))
+    wait_until(lambda: any("stream named gate" in line for line in printed))
     broker.kill()
-    wait_until(lambda: sum("connection lost" in line for line in said) == 3)
+    wait_until(lambda: sum("connection lost" in line for line in printed) == 3)
     broker.start()
-    wait_until(lambda: sum("connected again" in line for line in said) == 3)
+    wait_until(lambda: sum("connected again" in line for line in printed) == 3)
     wait_until(lambda: sinks[0].streams["gate"].owner.state == "own")
     for sink in sinks:
         listener.wait_for_value(sink.available, "online")
     assert sinks[1].streams["gate"].owner.state == "taken"
-    assert sum("stream named gate" in line for line in said) == 1
+    assert sum("stream named gate" in line for line in printed) == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 0.4, 1.1])), max_size=30))

@@ -86,13 +86,15 @@ def test_a_missing_package_names_the_existing_environment(monkeypatch, tmp_path)
     monkeypatch.setattr(packages, "ROOT", tmp_path)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").touch()
-    said = packages.missing_package("main.py", ModuleNotFoundError(name="cv2"))
-    assert f"needs the package opencv-python. Run it with {tmp_path}/.venv/bin/python, or" in said
+    printed = packages.missing_package("main.py", ModuleNotFoundError(name="cv2"))
+    assert (
+        f"needs the package opencv-python. Run it with {tmp_path}/.venv/bin/python, or" in printed
+    )
 
 
 def test_a_library_of_the_system_that_is_missing_is_named():
     error = ImportError("libGL.so.1: cannot open shared object file", name="cv2")
-    said = packages.missing_package("main.py", error)
-    assert said == (
+    printed = packages.missing_package("main.py", error)
+    assert printed == (
         "main.py: libGL.so.1: cannot open shared object file. See docs/troubleshooting.md."
     )

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
-from parts import wait_until
+from fakes import wait_until
 
 import rknnpool
 from rknnpool import rknnPoolExecutor
@@ -235,17 +235,17 @@ def test_at_most_three_frames_per_context_are_read_ahead(runtime):
 
 
 def test_a_live_source_never_waits_and_only_the_newest_waiting_frame_is_kept(runtime):
-    all_read, in_work = threading.Event(), threading.Semaphore(0)
+    all_read, started = threading.Event(), threading.Semaphore(0)
 
     def camera():
         for frame in range(100):
             if 0 < frame <= 3:
-                assert in_work.acquire(timeout=10)  # each of the three contexts has a frame
+                assert started.acquire(timeout=10)  # each of the three contexts has a frame
             yield frame
         all_read.set()
 
     def func(context, frame):
-        in_work.release()
+        started.release()
         assert all_read.wait(10), "the camera was made to wait"
         return infer(context, frame)
 
@@ -396,7 +396,7 @@ def test_a_pool_has_at_least_one_context(runtime):
         rknnPoolExecutor("model", 0, infer, runtime=runtime)
 
 
-def test_release_finishes_frames_in_work_and_cancels_waiting_ones(runtime):
+def test_release_finishes_frames_in_progress_and_cancels_waiting_ones(runtime):
     started, go_on = threading.Barrier(3), threading.Event()
 
     def func(context, frame):

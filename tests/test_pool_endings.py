@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 from conftest import ROOT
-from parts import wait_until
+from fakes import wait_until
 
 import rknnpool
 from rknnpool import rknnPoolExecutor

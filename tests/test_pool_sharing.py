@@ -63,17 +63,17 @@ def test_pools_with_one_context_get_different_cores(runtime, soc):
 
 def test_a_frame_goes_to_a_core_that_no_other_pool_uses(runtime, soc):
     soc("rk3588")
-    go_on, in_work = threading.Event(), threading.Semaphore(0)
+    go_on, started = threading.Event(), threading.Semaphore(0)
 
     def wait(context, frame):
-        in_work.release()
+        started.release()
         go_on.wait(20)
         return context.mask
 
     first = rknnPoolExecutor("model", 3, wait, runtime=runtime)
     busy = [first.submit(frame) for frame in range(2)]
     for _ in busy:
-        assert in_work.acquire(timeout=10)
+        assert started.acquire(timeout=10)
     with rknnPoolExecutor(
         "model", 3, lambda context, frame: context.mask, runtime=runtime
     ) as second:
@@ -278,7 +278,7 @@ def test_a_failed_core_rests_and_no_frame_is_lost(caplog, caught):
 
 
 def test_a_rested_core_is_tried_with_one_frame_and_used_again_after_a_success(monkeypatch):
-    monkeypatch.setattr(rknnpool, "REST_SECONDS", (0.2, 0.8))
+    monkeypatch.setattr(rknnpool, "PAUSE_SECONDS", (0.2, 0.8))
     calls, broken = [], threading.Event()
     broken.set()
 
@@ -301,7 +301,7 @@ def test_a_rested_core_is_tried_with_one_frame_and_used_again_after_a_success(mo
 
 
 def test_a_success_that_began_before_the_failure_does_not_end_the_rest():
-    all_in_work, failed, runs = threading.Barrier(4), threading.Event(), []
+    all_busy, failed, runs = threading.Barrier(4), threading.Event(), []
 
     class NPU(FailingNPU):
         NPU_CORES = 2
@@ -309,7 +309,7 @@ def test_a_success_that_began_before_the_failure_does_not_end_the_rest():
         def inference(self, inputs):
             runs.append(self.mask)
             if len(runs) <= 4:
-                all_in_work.wait(20)
+                all_busy.wait(20)
             if self.mask == 1 and not failed.is_set() and in_turn.acquire(blocking=False):
                 failed.set()
                 return None

@@ -311,18 +311,18 @@ def test_pyavs_error_messages_are_those_of_opencv(main_py, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "reader, said",
+    "reader, expected",
     [
         ("av", "--reader av needs the package av"),
         ("gpu", "--reader gpu: unknown; choose from opencv, av."),
     ],
 )
-def test_a_missing_reader_is_reported(main_py, clip, tmp_path, reader, said):
+def test_a_missing_reader_is_reported(main_py, clip, tmp_path, reader, expected):
     (tmp_path / "av.py").write_text("raise ModuleNotFoundError('no av', name='av')")
     done = main_py(
         clip, "--headless", "--reader", reader, env={**os.environ, "PYTHONPATH": str(tmp_path)}
     )
-    assert done.returncode == 2 and done.stderr.startswith(said)
+    assert done.returncode == 2 and done.stderr.startswith(expected)
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -408,8 +408,8 @@ def test_a_host_that_does_not_answer_times_out():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         timeouts = sources.Timeouts()
         timeouts.open_timeout = 0.5
-        for scheme, said in (("http", "does not answer"), ("tcp", "cannot be reached")):
-            with pytest.raises(sources.SourceUnavailable, match=said):
+        for scheme, expected in (("http", "does not answer"), ("tcp", "cannot be reached")):
+            with pytest.raises(sources.SourceUnavailable, match=expected):
                 address = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/x"
                 sources.open_source(address, "av", timeouts=timeouts)
 
@@ -464,9 +464,9 @@ def test_a_camera_gets_format_then_size_then_rate(requested):
     assert requested == []
 
 
-def test_a_cameras_different_settings_are_reported_once(requested, said):
+def test_a_cameras_different_settings_are_reported_once(requested, printed):
     stream = streams.Stream("0", "gate", camera=sources.parse_camera((1920, 1080), 60, "YUYV"))
-    assert said == [
+    assert printed == [
         "gate: the camera gives 1280x720 pixels, not 1920x1080; 30 frames per second, not 60; "
         "MJPG, not YUYV."
     ]
@@ -522,7 +522,7 @@ main.main()""".replace("CLIP", repr(str(clip)))
 
 
 @pytest.mark.parametrize(
-    "flags, said",
+    "flags, expected",
     [
         (
             ("--camera-size", "big"),
@@ -539,10 +539,12 @@ main.main()""".replace("CLIP", repr(str(clip)))
         (("--camera-format", "MJ"), "--camera-format MJ: must be four letters"),
     ],
 )
-def test_invalid_camera_settings_are_refused(main_here, clip, flags, said):
+def test_invalid_camera_settings_are_refused(main_here, clip, flags, expected):
     done = main_here(clip, "--headless", *flags)
     assert (
-        done.returncode == 2 and done.stderr.startswith(said) and len(done.stderr.splitlines()) == 1
+        done.returncode == 2
+        and done.stderr.startswith(expected)
+        and len(done.stderr.splitlines()) == 1
     )
 
 

@@ -1,4 +1,4 @@
-"""funcs/rockchip.py and funcs/rockchip_more.py, on heads that are built from the demo models'
+"""funcs/rockchip.py and rockchip_seg_pose_obb.py, on heads that are built from the demo models'
 heads: real detections in the encoding of each model."""
 
 import cv2
@@ -9,7 +9,7 @@ from layouts import ANGLE, POINTS
 
 import func
 import funcs
-from funcs import resnet, rockchip, rockchip_more, ultralytics, yolov5, yolov8
+from funcs import resnet, rockchip, rockchip_seg_pose_obb, ultralytics, yolov5, yolov8
 from vision.drawing import draw
 from vision.errors import InputError, ModelError
 from vision.letterbox import letterbox
@@ -216,16 +216,16 @@ BUILT = {
     "yolov6, 17 bins": ("yolov8n", rockchip, lambda outputs: yolov6(outputs, bins=17), {}),
     "yolox": ("yolov8n", rockchip, yolox, {}),
     "yolov7": ("yolov5n", rockchip, yolov7, {"name": "yolov7-tiny.rknn"}),
-    "segment": ("yolov8n", rockchip_more, segment, {}),
+    "segment": ("yolov8n", rockchip_seg_pose_obb, segment, {}),
     "segment, ten outputs": (
         "yolov8n",
-        rockchip_more,
+        rockchip_seg_pose_obb,
         lambda outputs: segment(outputs, total=False),
         {},
     ),
-    "segment v5": ("yolov5n", rockchip_more, segment_v5, {}),
-    "pose": ("yolov8n", rockchip_more, pose, {}),
-    "obb": ("yolov8n", rockchip_more, obb, {}),
+    "segment v5": ("yolov5n", rockchip_seg_pose_obb, segment_v5, {}),
+    "pose": ("yolov8n", rockchip_seg_pose_obb, pose, {}),
+    "obb": ("yolov8n", rockchip_seg_pose_obb, obb, {}),
 }
 
 
@@ -248,7 +248,7 @@ def built(heads):
 @pytest.mark.parametrize("name", BUILT)
 def test_exactly_one_file_reads_each_layout(built, name):
     context, reader, _ = built(name)
-    every = func, resnet, rockchip, rockchip_more, ultralytics, yolov8
+    every = func, resnet, rockchip, rockchip_seg_pose_obb, ultralytics, yolov8
     assert [module for module in every if module.reads(context.model)] == [reader]
 
 
@@ -354,7 +354,7 @@ def test_invalid_outputs_raise_no_exception(built, frame, name, value):
     draw(small, found)
 
 
-@pytest.mark.parametrize("reader", [rockchip, rockchip_more])
+@pytest.mark.parametrize("reader", [rockchip, rockchip_seg_pose_obb])
 def test_outputs_of_another_model_are_reported(frame, reader):
     with pytest.raises(ModelError, match=r"\(1, 7, 3, 3\)"):
         reader.detect(Context([np.zeros((1, 7, 3, 3), np.float32)]), frame)
@@ -427,7 +427,7 @@ def test_heads_give_the_same_boxes_as_plain_code(
     context.model.size = size
     assert [
         module
-        for module in (func, resnet, rockchip, rockchip_more, ultralytics, yolov8)
+        for module in (func, resnet, rockchip, rockchip_seg_pose_obb, ultralytics, yolov8)
         if module.reads(context.model)
     ] == [rockchip]
     settings = Settings(size=size)

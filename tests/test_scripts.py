@@ -774,8 +774,8 @@ def test_the_pool_and_convert_know_the_same_names(soc, capsys, monkeypatch, name
     monkeypatch.setattr(sys, "argv", ["convert.py", "none.onnx", "--target", name])
     with pytest.raises(SystemExit):
         convert.main()
-    said = capsys.readouterr().err
-    assert ("usage:" in said) == (kind is None), said
+    printed = capsys.readouterr().err
+    assert ("usage:" in printed) == (kind is None), printed
     assert not kind or family(convert.target(name)) == family(name)
 
 

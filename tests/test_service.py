@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from parts import wait_until
+from fakes import wait_until
 
 UNITS = [ROOT / f"examples/rknnpool{name}.service" for name in ("", "-clocks", "-worker")]
 ANALYZE = shutil.which("systemd-analyze")
@@ -88,14 +88,14 @@ def test_sigterm_ends_main_with_the_expected_code_and_complete_lines(tmp_path):
     )
     wait_until(lambda: process.poll() is not None or out.exists() and out.stat().st_size > 20000)
     process.send_signal(signal.SIGTERM)
-    said, _ = process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 143 == int(read(UNITS[0])["Service"]["SuccessExitStatus"])
     lines = out.read_text().splitlines()
     assert all(line.startswith("{") and line.endswith("}") for line in lines)
-    assert f": {len(lines)} frames in" in said
+    assert f": {len(lines)} frames in" in printed
     assert (
-        "Traceback" not in said
-        and "\r" not in said
-        and "FPS over" not in said
-        and "\x1b" not in said
+        "Traceback" not in printed
+        and "\r" not in printed
+        and "FPS over" not in printed
+        and "\x1b" not in printed
     )

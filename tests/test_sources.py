@@ -134,7 +134,7 @@ def host():
 
 @pytest.mark.parametrize("protocol", ["http", "rtsp"])
 @pytest.mark.parametrize(
-    "status, said",
+    "status, expected",
     [
         (404, "has nothing at this address (404)"),
         (403, "forbids access (403)"),
@@ -146,16 +146,16 @@ def host():
     ],
 )
 def test_permanent_refusals_of_a_host_end_and_temporary_ones_are_retried(
-    host, protocol, status, said
+    host, protocol, status, expected
 ):
     reason = refusal(f"{protocol}://127.0.0.1:{host(protocol, status).port}/live")
-    assert reason is None if said is None else said in reason
+    assert reason is None if expected is None else expected in reason
 
 
 @pytest.mark.parametrize("protocol", ["http", "rtsp"])
 @pytest.mark.parametrize("challenge", [BASIC, DIGEST, QUALITY])
 @pytest.mark.parametrize(
-    "login, said",
+    "login, expected",
     [
         ("", "asks for a login (401)"),
         ("admin:wrong@", "refuses this user name"),
@@ -163,12 +163,12 @@ def test_permanent_refusals_of_a_host_end_and_temporary_ones_are_retried(
     ],
 )
 def test_a_wrong_login_is_reported_and_a_right_one_is_accepted(
-    host, protocol, challenge, login, said
+    host, protocol, challenge, login, expected
 ):
     # with the right login it is only not ready (503)
     place = host(protocol, 503, challenge=challenge)
     reason = refusal(f"{protocol}://{login}127.0.0.1:{place.port}/live")
-    assert reason is None if said is None else said in reason
+    assert reason is None if expected is None else expected in reason
 
 
 def test_a_web_page_is_not_a_video(host):
@@ -178,7 +178,7 @@ def test_a_web_page_is_not_a_video(host):
 
 
 @pytest.mark.parametrize(
-    "protocol, status, challenge, said",
+    "protocol, status, challenge, expected",
     [
         ("http", 404, "", "has nothing at this address (404)"),
         ("rtsp", 404, "", "has nothing at this address (404)"),
@@ -187,14 +187,14 @@ def test_a_web_page_is_not_a_video(host):
     ],
 )
 def test_main_ends_at_once_and_shows_no_password(
-    main_here, host, protocol, status, challenge, said
+    main_here, host, protocol, status, challenge, expected
 ):
     place = host(protocol, status, challenge=challenge)
     done = main_here(f"{protocol}://admin:hunter2@127.0.0.1:{place.port}/live", "--headless")
     assert done.returncode == 2
     assert done.stderr.startswith(f"{protocol}://admin:***@127.0.0.1:{place.port}/live: the host ")
     assert len(done.stderr.splitlines()) == 1
-    assert said in done.stderr and "hunter2" not in done.stderr + done.stdout
+    assert expected in done.stderr and "hunter2" not in done.stderr + done.stdout
 
 
 @needs_gst

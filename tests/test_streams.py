@@ -202,7 +202,7 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
 
 
 @pytest.mark.parametrize(
-    "source, said",
+    "source, expected",
     [
         ("none.mp4", "none.mp4: no such file"),
         ("rtsp://me:pass@/x", "names no host"),
@@ -210,11 +210,11 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
         ("http://127.0.0.1:9/x", "cannot be reached"),
     ],
 )
-def test_the_asyncio_example_reports_a_missing_source_in_one_sentence(source, said):
+def test_the_asyncio_example_reports_a_missing_source_in_one_sentence(source, expected):
     command = [sys.executable, "examples/asyncio_streams.py", source]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and done.stdout == ""
-    assert said in done.stderr.splitlines()[-1]
+    assert expected in done.stderr.splitlines()[-1]
     assert "pass@" not in done.stderr and "Traceback" not in done.stderr
 
 
@@ -317,7 +317,7 @@ def test_a_failed_sink_is_removed_and_other_sinks_get_every_frame(clip, runtime)
     with rknnPoolExecutor("model", 2, lambda context, result: result, runtime=runtime) as pool:
         stream.run(pool, tqdm(disable=True), quiet=True)
     assert keeps == list(range(45)) and fails.count == 3
-    assert stream.code == 2 and "the third is too many" in stream.complaints
+    assert stream.code == 2 and "the third is too many" in stream.printed
 
 
 def test_a_sink_that_fails_in_close_does_not_keep_other_sinks_open(clip, runtime, capsys):

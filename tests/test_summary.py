@@ -9,8 +9,8 @@ import urllib.request
 from types import SimpleNamespace
 
 import cv2
+import fakes
 import numpy as np
-import parts
 import pytest
 from conftest import ROOT
 
@@ -106,12 +106,12 @@ def test_json_on_stdout_has_no_other_output(main_py, finds, photos):
 
 def stream_of(frames, tracker=None, loop=False):
     """A Findings after these frames, each a list of (identity, class)."""
-    of = parts.stream()
+    of = fakes.stream()
     of.tracker, of.lines, of.loop = tracker, None, loop
     findings = Findings(of)
     for objects in frames:
         found = [(number, name, 10 * place) for place, (number, name) in enumerate(objects)]
-        findings.update(parts.result(of, found))
+        findings.update(fakes.result(of, found))
     return findings
 
 
@@ -138,16 +138,16 @@ def test_identities_beyond_the_limit_are_still_counted(monkeypatch):
     assert stream_of(frames, tracker=True).lines() == ["gate: 9 identities: car 9"]
 
 
-def test_a_classifiers_best_classes_are_named(said):
-    of = parts.stream()
+def test_a_classifiers_best_classes_are_named(printed):
+    of = fakes.stream()
     of.tracker, of.lines, of.loop = None, None, False
     findings = Findings(of, "gate: ")
     for number in (1, 0, 1):
-        result = parts.result(of)
-        result.detections = Detections(None, [number, 2], [0.75, 0.2], parts.NAMES)
+        result = fakes.result(of)
+        result.detections = Detections(None, [number, 2], [0.75, 0.2], fakes.NAMES)
         result.file = f"{number}.jpg"
         findings.update(result)
-    assert said[:2] == ["gate: 1.jpg: car 0.75", "gate: 0.jpg: person 0.75"]
+    assert printed[:2] == ["gate: 1.jpg: car 0.75", "gate: 0.jpg: person 0.75"]
     assert findings.lines() == ["gate: car in 2 pictures, person in 1 picture"]
 
 

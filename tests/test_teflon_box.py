@@ -72,11 +72,11 @@ def test_the_real_delegate_accepts_the_planned_operations_without_a_crash(name):
         f"{name}_emoji.tflite runs on the NPU as far as /usr/lib/teflon/libteflon.so supports it"
         in done.stderr
     )
-    said = done.stdout + done.stderr
-    pieces = said.count("compiled graph")
-    taken = len(re.findall(r"^ *\d+ \w+ +v\d+ +supported ", said, re.MULTILINE))
+    printed = done.stdout + done.stderr
+    pieces = printed.count("compiled graph")
+    taken = len(re.findall(r"^ *\d+ \w+ +v\d+ +supported ", printed, re.MULTILINE))
     assert f"planned {taken} {pieces}\n" in done.stdout and taken > 20
-    assert len(re.findall(r"rocket: \d+ jobs", said)) == pieces
+    assert len(re.findall(r"rocket: \d+ jobs", printed)) == pieces
 
 
 @pytest.mark.parametrize(

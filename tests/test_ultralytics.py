@@ -371,7 +371,7 @@ def test_missing_metadata_is_inferred_from_shapes_and_file_name(
 
 
 @pytest.mark.parametrize(
-    "shape, name, task, names, said",
+    "shape, name, task, names, expected",
     [
         ((1, 84, 8400), "x.rknn", None, None, None),
         ((1, 6, 8400), "x.rknn", None, 2, None),
@@ -392,7 +392,7 @@ def test_missing_metadata_is_inferred_from_shapes_and_file_name(
         ((1, 135, 8400), "x.rknn", None, 80, "decoded as pose with 80 classes and 17 key points. "),
     ],
 )
-def test_a_guessed_task_is_reported(capsys, shape, name, task, names, said):
+def test_a_guessed_task_is_reported(capsys, shape, name, task, names, expected):
     model = Model(
         name, outputs=[("o", shape)], size=(640, 640), task=task, names=names and ["x"] * names
     )
@@ -402,8 +402,8 @@ def test_a_guessed_task_is_reported(capsys, shape, name, task, names, said):
     error = capsys.readouterr().err
     assert (
         error == ""
-        if said is None
-        else said in error and len(error.splitlines()) == 1 and name in error
+        if expected is None
+        else expected in error and len(error.splitlines()) == 1 and name in error
     )
 
 
@@ -447,7 +447,7 @@ def test_rows_of_an_rt_detr_are_not_treated_as_end2end(name, metadata):
 
 
 @pytest.mark.parametrize(
-    "inputs, said",
+    "inputs, expected",
     [
         (
             [("images", (4, 3, 640, 640))],
@@ -466,7 +466,7 @@ def test_rows_of_an_rt_detr_are_not_treated_as_end2end(name, metadata):
         ([("images", (1, 0, 0, 0))], None),
     ],
 )
-def test_a_model_whose_input_is_not_a_picture_is_refused_at_once(inputs, said):
+def test_a_model_whose_input_is_not_a_picture_is_refused_at_once(inputs, expected):
     model = Model(
         "x.onnx",
         inputs=inputs,
@@ -474,10 +474,10 @@ def test_a_model_whose_input_is_not_a_picture_is_refused_at_once(inputs, said):
         size=(640, 640),
         layout="NHWC" if inputs[0][1][-1] == 3 else "NCHW",
     )
-    if said is None:
+    if expected is None:
         assert funcs.find(model) is ultralytics
         return
-    with pytest.raises(InputError, match="x.onnx: " + said):
+    with pytest.raises(InputError, match="x.onnx: " + expected):
         funcs.find(model)
 
 
@@ -639,9 +639,9 @@ def test_int8_masks_equal_float_masks():
         np.float32([[10, 10, 600, 300]] * 5),
     )
     stored, scale, zero = quantised(smooth)
-    placed = 0, 140, 0.5, 0.5
+    placement = 0, 140, 0.5, 0.5
     masks = [
-        masks_of(weights, prototypes, boxes, (640, 640), placed)
+        masks_of(weights, prototypes, boxes, (640, 640), placement)
         for prototypes in (Raw(smooth), Raw(stored, scale, zero))
     ]
     for (_, _, one), (_, _, other) in zip(*masks):

@@ -29,7 +29,7 @@ MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
 
 
 @pytest.mark.parametrize(
-    "name, content, said",
+    "name, content, expected",
     [
         ("empty.mp4", b"", "not a video: the file is empty."),
         ("text.mp4", b"not a video\n" * 100, "not a video but a text file."),
@@ -42,26 +42,26 @@ MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
         ("other.mp4", bytes(range(256)) * 9, "not a video that OpenCV can read."),
     ],
 )
-def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, content, said):
+def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError) as error:
         sources.open_source(tmp_path / name)
-    assert str(error.value) == f"{tmp_path / name}: {said}"
+    assert str(error.value) == f"{tmp_path / name}: {expected}"
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, expected",
     [
         (b"", "not a picture: the file is empty."),
         (b"<html>\n", "not a picture but a text file."),
         (bytes(range(256)), "not a picture that OpenCV can read."),
     ],
 )
-def test_the_message_says_what_a_file_is_instead_of_a_picture(tmp_path, content, said):
+def test_the_message_says_what_a_file_is_instead_of_a_picture(tmp_path, content, expected):
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(InputError) as error:
         sources.open_source(tmp_path / "a.jpg").read()
-    assert str(error.value) == f"{tmp_path / 'a.jpg'}: {said}"
+    assert str(error.value) == f"{tmp_path / 'a.jpg'}: {expected}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")

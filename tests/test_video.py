@@ -24,15 +24,15 @@ needs_av = pytest.mark.skipif(av is None, reason="H.264 needs PyAV: pip install 
 
 
 def stream_of(rate=30.0, live=False, **more):
-    said = []
+    printed = []
     return SimpleNamespace(
         rate=rate,
         live=live,
         max_fps=None,
         name="clip",
         source=None,
-        complain=said.append,
-        said=said,
+        print_once=printed.append,
+        printed=printed,
         **more,
     )
 
@@ -125,7 +125,7 @@ def test_odd_sizes_are_padded_and_reported(path):
     saver.close()
     frame = frames_of(path)[0]
     assert frame.shape == (50, 66, 3) and frame[48, 10].min() > 128 and frame[10, 64].min() > 128
-    assert len(stream.said) == 1 and "65x49 are saved as 66x50" in stream.said[0]
+    assert len(stream.printed) == 1 and "65x49 are saved as 66x50" in stream.printed[0]
 
 
 @needs_av
@@ -234,8 +234,8 @@ def test_after_a_full_disk_a_video_continues_in_a_new_file(path, capsys):
     assert (len(frames_of(path)), len(frames_of(other))) == (20, 15)
     assert (stream.count, stream.unsaved, stream.code) == (45, 10, 2)
     assert saver.saved == f"{path}, {other}: 35 frames, 1.2 s"
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("--save")]
-    assert said == [
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("--save")]
+    assert printed == [
         f"--save {path}: cannot be written (the file has reached the maximum size) from frame 20 "
         "of gate on. Writing continues when it is possible again.",
         f"--save {path}: written again from frame 30 of gate on, in {other}; "
@@ -324,8 +324,8 @@ def test_after_a_full_disk_pictures_are_saved_again(tmp_path, capsys):
     stream.close()
     assert sorted(saved_pictures(tmp_path / "found")) == ["0.png", "3.png"]
     assert (stream.unsaved, stream.code) == (2, 2)
-    said = capsys.readouterr().err.splitlines()
-    assert "from 1.png on" in said[0] and "from 3.png on; 2 frames are missing" in said[1]
+    printed = capsys.readouterr().err.splitlines()
+    assert "from 1.png on" in printed[0] and "from 3.png on; 2 frames are missing" in printed[1]
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_pictures_are_saved_in_a_folder_under_their_names(
 
 
 @pytest.mark.parametrize(
-    "save, said",
+    "save, expected",
     [
         ("shots", "this folder is a source"),
         ("out.jpg", "shots has 3 pictures"),
@@ -374,12 +374,12 @@ def test_pictures_are_saved_in_a_folder_under_their_names(
     ],
 )
 def test_overwriting_and_invalid_names_are_refused(
-    main_here, shots, tmp_path, plain_func, save, said
+    main_here, shots, tmp_path, plain_func, save, expected
 ):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/img_001.png").write_text("precious")
     done = main_here(shots, "--headless", "--func", plain_func, "--save", tmp_path / save)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.returncode == 2 and expected in done.stderr, done.stderr
     assert (tmp_path / "there/img_001.png").read_text() == "precious"
     assert cv2.imread(str(shots / "img_001.png")).mean() == 50
 

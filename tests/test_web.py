@@ -13,13 +13,13 @@ import urllib.request
 from types import SimpleNamespace
 
 import cv2
+import fakes
 import numpy as np
-import parts
 import pytest
 from browser import MISSING, Browser
+from fakes import wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parts import wait_until
 
 import arguments
 import main
@@ -39,7 +39,7 @@ PATIENCE = 30  # seconds to wait for an answer
 
 
 @pytest.fixture
-def opened(said):
+def opened(printed):
     """opened(*streams, address="0", names=()): a Web, closed at the end of the test."""
     pages = []
 
@@ -64,7 +64,7 @@ class Playing:
         while not self.stop.wait(1 / 30):
             for stream in self.streams:
                 if stream.ended is None and not stream.away:
-                    self.page.write(parts.result(stream, [(1, "person", 10)], **self.fields))
+                    self.page.write(fakes.result(stream, [(1, "person", 10)], **self.fields))
 
     def __enter__(self):
         return self
@@ -105,7 +105,7 @@ def alive(page):
 
 
 def grey(jpeg):
-    """Return the number that parts.result() drew as a grey level."""
+    """Return the number that fakes.result() drew as a grey level."""
     return round(float(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_GRAYSCALE).mean()))
 
 
@@ -135,7 +135,7 @@ def moves(browser, count=1):
 
 @needs_browser
 def test_the_page_shows_live_pictures_and_numbers(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     gate.meter = SimpleNamespace(recent_limit=lambda: "Limited by the NPU.")
     page = opened(gate)
     lines = {"door": {"in": {"person": 3}, "out": {}}}
@@ -162,7 +162,7 @@ def test_the_page_shows_live_pictures_and_numbers(opened):
 @pytest.mark.slow
 @needs_browser
 def test_the_page_shows_that_a_stream_is_away_or_has_ended(opened):
-    gate, yard = parts.stream(), parts.stream("yard")
+    gate, yard = fakes.stream(), fakes.stream("yard")
     page = opened(gate, yard)
     with Playing(page, gate, yard), Browser() as browser:
         browser.open(page.url)
@@ -178,7 +178,7 @@ def test_the_page_shows_that_a_stream_is_away_or_has_ended(opened):
 @pytest.mark.slow
 @needs_browser
 def test_after_the_end_of_the_program_the_page_does_not_show_that_it_plays(opened):
-    gate, video = parts.stream(), parts.stream("video", live=False)
+    gate, video = fakes.stream(), fakes.stream("video", live=False)
     page = opened(gate, video)
     with Browser() as browser:
         browser.open(page.url)
@@ -192,7 +192,7 @@ def test_after_the_end_of_the_program_the_page_does_not_show_that_it_plays(opene
 @pytest.mark.slow
 @needs_browser
 def test_the_page_reconnects_by_itself(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     lost = "return !document.querySelector('#lost').hidden"
     with Browser() as browser:
@@ -202,7 +202,7 @@ def test_the_page_reconnects_by_itself(opened):
             assert not browser.run(lost)
         page.close()
         wait_until(lambda: browser.run(lost))
-        again, yard = opened(gate, yard := parts.stream("yard"), address=str(page.port)), yard
+        again, yard = opened(gate, yard := fakes.stream("yard"), address=str(page.port)), yard
         with Playing(again, gate, yard):
             wait_until(lambda: not browser.run(lost))
             moves(browser, 2)
@@ -211,7 +211,7 @@ def test_the_page_reconnects_by_itself(opened):
 @pytest.mark.slow
 @needs_browser
 def test_one_page_shows_sixteen_streams(opened):
-    many = [parts.stream(f"camera {number}") for number in range(16)]
+    many = [fakes.stream(f"camera {number}") for number in range(16)]
     page = opened(*many)
     with Playing(page, *many), Browser(height=3300) as browser:
         browser.open(page.url)
@@ -222,7 +222,7 @@ def test_one_page_shows_sixteen_streams(opened):
 @pytest.mark.slow
 @needs_browser
 def test_only_visible_streams_are_encoded(opened):
-    many = [parts.stream(f"camera {number}") for number in range(16)]
+    many = [fakes.stream(f"camera {number}") for number in range(16)]
     page = opened(*many)
     with Playing(page, *many), Browser(width=400, height=500) as browser:
         browser.open(page.url)
@@ -236,7 +236,7 @@ def test_only_visible_streams_are_encoded(opened):
 @pytest.mark.slow
 @needs_browser
 def test_the_page_is_in_chinese_and_fits_a_phone(opened):
-    gate = parts.stream("一个名字很长的摄像头：小区南门外停车场入口" * 3)
+    gate = fakes.stream("一个名字很长的摄像头：小区南门外停车场入口" * 3)
     page = opened(gate)
     with Playing(page, gate), Browser(width=500, height=700, language="zh-CN") as browser:
         browser.open(page.url)
@@ -257,7 +257,7 @@ def test_the_page_is_in_chinese_and_fits_a_phone(opened):
 @needs_browser
 def test_names_are_shown_as_text_and_not_as_markup(opened):
     name = "<img src=x onerror=alert(1)> & \"'"
-    gate = parts.stream(name)
+    gate = fakes.stream(name)
     page = opened(gate)
     with Playing(page, gate, zones={name: {name: 1}}), Browser() as browser:
         browser.open(page.url)
@@ -270,7 +270,7 @@ def test_names_are_shown_as_text_and_not_as_markup(opened):
 @needs_browser
 def test_a_browser_with_the_password_shows_the_page(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret ü")
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with Playing(page, gate), Browser() as browser:
         browser.open(page.url.replace("//", "//me:s3cret%20%C3%BC@"))
@@ -281,13 +281,13 @@ def test_a_browser_with_the_password_shows_the_page(opened, monkeypatch):
 
 
 def test_the_status_has_the_documented_keys(opened, monkeypatch, tmp_path):
-    gate, yard = parts.stream(), parts.stream("yard", live=False)
+    gate, yard = fakes.stream(), fakes.stream("yard", live=False)
     gate.meter = SimpleNamespace(recent_limit=lambda: "Limited by the NPU.")
     page = opened(gate, yard)
     lines, zones = {"door": {"in": {"person": 3}, "out": {"car": 1}}}, {"lawn": {"dog": 2}}
-    page.write(parts.result(gate, [(1, "person", 10), (2, "person", 50)], lines=lines, zones=zones))
+    page.write(fakes.result(gate, [(1, "person", 10), (2, "person", 50)], lines=lines, zones=zones))
     gate.dropped, gate.failed = 7, 1
-    failed = parts.result(gate)
+    failed = fakes.result(gate)
     failed.error = "the NPU failed"
     page.write(failed)
     monkeypatch.setattr(status, "SYSROOT", str(tmp_path))
@@ -303,13 +303,13 @@ def test_the_status_has_the_documented_keys(opened, monkeypatch, tmp_path):
         (zone / "type").write_text(kind)
         (zone / "temp").write_text(temp)
     code, headers, body = ask(page, "/status.json")
-    said = json.loads(body)
+    answer = json.loads(body)
     assert code == 200 and headers["Content-Type"].startswith("application/json")
-    assert said["npu"] == {"load": [98, 5, 0], "temperature": 45.0}
-    assert said["limit"] == "Limited by the NPU."
-    assert said["temperatures"] == {"soc-thermal": 41.5, "npu-thermal": 45.0}
-    assert list(said["streams"]) == ["gate", "yard"]
-    seen = said["streams"]["gate"]
+    assert answer["npu"] == {"load": [98, 5, 0], "temperature": 45.0}
+    assert answer["limit"] == "Limited by the NPU."
+    assert answer["temperatures"] == {"soc-thermal": 41.5, "npu-thermal": 45.0}
+    assert list(answer["streams"]) == ["gate", "yard"]
+    seen = answer["streams"]["gate"]
     assert (seen["fps"], seen["frames"], seen["dropped"], seen["failed"], seen["live"]) == (
         25.0,
         2,
@@ -322,7 +322,7 @@ def test_the_status_has_the_documented_keys(opened, monkeypatch, tmp_path):
         zones,
         {"person": 2},
     ) and seen["latency_ms"] >= 20
-    unseen = said["streams"]["yard"]
+    unseen = answer["streams"]["yard"]
     assert (unseen["latency_ms"], unseen["lines"], unseen["zones"], unseen["live"]) == (
         None,
         None,
@@ -332,18 +332,18 @@ def test_the_status_has_the_documented_keys(opened, monkeypatch, tmp_path):
 
 
 def test_jpg_returns_the_newest_picture(opened):
-    gate = parts.stream("dir/gate 前.mp4")
+    gate = fakes.stream("dir/gate 前.mp4")
     page = opened(gate)
     for _ in range(3):
         for _ in range(40):
-            page.write(parts.result(gate))
+            page.write(fakes.result(gate))
         code, headers, body = ask(page, "/dir/gate%20%E5%89%8D.mp4.jpg")
         assert code == 200 and headers["Content-Type"] == "image/jpeg"
         assert abs(grey(body) - (gate.count - 1)) <= 1
 
 
 def test_opencv_plays_the_motion_jpeg(opened, tmp_path):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with Playing(page, gate):
         capture = cv2.VideoCapture(f"{page.url}gate.mjpg", cv2.CAP_FFMPEG)
@@ -355,30 +355,30 @@ def test_opencv_plays_the_motion_jpeg(opened, tmp_path):
 
 
 def test_events_contain_the_json_of_every_result(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         wait_until(lambda: page.event_clients)
-        written = [parts.result(gate, [(1, "person", 10)]) for _ in range(100)]
+        written = [fakes.result(gate, [(1, "person", 10)]) for _ in range(100)]
         for result in written:
             page.write(result)
         lines = (line for line in answer if line.startswith(b"data: "))
         assert [json.loads(next(lines)[6:]) for _ in written] == [
             json.loads(json.dumps(as_dict(r))) for r in written
         ]
-    wait_until(lambda: page.write(parts.result(gate)) or not page.event_clients)
+    wait_until(lambda: page.write(fakes.result(gate)) or not page.event_clients)
 
 
 @pytest.mark.slow
-def test_a_result_without_a_picture_is_reported_once(opened, said, monkeypatch):
+def test_a_result_without_a_picture_is_reported_once(opened, printed, monkeypatch):
     monkeypatch.setattr(routes, "PICTURE_SECONDS", 0.5)
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with Playing(page, gate, picture="nothing"):
         assert ask(page, "/gate.jpg")[0] == 503
         assert alive(page)
-    assert sum("does not return a picture" in line for line in said) == 1
+    assert sum("does not return a picture" in line for line in printed) == 1
 
 
 # ---- cost ----
@@ -388,7 +388,7 @@ class RecordsDrawing:
     """A result that records when its picture is drawn."""
 
     def __init__(self, stream, asked):
-        self.__dict__.update(vars(parts.result(stream)), asked=asked)
+        self.__dict__.update(vars(fakes.result(stream)), asked=asked)
         self.drawn = self.__dict__.pop("picture")
 
     @property
@@ -398,7 +398,7 @@ class RecordsDrawing:
 
 
 def test_pictures_are_drawn_once_for_all_clients_and_only_if_somebody_watches(opened):
-    gate, yard, asked, unwanted = parts.stream(), parts.stream("yard"), [], []
+    gate, yard, asked, unwanted = fakes.stream(), fakes.stream("yard"), [], []
     page = opened(gate, yard)
     for _ in range(100):
         page.write(RecordsDrawing(gate, asked))
@@ -436,7 +436,7 @@ def test_pictures_are_drawn_once_for_all_clients_and_only_if_somebody_watches(op
 
 def test_a_slow_client_gets_the_newest_picture_and_delays_no_other(opened, monkeypatch):
     noise = np.random.default_rng(1).integers(0, 256, (720, 1280, 3), np.uint8)  # 700 KB a picture
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with Playing(page, gate, picture=noise):
         slow = raw(page)
@@ -450,11 +450,11 @@ def test_a_slow_client_gets_the_newest_picture_and_delays_no_other(opened, monke
         transport = next(iter(page.access.connections))
         assert transport.get_write_buffer_size() < 3e6  # pictures do not accumulate
         slow.close()
-        wait_until(lambda: page.write(parts.result(gate)) or not page.feeds["gate"].clients)
+        wait_until(lambda: page.write(fakes.result(gate)) or not page.feeds["gate"].clients)
 
 
 def test_a_hundred_clients_are_served_and_forgotten(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with Playing(page, gate):
         connections = [raw(page) for _ in range(100)]
@@ -474,7 +474,7 @@ def test_a_hundred_clients_are_served_and_forgotten(opened):
 
 
 def test_without_a_host_only_this_machine_has_access(opened):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     assert page.url == f"http://127.0.0.1:{page.port}/"
     assert [s.getsockname()[0] for s in page.listening.sockets] == ["127.0.0.1"]
 
@@ -483,7 +483,7 @@ def test_without_a_host_only_this_machine_has_access(opened):
 def test_another_host_requires_a_password(opened, host, monkeypatch):
     monkeypatch.delenv("RKNNPOOL_WEB_PASSWORD", raising=False)
     with pytest.raises(InputError, match="RKNNPOOL_WEB_PASSWORD"):
-        opened(parts.stream(), address=f"{host}:0")
+        opened(fakes.stream(), address=f"{host}:0")
 
 
 PATHS = ["/", "/ws", "/status.json", "/events", "/gate.jpg", "/gate.mjpg", "/nothing"]
@@ -492,9 +492,9 @@ PATHS = ["/", "/ws", "/status.json", "/events", "/gate.jpg", "/gate.mjpg", "/not
 @pytest.mark.slow
 def test_without_the_password_no_address_is_accessible(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate, address="0.0.0.0:0")
-    page.write(parts.result(gate))
+    page.write(fakes.result(gate))
 
     def basic(text):
         return {"Authorization": "Basic " + base64.b64encode(text.encode()).decode()}
@@ -541,14 +541,14 @@ def test_without_the_password_no_address_is_accessible(opened, monkeypatch):
     ],
 )
 def test_unknown_host_names_are_refused(opened, name, code):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     for path in PATHS[:1] + PATHS[2:3]:
         assert ask(page, path, headers={"Host": name.format(page.port)})[0] == code
 
 
 def test_host_names_are_checked_on_a_public_server(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
-    page = opened(parts.stream(), address="0.0.0.0:0")
+    page = opened(fakes.stream(), address="0.0.0.0:0")
     for name, code in [
         (f"192.168.1.20:{page.port}", 401),
         (socket.gethostname(), 401),
@@ -558,7 +558,7 @@ def test_host_names_are_checked_on_a_public_server(opened, monkeypatch):
 
 
 def test_requests_with_no_or_two_hosts_are_refused(opened):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     for head in (
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
@@ -580,7 +580,7 @@ def test_requests_with_no_or_two_hosts_are_refused(opened):
     ],
 )
 def test_scripts_of_other_sites_cannot_open_a_websocket(opened, origin, code):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     with raw(page) as connection:
         connection.sendall(
             f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nUpgrade: websocket\r\n"
@@ -609,7 +609,7 @@ def test_scripts_of_other_sites_cannot_open_a_websocket(opened, origin, code):
     ],
 )
 def test_the_page_accepts_every_web_name(opened, host, origin, code):
-    page = opened(parts.stream(), names=["cam.EXAMPLE.com:8443", "köln.example", "2001:db8::1"])
+    page = opened(fakes.stream(), names=["cam.EXAMPLE.com:8443", "köln.example", "2001:db8::1"])
     headers = {"Host": host, "Upgrade": "websocket", "Connection": "Upgrade"}
     headers.update({"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="})
     with raw(page) as connection:
@@ -626,7 +626,7 @@ def test_the_page_accepts_every_web_name(opened, host, origin, code):
 def test_the_password_is_enough_under_any_name(opened, monkeypatch):
     """Scripts of another site that forge a name for this address do not know the password."""
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
-    page = opened(parts.stream(), address="0.0.0.0:0")
+    page = opened(fakes.stream(), address="0.0.0.0:0")
     host = {"Host": "board.fritz.box"}
     for text, code in (("any:s3cret", 200), ("any:wrong", 421)):
         login = "Basic " + base64.b64encode(text.encode()).decode()
@@ -641,7 +641,7 @@ def test_the_password_is_enough_under_any_name(opened, monkeypatch):
 @pytest.mark.parametrize("path", [PREFIX, f"{PREFIX}/"])
 def test_the_page_works_below_a_path_of_a_proxy(opened, keep_host, path, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate, address="0.0.0.0:0", names=["proxy.localhost"])
     with Proxy(page, keep_host) as proxy, Playing(page, gate), Browser() as browser:
         browser.open(f"http://me:s3cret@proxy.localhost:{proxy.port}{path}")
@@ -652,7 +652,7 @@ def test_the_page_works_below_a_path_of_a_proxy(opened, keep_host, path, monkeyp
 
 def test_the_cookie_is_valid_below_the_pages_path_only(opened, monkeypatch):
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     login = "Basic " + base64.b64encode(b"me:s3cret").decode()
     headers = ask(page, "/", headers={"Authorization": login})[1]
     assert "path" not in headers["Set-Cookie"].lower()
@@ -663,7 +663,7 @@ def test_the_cookie_is_valid_below_the_pages_path_only(opened, monkeypatch):
 )
 def test_an_invalid_web_name_is_refused(opened, name):
     with pytest.raises(InputError, match="--web-name .*must be a host name"):
-        opened(parts.stream(), names=[name])
+        opened(fakes.stream(), names=[name])
 
 
 @pytest.mark.parametrize(
@@ -676,7 +676,7 @@ def test_an_invalid_web_name_is_refused(opened, name):
     ],
 )
 def test_a_proxy_may_name_the_host_that_it_replaced(opened, forwarded, code):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     headers = f"Origin: https://cam.example.com\r\nX-Forwarded-Host: {forwarded}\r\n\r\n"
     with raw(page) as connection:
         connection.sendall(UPGRADE[:-2] + headers.encode())
@@ -686,14 +686,14 @@ def test_a_proxy_may_name_the_host_that_it_replaced(opened, forwarded, code):
     assert ask(page, "/", headers=forged)[0] == 421
 
 
-def test_web_name_needs_web_and_is_passed_to_the_page(monkeypatch, said):
+def test_web_name_needs_web_and_is_passed_to_the_page(monkeypatch, printed):
     def parse(*flags):
         monkeypatch.setattr(sys, "argv", ["main.py", "--headless", *flags])
         return arguments.parse(vars(main), None)
 
     with pytest.raises(InputError, match="--web-name needs --web"):
         parse("--web-name", "cam.example.com")
-    gate = parts.stream()
+    gate = fakes.stream()
     gate.sinks = []
     args = parse("--web", "0", "--web-name", "cam.example.com", "--web-name", "board.local:8000")
     (page,), _ = results.open_sinks(args, [gate])
@@ -703,7 +703,7 @@ def test_web_name_needs_web_and_is_passed_to_the_page(monkeypatch, said):
 
 
 def test_only_get_and_head_are_answered(opened):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"):
         assert ask(page, "/", method)[0] == 405
     for path in ("/", "/status.json", "/gate.mjpg"):
@@ -732,7 +732,7 @@ def test_only_get_and_head_are_answered(opened):
     ],
 )
 def test_unknown_paths_are_not_found(opened, path):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     assert ask(page, path)[0] == 404
 
 
@@ -746,7 +746,7 @@ UPGRADE = (
 
 def test_an_incomplete_request_is_aborted(opened, monkeypatch):
     monkeypatch.setattr(access, "REQUEST_SECONDS", 0.5)
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     for begin in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "):
         with raw(page) as connection:
             connection.sendall(begin)
@@ -755,9 +755,9 @@ def test_an_incomplete_request_is_aborted(opened, monkeypatch):
 
 
 def test_a_hundred_slow_clients_delay_nothing(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
-    page.write(parts.result(gate))
+    page.write(fakes.result(gate))
     connections = [raw(page) for _ in range(100)]
     for number, connection in enumerate(connections):
         connection.sendall(
@@ -774,7 +774,7 @@ def test_a_hundred_slow_clients_delay_nothing(opened):
 
 def test_connections_beyond_the_limit_are_aborted(opened, monkeypatch):
     monkeypatch.setattr(access, "MAX_CONNECTIONS", 20)
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     connections = [raw(page) for _ in range(20)]
     wait_until(lambda: len(page.access.connections) == 20)
     assert until_closed(raw(page)) == b""
@@ -803,7 +803,7 @@ def test_connections_beyond_the_limit_are_aborted(opened, monkeypatch):
     ],
 )
 def test_requests_and_bodies_without_end_are_aborted(opened, head, line):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     with raw(page) as connection:
         try:
             connection.sendall(head)
@@ -828,7 +828,7 @@ def test_requests_and_bodies_without_end_are_aborted(opened, head, line):
     ],
 )
 def test_a_websocket_that_sends_invalid_data_is_closed(opened, sent):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     with raw(page) as connection:
         connection.sendall(UPGRADE + sent)
         until_closed(connection)
@@ -838,9 +838,9 @@ def test_a_websocket_that_sends_invalid_data_is_closed(opened, sent):
 
 @pytest.fixture(scope="module")
 def fuzzed():
-    gate = parts.stream()
+    gate = fakes.stream()
     page = Web("0", [gate])
-    page.write(parts.result(gate))
+    page.write(fakes.result(gate))
     yield page
     assert alive(page) and ask(page, "/gate.jpg")[0] == 200
     page.close()
@@ -940,22 +940,22 @@ def test_a_missing_aiohttp_is_named(opened, monkeypatch):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "results.routes", raising=False)
     with pytest.raises(InputError, match="--web needs the package aiohttp.* install aiohttp$"):
-        opened(parts.stream())
+        opened(fakes.stream())
 
 
 def test_an_address_in_use_or_of_another_machine_is_refused(opened, monkeypatch):
-    page = opened(parts.stream())
+    page = opened(fakes.stream())
     with pytest.raises(InputError, match="in use"):
-        opened(parts.stream(), address=str(page.port))
+        opened(fakes.stream(), address=str(page.port))
     with pytest.raises(InputError, match="unknown host name"):
-        opened(parts.stream(), address="nowhere.invalid:8000")
+        opened(fakes.stream(), address="nowhere.invalid:8000")
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
     with pytest.raises(InputError, match="cannot listen"):
-        opened(parts.stream(), address="192.0.2.1:8000")
+        opened(fakes.stream(), address="192.0.2.1:8000")
 
 
 def test_close_ends_every_connection_and_thread(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     before = threading.active_count()
     page = opened(gate)
     with Playing(page, gate):
@@ -974,16 +974,16 @@ def test_close_ends_every_connection_and_thread(opened):
 
 def break_page(field, page, gate):
     """Write a result whose detections lack a field. The next write() reports the error."""
-    broken = parts.result(gate, [(1, "person", 10)])
+    broken = fakes.result(gate, [(1, "person", 10)])
     setattr(broken.detections, field, None)
     page.write(broken)
     wait_until(lambda: page.broken)
     with pytest.raises(InputError, match="--web"):
-        page.write(parts.result(gate))
+        page.write(fakes.result(gate))
 
 
 def test_invalid_detections_stop_this_sink_and_not_the_stream(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE):
         wait_until(lambda: page.event_clients)
@@ -991,7 +991,7 @@ def test_invalid_detections_stop_this_sink_and_not_the_stream(opened):
 
 
 def test_a_page_that_cannot_show_its_status_reports_it(opened):
-    gate = parts.stream()
+    gate = fakes.stream()
     page = opened(gate)
     with raw(page) as connection:
         connection.sendall(UPGRADE)
@@ -1001,7 +1001,7 @@ def test_a_page_that_cannot_show_its_status_reports_it(opened):
 
 def test_events_waiting_for_a_slow_client_are_limited(opened, monkeypatch):
     monkeypatch.setattr(routes, "MAX_EVENTS", 10)
-    gate = parts.stream("g" * 10000)
+    gate = fakes.stream("g" * 10000)
     page = opened(gate)
     with raw(page) as connection:
         connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -1009,7 +1009,7 @@ def test_events_waiting_for_a_slow_client_are_limited(opened, monkeypatch):
         (client,) = page.event_clients
         for _ in range(5):  # 10 MB each, which the client does not read
             for _ in range(2000):
-                page.write(parts.result(gate))
+                page.write(fakes.result(gate))
             assert len(page.records) <= web.MAX_RECORDS
             wait_until(lambda: not page.records)
             assert len(client.events) <= 10

@@ -10,8 +10,9 @@ import numpy as np
 
 from vision.settings import Size, pair
 
-GREY = 114                                   # of the bars, as the models were trained
-Placed = Tuple[int, int, float, float]       # left, top, x scale, y scale, from letterbox()
+GREY = 114  # of the bars, as the models were trained
+# Where the frame lies in the model's input: left, top, x scale, y scale, from letterbox()
+Placement = Tuple[int, int, float, float]
 
 
 def as_bgr(IMG: np.ndarray) -> np.ndarray:
@@ -31,7 +32,7 @@ def as_bgr(IMG: np.ndarray) -> np.ndarray:
     return IMG if IMG.flags.c_contiguous and IMG.flags.writeable else IMG.copy(order="C")
 
 
-def letterbox(IMG: np.ndarray, size: Size) -> Tuple[np.ndarray, Placed]:
+def letterbox(IMG: np.ndarray, size: Size) -> Tuple[np.ndarray, Placement]:
     """Scale a frame into the model's input without distorting it, with grey bars around it.
 
     IMG: (h, w, 3) uint8 BGR, or what as_bgr() converts; size: (width, height), or one number for a
@@ -62,28 +63,29 @@ def _buffers(thread: int, size: Tuple[int, int], inner: Tuple[int, int]
             np.empty((inner[1], inner[0], 3), np.uint8))
 
 
-def unletterbox(boxes: np.ndarray, placed: Placed, IMG: np.ndarray) -> np.ndarray:
+def unletterbox(boxes: np.ndarray, placement: Placement, IMG: np.ndarray) -> np.ndarray:
     """Boxes (n, 4) xyxy from pixels of the model's input to pixels of the frame IMG, clipped to
     the frame."""
     h, w = IMG.shape[:2]
-    return _to_frame(boxes.reshape(-1, 2), placed).reshape(-1, 4).clip(0, np.array([w, h, w, h]))
+    return _to_frame(boxes.reshape(-1, 2), placement).reshape(-1, 4).clip(0, np.array([w, h, w, h]))
 
 
-def unletterbox_corners(corners: np.ndarray, placed: Placed) -> np.ndarray:
+def unletterbox_corners(corners: np.ndarray, placement: Placement) -> np.ndarray:
     """Corners (n, 4, 2) from pixels of the model's input to pixels of the frame, float32. They may
     lie outside the frame; only those of a broken model, which are far away, are clipped."""
-    return _to_frame(corners, placed).clip(-1e5, 1e5)
+    return _to_frame(corners, placement).clip(-1e5, 1e5)
 
 
-def unletterbox_keypoints(points: np.ndarray, placed: Placed, shape: Sequence[int]) -> np.ndarray:
+def unletterbox_keypoints(points: np.ndarray, placement: Placement, shape: Sequence[int]
+                          ) -> np.ndarray:
     """Key points (n, k, 2 or 3) from pixels of the model's input to pixels of the frame, clipped
     to the frame: (n, k, 3) float32 x, y, score. shape: the frame's. A missing score becomes 1."""
     found = np.ones((*points.shape[:2], 3), np.float32)
-    found[..., :2] = _to_frame(points[..., :2], placed).clip(0, np.array([shape[1], shape[0]]))
+    found[..., :2] = _to_frame(points[..., :2], placement).clip(0, np.array([shape[1], shape[0]]))
     found[..., 2:points.shape[2]] = points[..., 2:]
     return found
 
 
-def _to_frame(points: np.ndarray, placed: Placed) -> np.ndarray:
-    left, top, x_scale, y_scale = placed
+def _to_frame(points: np.ndarray, placement: Placement) -> np.ndarray:
+    left, top, x_scale, y_scale = placement
     return ((points - (left, top)) / (x_scale, y_scale)).astype(np.float32)

@@ -7,24 +7,24 @@ import cv2
 import numpy as np
 
 from vision.detections import Mask
-from vision.letterbox import Placed
+from vision.letterbox import Placement
 from vision.quantised import Raw
 
 
 def masks_of(coefficients: np.ndarray, prototypes: Raw, boxes: np.ndarray, size: Tuple[int, int],
-             placed: Placed) -> List[Mask]:
+             placement: Placement) -> List[Mask]:
     """The mask of each object inside its box.
 
     coefficients: (n, k) float32; prototypes: (1, k, h, w), which cover the model's input; boxes:
-    (n, 4) xyxy in pixels of the frame; size: (width, height) of the input; placed: from
+    (n, 4) xyxy in pixels of the frame; size: (width, height) of the input; placement: from
     letterbox(). A pixel belongs to the object if the sum of the prototypes, weighted with the
     coefficients, is positive there: its sigmoid is above 0.5. Returns n (x, y, mask), mask (rows,
     columns) uint8 of 0 and 1 with its upper left corner at pixel (x, y) of the frame.
     """
     count, rows, columns = prototypes.shape[-3:]
     stored = prototypes.stored.reshape(count, rows, columns)
-    across = _Axis(placed[0], placed[2], columns / size[0], columns)
-    down = _Axis(placed[1], placed[3], rows / size[1], rows)
+    across = _Axis(placement[0], placement[2], columns / size[0], columns)
+    down = _Axis(placement[1], placement[3], rows / size[1], rows)
     found = []
     for (x1, y1, x2, y2), weights in zip(np.ceil(boxes).astype(int).tolist(), coefficients):
         if x2 <= x1 or y2 <= y1:

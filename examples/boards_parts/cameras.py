@@ -163,7 +163,7 @@ class Cameras:
 
     @staticmethod
     def _camera_failed(camera: Camera, load: BoardLoad, state: dict[str, Any]) -> None:
-        camera.complain(f"{state['error']} (board {load.name})")
+        camera.print_once(f"{state['error']} (board {load.name})")
         load.cameras.remove(camera)
         if camera.count and state["code"] == 2:  # it has worked before, and may work again
             camera.board = None

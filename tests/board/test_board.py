@@ -134,8 +134,8 @@ def test_detections_are_the_same_as_on_the_pc(clip_run, pc_detections):
 
 
 def test_the_library_is_used_if_there_is_no_wheel(clip_run):
-    said = "runs without rknn-toolkit-lite2" in clip_run.run.err
-    assert said == (not clip_run.board.has_wheel)
+    reported = "runs without rknn-toolkit-lite2" in clip_run.run.err
+    assert reported == (not clip_run.board.has_wheel)
 
 
 # ---- several streams, and the examples ----

@@ -104,9 +104,9 @@ def test_invalid_models_are_reported_in_one_sentence(board, tmp_path):
         model.write_bytes(content)
     run = board.run("env", "PYTHONPATH=.", "python3", "-c", EACH_MODEL, *models)
     assert run.code == 0 and "Traceback" not in run.err, run.err
-    *said, rest = run.err.split("exit code 2\n")
-    assert (len(said), rest) == (len(models), ""), run.err
-    for model, text in zip(models, said):
+    *printed, rest = run.err.split("exit code 2\n")
+    assert (len(printed), rest) == (len(models), ""), run.err
+    for model, text in zip(models, printed):
         last = text.splitlines()[-1]
         assert str(model) in last and last.endswith("."), text
     assert run.report is None or run.report["opened"] == 0

@@ -139,9 +139,9 @@ def vendors_layout(vendors, machine, path):
         "RKNN_MAX_NAME": "RKNN_MAX_NAME_LEN",
         "RKNN_MAX_RANGES": "RKNN_MAX_DYNAMIC_SHAPE_NUM",
     }
-    said = layout_of(vendors, machine, "rknn_api.h", "name", theirs, path)
-    assert layout_of(BOARD, machine, "rknn_abi.h", "struct name", own, path) == said
-    return said
+    vendors_layout = layout_of(vendors, machine, "rknn_api.h", "name", theirs, path)
+    assert layout_of(BOARD, machine, "rknn_abi.h", "struct name", own, path) == vendors_layout
+    return vendors_layout
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -30,7 +30,7 @@ from vision.drawing import draw
 from vision.heads import STRIDES, Cells, Groups, Head, Shapes, decode_cells, group_by_stride
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import (
-    Placed,
+    Placement,
     letterbox,
     unletterbox,
     unletterbox_corners,
@@ -65,23 +65,24 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model)
-    image, placed = letterbox(IMG, settings.size)
+    image, placement = letterbox(IMG, settings.size)
     outputs = infer_raw(rknn_lite, image)
     shapes = [output.shape for output in outputs]
     layout = layout_of(model, shapes)
     if layout is None:
         w, h = settings.size
-        raise unknown_outputs(shapes, "funcs/rockchip_more.py reads YOLOv5, YOLOv8 and YOLO11 with "
-                                      f"masks, key points or rotated boxes at {w} x {h} pixels")
+        raise unknown_outputs(shapes, "funcs/rockchip_seg_pose_obb.py reads YOLOv5, YOLOv8 and "
+                                      "YOLO11 with masks, key points or rotated boxes at "
+                                      f"{w} x {h} pixels")
     points = shapes[-1][1] if layout.task == "pose" else 0
     names = names_with_keypoints(model, layout.classes, points)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # values of a broken model
         if layout.task == "segment":
-            return _segment(outputs, layout, settings, placed, IMG, names)
+            return _segment(outputs, layout, settings, placement, IMG, names)
         cells = decode_cells(_split_heads(outputs, layout), settings)
         if layout.task == "obb":
-            return _rotated(outputs, cells, settings, placed, names)
-        return _pose(outputs, cells, settings, placed, IMG, names)
+            return _rotated(outputs, cells, settings, placement, names)
+        return _pose(outputs, cells, settings, placement, IMG, names)
 
 
 def reads(model: Any) -> bool:
@@ -122,7 +123,7 @@ def layout_of(model: Any, shapes: Optional[Shapes] = None) -> Optional[Layout]:
     return layout if layout and layout.classes > 0 and task in (None, layout.task) else None
 
 
-def _segment(outputs: Sequence[Raw], layout: Layout, settings: Settings, placed: Placed,
+def _segment(outputs: Sequence[Raw], layout: Layout, settings: Settings, placement: Placement,
              IMG: np.ndarray, names: Names) -> Detections:
     step, first = len(layout.groups.channels), layout.groups.first
     found: Any
@@ -135,28 +136,28 @@ def _segment(outputs: Sequence[Raw], layout: Layout, settings: Settings, placed:
                               for stride, index in first.items()], settings)
         boxes = found.boxes()
     best = nms(boxes, found.classes, found.scores, settings)
-    boxes = unletterbox(boxes[best], placed, IMG)
+    boxes = unletterbox(boxes[best], placement, IMG)
     coefficients = gather([outputs[index + step - 1] for index in first.values()],
                           3 if layout.anchors else 1, found.index[best])
-    masks = masks_of(coefficients, outputs[-1], boxes, settings.size, placed)
+    masks = masks_of(coefficients, outputs[-1], boxes, settings.size, placement)
     detections = Detections(boxes, found.classes[best], found.scores[best], names, masks=masks)
     return detections.select(np.array([mask.any() for _, _, mask in masks], bool))
 
 
-def _pose(outputs: Sequence[Raw], cells: Cells, settings: Settings, placed: Placed,
+def _pose(outputs: Sequence[Raw], cells: Cells, settings: Settings, placement: Placement,
           IMG: np.ndarray, names: Names) -> Detections:
     boxes = cells.boxes()
     best = nms(boxes, cells.classes, cells.scores, settings)
     every = outputs[-1].reshape(outputs[-1].shape[1], 3, -1)         # (k, 3, cells)
     points = every.part(np.s_[..., cells.index[best]]).floats()      # (k, 3, n)
-    keypoints = unletterbox_keypoints(points.transpose(2, 0, 1), placed, IMG.shape)
-    boxes = unletterbox(boxes[best], placed, IMG)
+    keypoints = unletterbox_keypoints(points.transpose(2, 0, 1), placement, IMG.shape)
+    boxes = unletterbox(boxes[best], placement, IMG)
     return Detections(boxes, cells.classes[best], cells.scores[best], names,
                       keypoints=keypoints).inside_frame()
 
 
-def _rotated(outputs: Sequence[Raw], cells: Cells, settings: Settings, placed: Placed, names: Names
-             ) -> Detections:
+def _rotated(outputs: Sequence[Raw], cells: Cells, settings: Settings, placement: Placement,
+             names: Names) -> Detections:
     values = outputs[-1].reshape(-1).part(cells.index).floats()
     angles = (values - np.float32(0.25)) * np.float32(np.pi)
     # The distances are those of the rotated box: its centre is half their difference away from the
@@ -167,7 +168,7 @@ def _rotated(outputs: Sequence[Raw], cells: Cells, settings: Settings, placed: P
     lengths = cells.sides[:, :2] + cells.sides[:, 2:]
     boxes = np.concatenate([centres, lengths], 1) * cells.strides
     best = rotated_nms(np.column_stack([boxes, angles]), cells.classes, cells.scores, settings)
-    corners = unletterbox_corners(corners_of(boxes[best], angles[best]), placed)
+    corners = unletterbox_corners(corners_of(boxes[best], angles[best]), placement)
     around = np.concatenate([corners.min(1), corners.max(1)], 1)
     return Detections(around, cells.classes[best], cells.scores[best], names, corners=corners)
 

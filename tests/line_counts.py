@@ -1,7 +1,7 @@
 """Compares counts of lines with the true counts, on generated streets that no test uses.
 
-    python tests/count_streets.py 1 2 3 4               # seeds of the streets; 25 s each
-    python tests/count_streets.py 1 --seconds 2         # a short run
+    python tests/line_counts.py 1 2 3 4               # seeds of the streets; 25 s each
+    python tests/line_counts.py 1 --seconds 2         # a short run
 
 Run by hand; tests/README.md has the figures. Each street is counted twice: from detections of the
 demo model (tests detector, tracker and lines), and from true boxes (tests tracker and lines). Lines

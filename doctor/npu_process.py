@@ -1,6 +1,6 @@
 """One test of the NPU, in a process of its own, because a wrong library can crash or hang.
 
-    python -m doctor.step MODEL CONTEXTS MASK RUNTIME    # MASK, RUNTIME: "" for the default
+    python -m doctor.npu_process MODEL CONTEXTS MASK RUNTIME    # MASK, RUNTIME: "" for the default
 
 Opens contexts as main.py does. With a mask it also runs the model on these cores. Its last line is
 JSON: {"runtime": name, "versions": text, "ms": milliseconds of a run} or {"error": text}.
