@@ -147,7 +147,7 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
 def add_counting_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:
     add = parser.add_argument_group("counting", "for models that find boxes").add_argument
     add("--track", action="store_true", default=settings["track"],
-        help="give each object an identity that lasts from frame to frame")
+        help="give each object an ID that lasts from frame to frame")
     add("--line", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
         help="count the objects that cross this line; STREAM/NAME:... applies to one stream only. "
         "X and Y are fractions of the frame's width and height (0 to 1) or, if any is above 1, "

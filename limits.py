@@ -137,7 +137,7 @@ def live_source(f: Figures) -> str:
 
 
 def starved(f: Figures) -> bool:
-    """Whether func takes so much CPU that the other stages wait: their times say nothing then."""
+    """Whether func takes so much CPU that the other stages wait. Their times then mean nothing."""
     return f.cpu_busy >= CPU and f.cpu >= 0.5 * f.process_cpu
 
 

@@ -114,8 +114,8 @@ def open_pool(args: Any, model: Any, func: Any, streams: list[Stream]) -> rknnPo
     try:
         return rknnPoolExecutor(model, args.threads, task, runtime=runtimes.by_name(args.runtime))
     except (RuntimeError, ValueError, TypeError) as error:  # a sentence without its full stop
-        lacks = rknnpool.soc() and args.runtime in (None, "wheel") and runtimes.missing()
-        raise InputError(f"{error}{f'; {lacks}' if lacks else ''}.") from None
+        missing = rknnpool.soc() and args.runtime in (None, "wheel") and runtimes.missing()
+        raise InputError(f"{error}{f'; {missing}' if missing else ''}.") from None
 
 
 def start(streams: list[Stream], pool: rknnPoolExecutor, quiet: bool

@@ -30,7 +30,7 @@ def stay_on_big_cores() -> None:
         try:
             allowed = os.sched_getaffinity(0)
             os.sched_setaffinity(0, fast_cpus() & allowed or allowed)
-        except OSError:  # a sandbox forbids it; the program runs all the same
+        except OSError:  # a sandbox forbids it; the program runs without it
             pass
 
 

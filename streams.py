@@ -36,11 +36,12 @@ class Stream(Delivery):
     name: what the stream is called everywhere; by default a short name of the source.
     max_fps: process at most this many frames per second; None for all.
     reader, camera: as open_source() takes them. loop: play a file again and again.
-    silence: seconds without a picture after which a live URL counts as gone; None: see --silence.
+    silence: seconds without a picture after which a live URL counts as disconnected; None: chosen
+    from the intervals of its pictures.
 
-    A camera or broadcast is `live`: frames are dropped if the pool is busy. If it is not there, at
-    the start or later, the stream tries again until it is. Raises InputError if the source can
-    never be opened.
+    A camera or broadcast is `live`: frames are dropped if the pool is busy. If it is disconnected,
+    at the start or later, the stream tries again until it is back. Raises InputError if the source
+    can never be opened.
 
     Set these before run(): tracker and lines get every result first (`update(result)`); `sinks` get
     it next. add_sink() adds a sink that belongs to this stream alone and is closed with it.
@@ -82,7 +83,7 @@ class Stream(Delivery):
 
     @property
     def away(self) -> bool:
-        """Whether the source is live and not there at present."""
+        """Whether the source is live and disconnected at present."""
         return self.connection.away
 
     # ---- reading, in the pool's thread ----

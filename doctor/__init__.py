@@ -1,7 +1,7 @@
 """main.py --doctor: one screen about the board, the NPU, the cameras, and what is wrong with them.
 
-Each check is a function that returns or yields Lines. What opens the NPU runs in processes of their
-own (doctor/npu_process.py).
+Each check is a function that returns or yields Lines. What opens the NPU runs in a separate
+process (doctor/npu_process.py).
 """
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ def closed(root: str, paths: list[str], access: Callable[[str, int], bool] = os.
     if not refused:
         return ""
     groups = sorted({(group_of or _group)(f"{root}{path}") for path in refused})
-    return f"No permission to open {' and '.join(refused)}. {_join(groups, in_container(root))}"
+    hint = _join_hint(groups, in_container(root))
+    return f"No permission to open {' and '.join(refused)}. {hint}"
 
 
 def _group(path: str) -> str:
@@ -133,7 +134,7 @@ def _group(path: str) -> str:
         return str(number)
 
 
-def _join(groups: list[str], container: bool) -> str:
+def _join_hint(groups: list[str], container: bool) -> str:
     """How to get the rights of these groups."""
     if container:
         return f"Start the container with {' '.join(f'--group-add {name}' for name in groups)}."

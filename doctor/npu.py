@@ -61,7 +61,7 @@ class Result(NamedTuple):
 
 
 def run_npu_process(path: str, contexts: int, mask: int | None, runtime: str | None) -> Result:
-    """Run doctor/npu_process.py, for a limited time."""
+    """Run doctor/npu_process.py for a limited time."""
     limit = LIMIT_SECONDS + MORE_SECONDS * contexts
     arguments = [os.path.abspath(path), str(contexts), "" if mask is None else str(mask),
                  runtime or ""]
@@ -108,9 +108,9 @@ def explain(result: Result, model: Model, library: str | None) -> str:
         if found:
             return meaning.format(*found.groups(), toolkit=model.toolkit or "(unknown)",
                                   library=library or "(unknown version)")
-    said = [line for line in result.output.splitlines()
-            if re.match(r"E RKNN|\w*(Error|Exception): ", line)][-2:]
-    text = re.sub(r"see the (runtime's )?message above", lambda hint: "; ".join(said) or hint[0],
+    errors = [line for line in result.output.splitlines()
+              if re.match(r"E RKNN|\w*(Error|Exception): ", line)][-2:]
+    text = re.sub(r"see the (runtime's )?message above", lambda hint: "; ".join(errors) or hint[0],
                   result.error)
     return re.sub(r"^context \d+ of \d+(, core \d+)?:? ", "", text)
 
@@ -133,7 +133,7 @@ def cores(model: Model, soc: str, runtime: str | None, library: str | None
 
 
 def _versions(result: Result) -> str:
-    """What the library says of itself and of the driver."""
+    """The runtime, and the versions of library and driver, for the line of a core."""
     runtime = "--runtime " + {"runtimes.librknnrt": "library", "runtimes.teflon": "teflon"}.get(
         result.runtime, "wheel")
     api, driver = (re.search(rf"{name}: (\S+)", result.versions) for name in ("API", "DRV"))

@@ -92,7 +92,7 @@ def parser_of_flags() -> argparse.ArgumentParser:
     add("--names", metavar="FILE",
         help="path on the boards of a text file with the class names, one per line")
     add("--track", action="store_true",
-        help="give each object an identity that lasts from frame to frame")
+        help="give each object an ID that lasts from frame to frame")
     add("--line", "--lines", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
         help="count the objects that cross this line")
     add("--zone", "--zones", action="append", default=[], metavar="NAME:X,Y,X,Y,...",

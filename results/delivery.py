@@ -98,7 +98,7 @@ class Delivery:
         self.close_sinks(self.own_sinks)
 
     def close_sinks(self, sinks: list[Sink]) -> None:
-        """Close sinks. If one fails, the others are closed all the same."""
+        """Close sinks. If one fails, the others are still closed."""
         for sink in sinks:
             try:
                 sink.close()

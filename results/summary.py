@@ -83,7 +83,7 @@ class Findings:
         elif self.stream.tracker is not None and not self.loop:
             classes = self.forgotten + Counter(map(usual, self.identities.values()))
             total = sum(classes.values())
-            text = f"{total} {'identity' if total == 1 else 'identities'}" if total else ""
+            text = f"{total} tracked object{'s' * (total != 1)}" if total else ""
             text += f": {listed(classes)}" if total else ""
         else:
             what = "picture" if self.pictures else "frame"

@@ -7,7 +7,7 @@ from vision.errors import InputError
 
 
 class NotSaved(InputError):
-    """A sink could not save this result. It takes the next one all the same."""
+    """A sink could not save this result; it still accepts the next ones."""
 
 
 class UnsavedResults:

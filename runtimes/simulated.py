@@ -165,7 +165,7 @@ def record(model: str, frames: Iterable[np.ndarray], myFunc: Callable) -> Record
     context = Recorder(opened(cpu.RKNNLite, model))
     for frame in frames:
         myFunc(context, frame)  # raises ModelError at once for a model it cannot read
-    if not context.outputs:  # myFunc runs no inference, but the model has outputs all the same
+    if not context.outputs:  # myFunc runs no inference, but the model has outputs
         infer(context, letterbox(frame, getattr(context.model, "size", None) or 640)[0])
     scales = [scale_of(each) for each in zip(*context.outputs)]
     return Recording(np.stack(context.fingerprints),

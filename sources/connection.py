@@ -1,4 +1,4 @@
-"""Keeps a source open: a live one that goes away is opened again and again until it is back."""
+"""Keeps a source open: reopens a live one that has disconnected until it is back."""
 from __future__ import annotations
 
 import itertools
@@ -17,7 +17,7 @@ FIRST_PAUSES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30
 
 
 class Absent:
-    """A Source that is not there."""
+    """Stands in for a source that is not connected."""
 
     live, fps, size, total, time = True, 0.0, (0, 0), 0, 0.0
     file: str | None = None
@@ -43,7 +43,7 @@ class Connection:
     stop: set it to end the attempts.
 
     source: the Source as it is open now. live: whether it is a camera or a broadcast; before it has
-    opened for the first time this is unknown, and True. away: True while it is not there.
+    opened for the first time this is unknown, and True. away: True while it is disconnected.
     Raises InputError if the source can never be opened.
     """
 

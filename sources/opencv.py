@@ -90,7 +90,7 @@ def configure(capture: cv2.VideoCapture, camera: CameraSettings) -> str | None:
         other.append(f"{fps:g} frames per second, not {camera.fps:g}")
     if camera.format and form != camera.format:
         other.append(f"{form if form.isprintable() else 'another format'}, not {camera.format}")
-    return f"the camera gives {'; '.join(other)}" if other else None
+    return f"the camera delivers {'; '.join(other)}" if other else None
 
 
 def fourcc(form: str) -> int:

@@ -393,7 +393,8 @@ def main():
     os.chdir(args.work)  # the exporter writes there
     print(f"ultralytics {__version__}, {len(paths)} pictures, conf {CONF}, iou {IOU}\n")
     print(
-        "| model | outputs | boxes | theirs found | ours found | lowest IoU | largest difference:"
+        "| model | outputs | boxes | of predict()'s found | of main.py's found | lowest IoU"
+        " | largest difference:"
         " score | key point | lowest mask IoU |\n|" + "---|" * 9,
         flush=True,
     )

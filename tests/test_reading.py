@@ -467,7 +467,7 @@ def test_a_camera_gets_format_then_size_then_rate(requested):
 def test_a_cameras_different_settings_are_reported_once(requested, printed):
     stream = streams.Stream("0", "gate", camera=sources.parse_camera((1920, 1080), 60, "YUYV"))
     assert printed == [
-        "gate: the camera gives 1280x720 pixels, not 1920x1080; 30 frames per second, not 60; "
+        "gate: the camera delivers 1280x720 pixels, not 1920x1080; 30 frames per second, not 60; "
         "MJPG, not YUYV."
     ]
     assert stream.live

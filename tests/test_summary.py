@@ -123,7 +123,7 @@ FRAMES = [
 
 
 def test_with_tracking_identities_are_counted_by_their_usual_class():
-    assert stream_of(FRAMES, tracker=True).lines() == ["gate: 3 identities: person 2, car 1"]
+    assert stream_of(FRAMES, tracker=True).lines() == ["gate: 3 tracked objects: person 2, car 1"]
 
 
 @pytest.mark.parametrize("tracker, loop", [(None, False), (True, True)])
@@ -135,7 +135,7 @@ def test_without_tracking_or_in_a_loop_the_fullest_frame_counts(tracker, loop):
 def test_identities_beyond_the_limit_are_still_counted(monkeypatch):
     monkeypatch.setattr("results.summary.MAX_IDENTITIES", 2)
     frames = [[(number, "car")] for number in range(9)]
-    assert stream_of(frames, tracker=True).lines() == ["gate: 9 identities: car 9"]
+    assert stream_of(frames, tracker=True).lines() == ["gate: 9 tracked objects: car 9"]
 
 
 def test_a_classifiers_best_classes_are_named(printed):

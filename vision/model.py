@@ -1,5 +1,5 @@
-"""What a model file says of itself (inputs, outputs, class names, SoC, toolkit), and what prevents
-its use.
+"""Describes a model from its file: inputs, outputs, class names, SoC, toolkit; and checks that it
+can run here.
 
     model = describe("yolo11n_rknn_model", soc=rknnpool.soc())  # soc=None: it will run on a CPU
     for warning in problems(model, soc=rknnpool.soc()):  # raises InputError if it cannot work
@@ -85,7 +85,7 @@ class Model:
 
 
 def describe(path: str | os.PathLike[str], soc: str | None = None) -> Model:
-    """What the model at `path` says of itself.
+    """Describe the model at `path` from its file and the files beside it.
 
     path: a .rknn, an .onnx, a .tflite, or a folder with a .rknn or .onnx (Ultralytics' export).
     soc: the SoC whose NPU will run the model ("rk3588s"); None: no NPU will. In a folder it chooses
@@ -130,7 +130,7 @@ def describe(path: str | os.PathLike[str], soc: str | None = None) -> Model:
 
 
 def _read(path: str, extension: str) -> Contents:
-    """What a .rknn or .tflite says of itself."""
+    """The contents of a .rknn or .tflite."""
     if extension == ".onnx":
         return Contents()
     return tflite_file.read(path) if extension == ".tflite" else rknn_file.read(path)

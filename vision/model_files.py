@@ -9,7 +9,7 @@ Tensor = Tuple[str, Tuple[int, ...]]  # name, shape; 0 for a dimension that the 
 
 
 class Contents(NamedTuple):
-    """What a model file says of itself; empty if it says nothing that can be read."""
+    """What was read from a model file; empty if nothing can be read."""
     inputs: List[Tensor] = []
     outputs: List[Tensor] = []
     metadata: Dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Reads what an .onnx file says of itself, without the package onnx.
+"""Reads inputs, outputs and metadata of an .onnx file, without the package onnx.
 
 An .onnx is a protobuf message; the field numbers are those of onnx.proto3.
 """

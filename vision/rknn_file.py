@@ -1,4 +1,4 @@
-"""Reads what a .rknn file of toolkit 2.x says of itself.
+"""Reads inputs, outputs, SoC and toolkit version of a .rknn file of toolkit 2.x.
 
 Format 6: bytes 0-3 are "RKNN", 8-15 the format number, 16-23 the length n of the body, which begins
 at byte 64 (all little-endian uint64). At 64 + n stands the length m of a JSON text, then the text.

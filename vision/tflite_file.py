@@ -1,4 +1,4 @@
-"""Reads what a .tflite file says of itself, without TensorFlow.
+"""Reads inputs, outputs and metadata of a .tflite file, without TensorFlow.
 
 A .tflite is a FlatBuffer; the field numbers are those of LiteRT's schema.fbs. Ultralytics and
 models/convert.py append a zip archive with metadata.json to it.
