@@ -10,7 +10,7 @@ import threading
 from fakes import wait_until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-PATIENCE = 60  # seconds to wait for a message
+WAIT_SECONDS = 60  # seconds to wait for a message
 
 
 class Broker:
@@ -81,7 +81,7 @@ class Listener:
             self.client.username_pw_set(**options)
         self.client.connect("127.0.0.1", broker.port)
         self.client.loop_start()
-        assert self.subscribed.wait(PATIENCE)
+        assert self.subscribed.wait(WAIT_SECONDS)
 
     def message(self, client, userdata, message):
         with self.came:
@@ -91,9 +91,9 @@ class Listener:
     def wait_for(self, condition):
         """Wait until condition(messages so far) is true. Returns its value."""
         with self.came:
-            assert self.came.wait_for(lambda: condition(self.messages), PATIENCE), self.messages[
-                -20:
-            ]
+            assert self.came.wait_for(lambda: condition(self.messages), WAIT_SECONDS), (
+                self.messages[-20:]
+            )
             return condition(self.messages)
 
     def last(self, topic):

@@ -12,7 +12,7 @@ import pytest
 from fakes import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 90  # seconds to wait for a state
+WAIT_SECONDS = 90  # seconds to wait for a state
 ALONE = ["--host", "127.0.0.1", "--no-dashboard"]
 # The command dask, which may not be on the PATH.
 DASK = [
@@ -117,7 +117,7 @@ class Cluster:
 
     def finish(self, run):
         """Wait for the end of boards.py. Returns its exit code."""
-        return run.process.wait(PATIENCE)
+        return run.process.wait(WAIT_SECONDS)
 
     def close(self):
         for process in [*self.others, *self.boards.values(), self.scheduler]:

@@ -1,4 +1,4 @@
-"""Cameras over HTTP: odd Motion JPEG, single pictures, HLS, and how long silence is tolerated."""
+"""Cameras over HTTP: odd Motion JPEG, single pictures, HLS, and timeouts."""
 
 import http.server
 import itertools
@@ -171,7 +171,7 @@ def test_a_silent_camera_is_opened_again_after_the_silence_that_was_set(printed,
     assert "disconnected" in printed[0]
 
 
-def test_the_tolerated_silence_follows_from_the_interval_that_the_source_has_shown():
+def test_the_read_timeout_follows_from_the_interval_that_the_source_has_shown():
     def after(*waits, **options):
         timeouts = Timeouts(**options)
         for seconds in waits:
@@ -266,7 +266,7 @@ def playlist(count, seconds=1, end=False):
 
 
 @pytest.mark.parametrize("path", ["live.m3u8", "playlist?id=7"])
-def test_the_tolerated_silence_of_hls_follows_from_the_length_of_its_segments(hls, path):
+def test_the_read_timeout_of_hls_follows_from_the_length_of_its_segments(hls, path):
     for seconds in (6, 10):
         timeouts = Timeouts()
         source = sources.open_source(hls(playlist(3, seconds)) + path, timeouts=timeouts)

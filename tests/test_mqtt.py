@@ -11,7 +11,7 @@ import time
 
 import fakes
 import pytest
-from broker import MOSQUITTO, PATIENCE, Broker, Listener, numbers_of, once
+from broker import MOSQUITTO, WAIT_SECONDS, Broker, Listener, numbers_of, once
 from conftest import ROOT
 from fakes import wait_until
 from hypothesis import given, settings
@@ -555,7 +555,7 @@ def test_main_py_publishes_everything_before_it_ends_on_sigterm(broker, listener
     )
     listener.wait_for_events(lambda events: len(events) > 10)
     process.terminate()
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=WAIT_SECONDS)
     assert process.returncode == 128 + signal.SIGTERM
     listener.wait_for_availability("offline")
     events = once(listener.events)

@@ -35,7 +35,7 @@ from results.jsonl import as_dict  # noqa: E402
 from results.web import Web  # noqa: E402
 
 needs_browser = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
-PATIENCE = 30  # seconds to wait for an answer
+WAIT_SECONDS = 30  # seconds to wait for an answer
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ class Playing:
 
 def ask(page, path, method="GET", headers=None, host="127.0.0.1"):
     """Send a request. Returns status, headers and body."""
-    connection = http.client.HTTPConnection(host, page.port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(host, page.port, timeout=WAIT_SECONDS)
     try:
         connection.request(method, path, headers=headers or {})
         answer = connection.getresponse()
@@ -86,7 +86,7 @@ def ask(page, path, method="GET", headers=None, host="127.0.0.1"):
 
 
 def raw(page):
-    return socket.create_connection(("127.0.0.1", page.port), timeout=PATIENCE)
+    return socket.create_connection(("127.0.0.1", page.port), timeout=WAIT_SECONDS)
 
 
 def until_closed(connection):
@@ -357,7 +357,7 @@ def test_opencv_plays_the_motion_jpeg(opened, tmp_path):
 def test_events_contain_the_json_of_every_result(opened):
     gate = fakes.stream()
     page = opened(gate)
-    with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE) as answer:
+    with urllib.request.urlopen(f"{page.url}events", timeout=WAIT_SECONDS) as answer:
         assert answer.headers["Content-Type"] == "text/event-stream"
         wait_until(lambda: page.event_clients)
         written = [fakes.result(gate, [(1, "person", 10)]) for _ in range(100)]
@@ -443,7 +443,7 @@ def test_a_slow_client_gets_the_newest_picture_and_delays_no_other(opened, monke
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.sendall(b"GET /gate.mjpg HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_until(lambda: page.feeds["gate"].clients)
-        with urllib.request.urlopen(f"{page.url}gate.mjpg", timeout=PATIENCE) as answer:
+        with urllib.request.urlopen(f"{page.url}gate.mjpg", timeout=WAIT_SECONDS) as answer:
             got = sum(answer.readline().startswith(b"Content-Length") for _ in range(2000))
             assert slow.recv(1000)
         assert got
@@ -985,7 +985,7 @@ def break_page(field, page, gate):
 def test_invalid_detections_stop_this_sink_and_not_the_stream(opened):
     gate = fakes.stream()
     page = opened(gate)
-    with urllib.request.urlopen(f"{page.url}events", timeout=PATIENCE):
+    with urllib.request.urlopen(f"{page.url}events", timeout=WAIT_SECONDS):
         wait_until(lambda: page.event_clients)
         break_page("scores", page, gate)
 
