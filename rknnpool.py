@@ -442,15 +442,15 @@ class _Engine:
     def _take(self, task=None):
         """Wait for the idle context whose core has the least work; None after release()."""
         with self.usable:
-            while not self.released:
+            while True:
+                if self.released:
+                    return None
                 working, now = self._working(), time.monotonic()
                 contexts = [each for each in self.idle if each.core in working or not working
                             or now >= each.core.paused_until and not each.core.on_trial]
                 if contexts:
                     break
                 self.usable.wait(1.0)
-            else:
-                return None
             context = min(contexts, key=lambda each: (each.core.busy(), each.core.frames))
             context.core.on_trial = context.core.pause > 0
             context.core.frames += 1
