@@ -15,6 +15,7 @@ from fakes import result, stream, wait_until
 
 pytest.importorskip("distributed", reason="boards.py needs the package distributed")
 sys.path.insert(0, str(ROOT / "examples"))
+from boards import POOL_SETTINGS  # noqa: E402
 from boards_parts import worker  # noqa: E402
 from boards_parts.camera import Camera  # noqa: E402
 from boards_parts.cameras import BoardLoad, Cameras  # noqa: E402
@@ -154,16 +155,11 @@ def test_a_board_stops_its_cameras_without_calls_and_starts_again_with_the_next(
 
     monkeypatch.setattr(worker, "CameraRun", RecordedRun)
     settings = {
+        **dict.fromkeys(POOL_SETTINGS),
         "model": str(ROOT / "models/yolov5n_emoji.rknn"),
         "threads": 1,
-        "func": None,
         "bigCores": "no",
-        "runtime": None,
         "simulate": "10x1",
-        "conf": None,
-        "iou": None,
-        "classes": None,
-        "names": None,
     }
     (url,) = cameras(1)
     assigned = {"cam0": (7, url.partition("=")[2])}
