@@ -170,7 +170,7 @@ def test_contexts_opened_before_a_failed_one_are_destroyed(board, numbered):
 
 
 # the emulated library has no NPU memory; see above
-@with_setups(f"real, {WHEEL}", f"real, {NONE}", of=REAL)
+@with_setups(f"real, {WHEEL}", of=REAL)
 def test_exhausted_npu_memory_is_reported_in_one_sentence(board, numbered):
     run = board.run("python3", "main.py", numbered, "--headless", BOARD_MEMORY="20000000")
     assert ends_in_a_sentence(run, 2), run.err
@@ -277,7 +277,9 @@ def test_frames_on_a_hung_core_are_processed_on_other_cores(board, numbered, tmp
 
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
 def test_a_hung_npu_ends_the_stream(board, numbered):
-    run = board.run("python3", "main.py", numbered, "--headless", BOARD_HANG_RUN="10-")
+    run = board.run(
+        "python3", "main.py", numbered, "--headless", BOARD_HANG_RUN="10-", BOARD_HANG_MS="1000"
+    )
     assert reports_a_dead_npu(run), run.err
     assert run.report["runs"] < FRAMES
 
