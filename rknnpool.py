@@ -241,26 +241,26 @@ class _Stream:
     def _done(self, task):
         with self.changed:
             task.done_at = time.perf_counter()
-            if self.live or self.tasks and self.tasks[0].done_at:
-                self._replace()
+            if self._next_is_done():
                 self.changed.notify_all()
 
-    def _replace(self):
-        """Live: drop older results if the consumer is slow, or if too many wait for a slow one."""
+    def _next_is_done(self):
+        """Whether take() can return. Live: first drops older results if the consumer is slow, or
+        if too many wait for a slow frame."""
         done = [task for task in self.tasks if task.done_at and task.func] if self.live else []
-        while done and self.tasks[0] is not done[-1] and (
-                len(self.tasks) > self.max_tasks or self.tasks[0].done_at and time.perf_counter()
-                > max(self.tasks[0].done_at, self.newest) + SLOW_CONSUMER_SECONDS):
+        while done and self.tasks[0] is not done[-1]:
+            first, now = self.tasks[0].done_at, time.perf_counter()
+            late = first and now > max(first, self.newest) + SLOW_CONSUMER_SECONDS
+            if not late and len(self.tasks) <= self.max_tasks:
+                break
             self.tasks.popleft()
             self.dropped += 1
+        return bool(self.tasks and self.tasks[0].done_at)
 
     def take(self) -> _Task:
         """Wait for the next task that is done."""
         with self.changed:
-            self._replace()
-            while not (self.tasks and self.tasks[0].done_at):
-                self.changed.wait()
-                self._replace()
+            self.changed.wait_for(self._next_is_done)
             self.newest = max(self.newest, self.tasks[0].done_at)
             self.room.notify_all()
             task = self.tasks.popleft()

@@ -5,7 +5,7 @@ Programs whose streams have the same name and prefix agree on the topic PREFIX/N
     claim ID    a program asks whether it may publish the stream
     owner ID    the answer of the one that publishes it; without an answer the stream is free
 
-Nothing is retained there, so a program that hangs or is gone holds no stream.
+Nothing is retained there, so a program that hangs or has ended keeps no stream.
 """
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Connection:
         return self.opened
 
     def grab(self) -> bool:
-        """Go to the next frame; if a live source has gone away, wait for it. False at the end."""
+        """Go to the next frame; if a live source has disconnected, reopen it. False at the end."""
         if self._grabbed:
             self._grabbed = False
             return True

@@ -324,7 +324,8 @@ def test_release_without_waiting_may_be_called_in_a_signal_handler(meanwhile):
                     futures.append(pool.submit(frame))
             with contextlib.suppress(CancelledError, RuntimeError):
                 {meanwhile}
-            Runtime.one_closed.wait()
+            while not Runtime.one_closed.wait(0.1):  # another thread may get the signal: wake up
+                pass
             pool.release()
             print(Runtime.open, Runtime.closed, all(future.done() for future in futures))
         """)

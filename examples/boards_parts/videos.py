@@ -201,8 +201,9 @@ class Videos:
     def _report(self) -> None:
         """Print what each board has processed."""
         if self.not_processed:
-            say(f"{self.not_processed} videos were not processed, because no board can process "
-                "them.", sys.stderr)
+            one = self.not_processed == 1
+            say(f"{'1 video was' if one else f'{self.not_processed} videos were'} not processed, "
+                f"because no board can process {'it' if one else 'them'}.", sys.stderr)
         for address, board in sorted(self.per_board.items(),
                                      key=lambda item: self.boards.name(item[0])):
             say(f"board {self.boards.name(address)}: {board.frames} frames of {board.videos} "

@@ -233,7 +233,7 @@ def test_several_failed_runs_lose_at_most_their_own_frames(board, numbered, tmp_
         BOARD_FAIL_RUN="1,7-9,15-18,30",
     )
     lost = FRAMES - len(numbers_shown(tmp_path / "saved.avi"))
-    assert lost <= 9 - 2  # two cores rest after their first failure
+    assert lost <= 9 - 2  # two cores pause after their first failure
     assert run.code == (3 if lost else 0), run.err
 
 
