@@ -10,7 +10,15 @@ from importlib import metadata
 
 from doctor.line import Line
 from vision.errors import InputError
-from vision.model import LIBRARY, Model, describe, library_version, onnx_beside, problems
+from vision.model import (
+    LIBRARY,
+    Model,
+    describe,
+    for_npu,
+    library_version,
+    onnx_beside,
+    problems,
+)
 from vision.packages import pip_install
 
 GET_LIBRARY = 'see "Install librknnrt.so" in docs/troubleshooting.md'
@@ -65,7 +73,7 @@ def model(path: str, soc: str | None, root: str) -> tuple[Line, Model | None]:
     soc: of the NPU that will run it by Rockchip's driver; None for the CPU or the open driver.
     """
     try:
-        found = describe(path, soc)
+        found = describe(for_npu(path, soc) if soc else path, soc)
         newer = " (newer than librknnrt.so)" if problems(found, soc, library_path(root)) else ""
     except InputError as error:
         return Line("model", path, str(error).replace(f"{path}: ", "", 1)), None

@@ -1,20 +1,48 @@
-"""What models/convert.py reads from an ONNX model and from calibration images."""
+"""What models/convert.py reads from an ONNX model."""
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
-import cv2
 import numpy as np
+from relative_boxes import with_relative_boxes
 
 from funcs import resnet
 from vision.errors import InputError
 from vision.letterbox import letterbox
 from vision.metadata import normalisation
-from vision.model import Model, check_kind, not_onnx
+from vision.model import Model, check_kind, describe, not_onnx
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+
+class Network(NamedTuple):
+    """An ONNX model to convert."""
+    path: Path
+    model: Any               # onnx.ModelProto
+    about: Model             # its description, with the size that it is built for
+    shape: List[int]         # of its input: (1, channels, height, width)
+    fixed: Dict[str, Any]    # load_onnx()'s arguments if its own shape is open
+    mean: List[float]        # of its input, for R, G and B in 0..255
+    std: List[float]
+    relative: bool           # whether coordinates in its outputs lie in 0..1
+
+
+def read_network(path: Path) -> Network:
+    """The ONNX model at `path`. Raises InputError if it cannot be converted."""
+    model = load(path)
+    mean, std = normalisation_of(path, model)
+    about = describe(path)
+    shape, fixed = input_shape(path, model, about)
+    about.size = shape[3], shape[2]
+    return Network(path, model, about, shape, fixed, mean, std, about.relative)
+
+
+def for_int8(network: Network) -> Network:
+    """The network as int8 needs it: with relative coordinates if it is one of Ultralytics'.
+
+    Raises InputError for a model that int8 would make useless.
+    """
+    model, is_relative = with_relative_boxes(network.model, network.about)
+    return network._replace(model=model, relative=is_relative)
 
 
 def load(path: Path) -> Any:
@@ -88,34 +116,6 @@ def input_shape(path: Path, model: Any, about: Model) -> Tuple[List[int], Dict[s
         raise InputError(f"{path}: its input has the shape {shape} (0: open), not (1, channels, "
                          f"height, width). Export it without dynamic axes.")
     return fixed, {"inputs": [inputs[0].name], "input_size_list": [fixed]} if 0 in shape else {}
-
-
-def calibration_images(source: Path, count: int) -> List[np.ndarray]:
-    """Up to `count` images, BGR, from a folder, or evenly spread from a video.
-
-    Prints the names of unreadable files in a folder. Raises InputError if no image can be read.
-    """
-    if source.is_dir():
-        files = sorted(path for path in source.iterdir() if path.suffix.lower() in IMAGES)[:count]
-        images = [cv2.imread(str(path)) for path in files]
-        broken = [path.name for path, image in zip(files, images) if image is None]
-        if broken and len(broken) < len(files):
-            print(f"--calibration {source}: skipped unreadable images: {', '.join(broken)}",
-                  file=sys.stderr)
-    elif source.is_file():
-        video = cv2.VideoCapture(str(source))
-        frames = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-        images = []
-        for number in range(count):
-            if frames > 0:  # otherwise the file does not say how many: take the first ones
-                video.set(cv2.CAP_PROP_POS_FRAMES, number * frames // count)
-            images.append(video.read()[1])
-    else:
-        raise InputError(f"--calibration {source}: no such folder or video.")
-    readable = [image for image in images if image is not None]
-    if not readable:
-        raise InputError(f"--calibration {source}: no image in it could be read.")
-    return readable
 
 
 def model_input(image: np.ndarray, graph: Any, about: Optional[Model] = None) -> np.ndarray:

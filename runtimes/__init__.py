@@ -88,9 +88,8 @@ def prepare(rknnModel: Any, runtime: Any, soc: str | None) -> tuple[Any, Model]:
         model = rknnModel
     else:
         path = os.fspath(rknnModel)
-        if hasattr(runtime, "find_model"):
-            with contextlib.suppress(OSError, TypeError):  # load_rknn() reports the reason
-                path = runtime.find_model(path)
+        with contextlib.suppress(OSError, TypeError):  # load_rknn() reports the reason
+            path = _file_for(runtime, path, soc)
         try:
             model = models.describe(path, soc)
         except InputError:
@@ -133,8 +132,18 @@ def model_for(name: str | None, path: str, soc: str | None) -> tuple[str, str | 
     such runtime, or no such file for it.
     """
     runtime = by_name(name) or choose(path, soc)
+    soc = soc if runs_on_npu(runtime) else None
     try:
-        path = runtime.find_model(path) if hasattr(runtime, "find_model") else path
+        return _file_for(runtime, path, soc), soc
     except OSError as error:
         raise InputError(f"{error}.") from None
-    return path, soc if runs_on_npu(runtime) else None
+
+
+def _file_for(runtime: Any, path: str, soc: str | None) -> str:
+    """The file that a runtime class runs for the model at `path`. Raises OSError if there is none.
+
+    soc: the SoC whose vendor's NPU runs it, or None.
+    """
+    if hasattr(runtime, "find_model"):
+        return runtime.find_model(path)
+    return models.for_npu(path, soc) if soc else path

@@ -27,7 +27,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "models"))
-import convert  # noqa: E402
+from relative_boxes import with_relative_boxes  # noqa: E402
 
 from funcs import ultralytics  # noqa: E402
 from runtimes.cpu import RKNNLite  # noqa: E402
@@ -408,7 +408,7 @@ def main():
             if relative:
                 import onnx
 
-                edited = convert.with_relative_boxes(onnx.load(str(plain)), describe(plain))[0]
+                edited = with_relative_boxes(onnx.load(str(plain)), describe(plain))[0]
                 onnx.helper.set_model_props(
                     edited,
                     {

@@ -23,6 +23,8 @@ from vision.model import describe
 
 sys.path.insert(0, str(ROOT / "models"))
 import convert  # noqa: E402
+from onnx_model import model_input  # noqa: E402
+from relative_boxes import with_relative_boxes  # noqa: E402
 
 NAMES = dict(enumerate(COCO_CLASSES))
 TOOLKIT = """
@@ -57,6 +59,15 @@ class RKNN:
         Path(path).with_suffix(".calls").write_text(json.dumps(self.calls))
         Path(path).with_suffix(".built").write_bytes(self.onnx)
         return 0
+    def init_runtime(self):
+        from runtimes.cpu import RKNNLite
+        path = Path(__file__).with_name("built.onnx")
+        path.write_bytes(self.onnx)
+        self.context = RKNNLite()
+        return self.context.load_rknn(path) or self.context.init_runtime()
+    def inference(self, inputs, data_format):
+        worse = 0.2 if FAILS == "bad int8" else 1
+        return [output * worse for output in self.context.inference(inputs)]
 """
 
 
@@ -89,7 +100,7 @@ def run(tmp_path, monkeypatch, capsys):
 def photos(tmp_path, demo_frames):
     folder = tmp_path / "photos"
     folder.mkdir()
-    for number in range(2):
+    for number in range(3):
         cv2.imwrite(str(folder / f"{number}.png"), cv2.resize(demo_frames[number], (320, 180)))
     return folder
 
@@ -130,6 +141,7 @@ def test_an_int8_model_with_one_output_gets_relative_coordinates_and_a_metadata_
             "mean_values": [[0, 0, 0]],
             "std_values": [[255, 255, 255]],
             "target_platform": "rk3588",
+            "quantized_algorithm": "normal",
         },
         "load": {},
         "quantised": True,
@@ -301,12 +313,103 @@ def test_dynamic_sides_that_the_toolkit_refuses_are_reported_with_advice(run, tm
 
 def test_an_unreadable_picture_is_named_and_skipped(run, tmp_path, photos):
     path = folder_with(tmp_path, layouts.ultralytics())
-    (photos / "broken.jpg").write_bytes(b"no picture")
+    (photos / "0.png").write_bytes(b"no picture")
     code, _, error = run(path, "--calibration", photos)
-    assert code == 0 and error.endswith("skipped unreadable images: broken.jpg\n")
-    assert len(calls_for(path)["images"]) == 2
-    code, _, error = run(path, "--calibration", photos, "--count", 0)
-    assert (code, error) == (2, "--count 0: must be at least 1.\n")
+    assert code == 0 and "0.png" in error and "skipped" in error
+    assert len(calls_for(path)["images"]) == 1
+    (photos / "1.png").write_bytes(b"no picture")
+    code, _, error = run(path, "--calibration", photos)
+    assert code == 2 and error.endswith("none of its pictures can be read.\n")
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--count", 0], "--count 0: must be at least 1.\n"),
+        (["--interval", 0], "--interval 0: must be more than 0 seconds.\n"),
+        (["--calibration", "none"], "--calibration none: no such file.\n"),
+        ([], "a camera, a URL, a video, or a folder of pictures.\n"),
+    ],
+)
+def test_bad_input_is_reported_in_one_sentence(run, tmp_path, arguments, said):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    code, _, error = run(path, *arguments)
+    assert code == 2 and error.endswith(said) and error.count("\n") == 1
+
+
+# ---- the comparison with the float model ----
+
+
+def test_int8_is_compared_on_a_picture_that_did_not_calibrate_it(run, tmp_path, photos):
+    path = tmp_path / "out.onnx"
+    path.write_bytes((ROOT / "models/yolov8n_emoji.onnx").read_bytes())
+    code, out, error = run(path, "--calibration", photos, "--algorithm", "mmse")
+    assert code == 0, error
+    found = re.search(r"finds 100.0% of the float model's (\d+) detections in 1 frame ", out)
+    assert found and int(found[1]) > 5 and "and 0 more" in out
+    assert "person" in out and "This is low" not in out
+    assert calls_for(path)["config"]["quantized_algorithm"] == "mmse"
+    code, out, _ = run(path, "--calibration", photos, fails="bad int8")
+    assert code == 0 and "This is low for" in out and "--dtype fp" in out
+    assert path.with_suffix(".rknn").exists()
+
+
+def test_relative_coordinates_are_compared_with_pixels(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    code, out, error = run(path, "--calibration", photos)
+    assert code == 0 and "finds 100.0% of the float model's" in out, error
+
+
+def test_a_single_picture_leaves_nothing_to_compare(run, tmp_path, photos):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    code, out, _ = run(path, "--calibration", photos / "0.png")
+    assert code == 0 and "Agreement: unknown, because there is only one picture." in out
+    assert len(calls_for(path)["images"]) == 1
+
+
+def test_the_frames_of_a_video_are_kept_beside_the_model(run, tmp_path, clip):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    code, out, error = run(path, "--calibration", clip, "--count", 3)
+    assert code == 0, error
+    folder = path.parent / "model_frames"
+    assert len(list(folder.iterdir())) == 3 and f"--calibration {folder}" in out
+
+
+# ---- on a board ----
+
+
+def test_on_a_board_its_own_soc_is_the_target(run, soc, tmp_path):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    for name, expected in (("rk3576", "rk3576"), ("rk3568", "rk3568"), ("rk3588s", "rk3588")):
+        soc(name)
+        assert run(path, "--dtype", "fp")[0] == 0
+        assert calls_for(path)["config"]["target_platform"] == expected
+    assert run(path, "--dtype", "fp", "--target", "rk3562")[0] == 0
+    assert calls_for(path)["config"]["target_platform"] == "rk3562"
+
+
+@pytest.mark.parametrize(
+    "machine, python, words",
+    [
+        ("x86_64", (3, 11), ["-m venv", "/requirements.txt"]),
+        ("aarch64", (3, 11), ["-m venv", "--no-deps -r", "/requirements-arm64.txt"]),
+        ("aarch64", (3, 13), ["uv venv --seed --python 3.12", "--no-deps -r"]),
+    ],
+)
+def test_a_missing_toolkit_is_reported_before_frames_are_taken(
+    tmp_path, clip, monkeypatch, capsys, machine, python, words
+):
+    monkeypatch.setitem(sys.modules, "rknn.api", None)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(sys, "version_info", (*python, 0))
+    path = folder_with(tmp_path, layouts.ultralytics())
+    monkeypatch.setattr(sys, "argv", ["convert.py", str(path), "--calibration", str(clip)])
+    with pytest.raises(SystemExit) as ended:
+        convert.main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.count("\n") == 1
+    assert all(word in error for word in words), error
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +447,7 @@ def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, opt
         kpt_shape=[17, 3],
     )
     about = describe(path)
-    edited, is_relative = convert.with_relative_boxes(onnx.load(str(path)), about)
+    edited, is_relative = with_relative_boxes(onnx.load(str(path)), about)
     assert is_relative
     layouts.save(
         edited, tmp_path / "relative.onnx", task=task, names=NAMES, kpt_shape=[17, 3], relative=True
@@ -380,7 +483,7 @@ def test_a_graph_that_cannot_be_edited_is_refused_in_one_sentence(tmp_path):
     )
     path = layouts.save(graph.model, tmp_path / "x.onnx")
     with pytest.raises(InputError, match="cannot be brought to 0..1"):
-        convert.with_relative_boxes(onnx.load(str(path)), describe(path))
+        with_relative_boxes(onnx.load(str(path)), describe(path))
 
 
 def test_ultralytics_classifiers_get_the_whole_shorter_side_scaled_as_by_pillow(
@@ -390,7 +493,7 @@ def test_ultralytics_classifiers_get_the_whole_shorter_side_scaled_as_by_pillow(
     path.write_bytes((ROOT / "models/resnet18_emoji.onnx").read_bytes())
     model = onnx.load(str(path))
     about = describe(layouts.save(model, path, task="classify", imgsz=[224, 224]))
-    fed = convert.model_input(demo_frames[0], model.graph, about)
+    fed = model_input(demo_frames[0], model.graph, about)
     np.testing.assert_array_equal(fed, resnet.preprocess(demo_frames[0], about))
     scaled = (
         Image.fromarray(demo_frames[0][..., ::-1])

@@ -582,7 +582,7 @@ def test_a_newer_toolkit_than_the_boards_library_is_a_warning(tmp_path, toolkit,
 def test_an_onnx_is_refused_for_an_npu(tmp_path):
     with pytest.raises(
         InputError,
-        match=r"an NPU runs \.rknn files. Convert it with yolo export format=rknn name=rk3576",
+        match=r"the NPU runs \.rknn files. Convert it: .*models/convert.py .*m.onnx --calibration",
     ):
         problems(describe(onnx_file(tmp_path / "m.onnx"), "rk3576"), "rk3576")
 

@@ -165,6 +165,8 @@ def test_every_flag_on_the_pages_exists():
         "--security-opt",
         "--rknpu",
         "--list-devices",
+        "--python",
+        "--seed",
     }
     known = "".join(known.values())
     for name in ENGLISH:

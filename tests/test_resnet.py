@@ -26,8 +26,8 @@ from vision.model import Model, describe
 from vision.quantised import Raw
 
 sys.path[:0] = [str(ROOT / folder) for folder in ("models", "models/demo", "tests/board")]
-import convert  # noqa: E402
 import npu  # noqa: E402
+import onnx_model  # noqa: E402
 from evaluate_classifier import accuracy  # noqa: E402
 from scene import FONT, draw_object  # noqa: E402
 
@@ -521,7 +521,7 @@ def test_convert_refuses_a_file_that_is_not_a_model():
 def test_a_model_is_calibrated_with_the_input_that_its_decoder_gives_it(demo_frames):
     def fed(name):
         path = ROOT / f"models/{name}_emoji.onnx"
-        return convert.model_input(demo_frames[0], onnx.load(str(path)).graph, describe(path))
+        return onnx_model.model_input(demo_frames[0], onnx.load(str(path)).graph, describe(path))
 
     np.testing.assert_array_equal(fed("resnet18"), resnet.crop(demo_frames[0], 224))
     np.testing.assert_array_equal(fed("yolov5n"), letterbox(demo_frames[0], 640)[0])

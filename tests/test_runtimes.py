@@ -1,5 +1,6 @@
 """runtimes/: the class that runs a model on this machine, and the description of the model."""
 
+import os
 import sys
 import types
 
@@ -115,6 +116,49 @@ def test_prepare_refuses_a_model_for_another_soc(wheel):
 def test_prepare_leaves_a_missing_file_to_the_runtime(tmp_path):
     path = str(tmp_path / "none.rknn")
     assert runtimes.prepare(path, None, None) == (cpu.RKNNLite, Model(path))
+
+
+# ---- an .onnx on a board ----
+
+
+def made_at(path, time):
+    path.write_bytes((ROOT / f"models/resnet18_emoji{path.suffix}").read_bytes())
+    os.utime(path, (time, time))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["best.rknn", "best-rk3588.rknn", "best-rk3588s.rknn"])
+def test_on_a_board_the_rknn_beside_an_onnx_runs(wheel, tmp_path, name):
+    onnx, rknn = made_at(tmp_path / "best.onnx", 1e9), made_at(tmp_path / name, 1e9 - 50)
+    assert runtimes.model_for(None, onnx, "rk3588s") == (rknn, "rk3588s")
+    assert runtimes.prepare(onnx, None, "rk3588s")[1].path == rknn
+    assert runtimes.model_for(None, onnx, None) == (onnx, None)
+    assert runtimes.model_for("cpu", onnx, "rk3588s") == (onnx, None)
+    os.unlink(onnx)
+    assert runtimes.model_for(None, onnx, "rk3588s") == (rknn, "rk3588s")
+
+
+def test_on_a_board_an_onnx_that_is_newer_than_its_rknn_does_not_run(wheel, tmp_path):
+    onnx, rknn = made_at(tmp_path / "best.onnx", 1e9), made_at(tmp_path / "best.rknn", 1e9 - 70)
+    for open_model in (
+        lambda: runtimes.model_for(None, onnx, "rk3588"),
+        lambda: runtimes.prepare(onnx, None, "rk3588"),
+    ):
+        with pytest.raises(InputError) as caught:
+            open_model()
+        assert str(caught.value).startswith(f"{onnx}: is newer than {rknn}. To run that one, use")
+        assert f"models/convert.py {onnx} --calibration SOURCE" in str(caught.value)
+
+
+def test_on_a_board_an_onnx_without_a_rknn_is_answered_with_the_command(
+    wheel, tmp_path, monkeypatch, main_here
+):
+    monkeypatch.setenv("RKNN_SOC", "rk3588")
+    onnx = made_at(tmp_path / "best.onnx", 1e9)
+    done = main_here("--model", onnx)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{onnx}: the NPU runs .rknn files. Convert it: " in done.stderr
+    assert f"models/convert.py {onnx} --calibration SOURCE" in done.stderr
 
 
 def test_a_long_inference_on_the_cpu_is_not_a_hung_npu():

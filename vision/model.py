@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Collection, Dict, List, Optional, Tuple, Union
 
@@ -23,12 +25,14 @@ from vision.metadata import TASKS
 from vision.model_files import Contents, Tensor, mapped
 from vision.names_file import read_names
 from vision.onnx_file import not_onnx
+from vision.packages import ROOT
 
 __all__ = ["FAMILIES", "LIBRARY", "TASKS", "Model", "check_kind", "check_names", "describe",
-           "family", "library_version", "not_onnx", "onnx_beside", "problems", "read_names",
-           "without_soc"]
+           "family", "for_npu", "library_version", "not_onnx", "onnx_beside", "problems",
+           "read_names", "without_soc"]
 
 LIBRARY = "/usr/lib/librknnrt.so"
+COPIED_TOGETHER = 60  # seconds: times of files from one copy or checkout differ by less
 # SoCs by the beginning of their name in device trees (boards say rk3588s, rk3588s2, rk3588j, ...),
 # and the name that models for them are made under. RK3566 and RK3568 have the same NPU.
 FAMILIES = {"rk3588": "rk3588", "rk3582": "rk3588", "rk3576": "rk3576", "rk3562": "rk3562",
@@ -191,8 +195,7 @@ def _check_for_npu(model: Model, soc: str) -> None:
     target = family(soc) or soc
     export = f"yolo export format=rknn name={target}"
     if model.path.lower().endswith(".onnx"):
-        raise InputError(f"{model.path}: an NPU runs .rknn files. Convert it with {export} or "
-                         f"models/convert.py.")
+        raise InputError(f"{model.path}: the NPU runs .rknn files. {how_to_convert(model.path)}")
     what = rknn_file.not_rknn(model.path)
     if what:
         raise InputError(f"{model.path}: not a .rknn model but {what}.")
@@ -233,6 +236,35 @@ def _numbers(version: str | None) -> List[int]:
 
 
 # ---- which file ----
+
+def for_npu(path: str, soc: str) -> str:
+    """The file that an NPU runs for the model at `path`: for x.onnx the x.rknn (or x-rk3588.rknn)
+    beside it, otherwise the path itself.
+
+    soc: the SoC whose NPU will run it. Raises InputError if the .onnx has changed since it was
+    converted.
+    """
+    stem, extension = _split(path)
+    if extension != ".onnx":
+        return path
+    names = [f"{stem}{end}.rknn" for end in ("", f"-{family(soc)}", f"-{soc}")]
+    rknn = next(filter(os.path.isfile, names), None)
+    if rknn is None:
+        return path  # problems() says how to convert it
+    if os.path.isfile(path) and os.path.getmtime(path) > os.path.getmtime(rknn) + COPIED_TOGETHER:
+        raise InputError(f"{path}: is newer than {rknn}. To run that one, use --model {rknn}. "
+                         f"{how_to_convert(path)}")
+    return rknn
+
+
+def how_to_convert(path: str) -> str:
+    """A sentence with the command that converts the .onnx at `path` on this board."""
+    python = ROOT / "models" / ".venv" / "bin" / "python"
+    command = [str(python) if python.exists() else sys.executable,
+               str(ROOT / "models" / "convert.py"), path, "--calibration", "SOURCE"]
+    return (f"Convert it: {shlex.join(command)}. SOURCE is a camera, a URL, a video or a folder of "
+            "pictures (docs/models.md).")
+
 
 def _split(path: str) -> Tuple[str, str]:
     stem, extension = os.path.splitext(path)

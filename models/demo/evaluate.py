@@ -122,12 +122,10 @@ def int8_predictor(path, calibration):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     import convert
     try:
-        rknn = convert.build(path, "rk3588", "i8", calibration)
+        context = convert.agreement.Simulated(convert.build_int8(path, calibration))
     except InputError as error:
         raise SystemExit(str(error)) from None
-    if rknn.init_runtime():
-        raise SystemExit("The simulator did not start.")
-    return lambda image: rknn.inference([image[None]], data_format="nhwc")
+    return lambda image: infer(context, image)
 
 
 def main():

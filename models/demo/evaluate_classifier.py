@@ -51,20 +51,13 @@ def on_cpu(path):
     return context
 
 
-class Simulated:
+def in_int8(path, calibration):
     """The quantised network in rknn-toolkit2's simulator, which runs only what it has built."""
-
-    def __init__(self, path, calibration):
-        import convert
-        try:
-            self.rknn = convert.build(path, "rk3588", "i8", calibration)
-        except convert.InputError as error:
-            raise SystemExit(str(error)) from None
-        if self.rknn.init_runtime():
-            raise SystemExit("The simulator did not start.")
-
-    def inference(self, inputs):
-        return self.rknn.inference(inputs, data_format="nhwc")
+    import convert
+    try:
+        return convert.agreement.Simulated(convert.build_int8(path, calibration))
+    except convert.InputError as error:
+        raise SystemExit(str(error)) from None
 
 
 def main():
@@ -85,7 +78,7 @@ def main():
         return
     if args.model is None:
         parser.error("which model?")
-    context = Simulated(args.model, args.int8) if args.int8 else on_cpu(args.model)
+    context = in_int8(args.model, args.int8) if args.int8 else on_cpu(args.model)
     first, five, confused = accuracy(context, args.objects)
     worst = ", ".join(f"{COCO_CLASSES[truth]} as {COCO_CLASSES[found]} {count}"
                       for (truth, found), count in confused.most_common(5))

@@ -34,6 +34,8 @@ Files of the repository and of the temporary folder have the same paths there as
                  none: without it
   --python 3.13  Debian 13, for whose Python there is no rknn-toolkit-lite2 (default: Debian 12
                  with Python 3.11)
+  --toolkit      with rknn-toolkit2, which converts models, instead of the other packages
+                 (models/requirements-arm64.txt, 700 MB)
   --no-npu       a board without /dev/dri/renderD129 and card1, the NPU's device
   --no-runtime   a board without /usr/lib/librknnrt.so, the vendor's library
   --rebuild      throws the board away first
@@ -120,6 +122,15 @@ fetch_wheel() {
     mv "$box/wheel.partial" "$box/wheel-$wheel"
 }
 
+# An environment of its own, as docs/models.md installs it.
+fetch_toolkit() {
+    rm -rf "$box/toolkit.partial" "$box/toolkit"
+    echo "board.sh: fetching rknn-toolkit2 for aarch64" >&2
+    pip_for_the_board --no-deps --target "$box/toolkit.partial" -r "$requirements"
+    cp "$requirements" "$box/toolkit.partial"
+    mv "$box/toolkit.partial" "$box/toolkit"
+}
+
 fetch_vendors_library() {
     local staging=$box/vendors.partial library
     rm -rf "$staging"
@@ -132,7 +143,8 @@ fetch_vendors_library() {
     rm -rf "$staging"
 }
 
-soc=rk3588 library=emulated wheel='' pythonVersion=3.11 npu=yes runtime=yes
+soc=rk3588 library=emulated wheel='' pythonVersion=3.11 npu=yes runtime=yes toolkit=''
+requirements=$repo/models/requirements-arm64.txt
 while [[ ${1-} == -* ]]; do
     case $1 in
         --soc)
@@ -151,6 +163,7 @@ while [[ ${1-} == -* ]]; do
             pythonVersion=${2-}
             (($# < 2)) || shift
             ;;
+        --toolkit) toolkit=$box/toolkit ;;
         --no-npu) npu=no ;;
         --no-runtime) runtime=no ;;
         --rebuild) rm -rf "$box" ;;
@@ -212,6 +225,7 @@ mkdir -p "$box"
     [[ -f $root.recipe && $(<"$root.recipe") == "$(recipe)" ]] || build_userland
     compile librknnrt.so "$here"/{librknnrt,device,link}.c
     [[ -z $wheel || $wheel == none || -d $box/wheel-$wheel ]] || fetch_wheel
+    [[ -z $toolkit ]] || cmp -s "$requirements" "$toolkit/${requirements##*/}" || fetch_toolkit
     if [[ $library == real ]]; then
         compile driver.so "$here"/{driver,submit,device,link}.c
         [[ -f $box/librknnrt-vendors.so ]] || fetch_vendors_library
@@ -221,7 +235,7 @@ mkdir -p "$box"
 
 export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu
 export BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
-export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=$wheel
+export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=$wheel BOARD_TOOLKIT=$toolkit
 # The process namespace ends with the command, and all its processes end with it.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child \
     bash "$here/boot.sh" "$box" "$root" "$repo" "$@"

@@ -77,6 +77,12 @@ elif [[ -n $BOARD_WHEEL ]]; then
         "$root"/usr/local/lib/python3*/dist-packages/rknnlite
 fi
 
+if [[ -n $BOARD_TOOLKIT ]]; then # ONNX Runtime for arm64 does not start without a list of CPUs
+    mount -t tmpfs tmpfs "$root/sys"
+    mkdir -p "$root/sys/devices/system/cpu"
+    mount --rbind /sys/devices/system/cpu "$root/sys/devices/system/cpu"
+fi
+
 for shared in "$tmp" "$repo"; do
     mkdir -p "$root$shared"
     mount --rbind "$shared" "$root$shared"
@@ -90,7 +96,7 @@ read -r _ <&3 || exit 2
 register_qemu
 mkdir "$root/run/tmp" # separate for each board
 environment=(PATH=/usr/local/bin:/usr/bin:/usr/sbin HOME=/root LANG=C.UTF-8 TERM="${TERM:-dumb}"
-    TMPDIR=/run/tmp QEMU_CPU="$BOARD_CPU")
+    TMPDIR=/run/tmp QEMU_CPU="$BOARD_CPU" PYTHONPATH="$BOARD_TOOLKIT")
 for name in "${!BOARD_@}" "${!RKNN@}"; do # settings of device.c and of the project
     environment+=("$name=${!name}")
 done

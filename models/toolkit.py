@@ -1,0 +1,119 @@
+"""Builds a .rknn with Rockchip's rknn-toolkit2."""
+from __future__ import annotations
+
+import platform
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Iterable, Optional
+
+import cv2
+import numpy as np
+from onnx_model import Network, model_input
+
+from vision.errors import InputError
+from vision.packages import new_environment
+
+FOLDER = Path(__file__).resolve().parent
+ALGORITHMS = "normal", "mmse", "kl_divergence"  # that choose the ranges of int8
+
+
+def import_toolkit() -> Any:
+    """The class rknn.api.RKNN. Raises InputError with what to install."""
+    try:
+        from rknn.api import RKNN
+        return RKNN
+    except ImportError as error:
+        raise InputError(f"rknn-toolkit2 cannot be imported ({error}). It needs an environment of "
+                         f"its own (docs/models.md): {setup()}") from None
+
+
+def setup() -> str:
+    """The command that makes the toolkit's environment on this machine."""
+    board = platform.machine() == "aarch64"
+    name = "requirements-arm64.txt" if board else "requirements.txt"
+    command = new_environment(FOLDER / ".venv", *["--no-deps"] * board, "-r", str(FOLDER / name))
+    if sys.version_info >= (3, 13):  # no wheel
+        pip = command.partition(" && ")[2]
+        command = f"uv venv --seed --python 3.12 {FOLDER / '.venv'} && {pip}"
+    return command
+
+
+def build(network: Network, soc: str, pictures: Optional[Iterable[np.ndarray]] = None,
+          algorithm: str = "normal") -> Any:
+    """Build a model: a built rknn.api.RKNN.
+
+    soc: the toolkit's name for it. pictures: (h, w, 3) uint8 BGR, that calibrate int8; None for
+    16-bit floats. algorithm: one of ALGORITHMS. Raises InputError if the model cannot be built.
+    """
+    path, fixed = network.path, network.fixed
+    rknn = import_toolkit()(verbose=False)
+    with tempfile.TemporaryDirectory() as folder:
+        source, dataset = path, Path(folder) / "dataset.txt"
+        if network.relative and not network.about.relative:
+            import onnx
+            source = Path(folder) / path.name
+            onnx.save(network.model, str(source))
+        if pictures is not None:
+            save_inputs(network, pictures, dataset)
+        # The NPU subtracts the mean and divides, so it takes bytes.
+        steps = [("configure", lambda: rknn.config(
+                      mean_values=[network.mean], std_values=[network.std], target_platform=soc,
+                      quantized_algorithm=algorithm)),
+                 ("read", lambda: rknn.load_onnx(str(source), **fixed)),
+                 ("build", lambda: rknn.build(do_quantization=pictures is not None,
+                                              dataset=str(dataset)))]
+        for step, call in steps:
+            try:
+                code = call()
+            except (Exception, SystemExit) as error:  # the toolkit raises anything, and may exit()
+                raise InputError(f"{path}: {failure(step, soc, str(error), fixed)}") from None
+            if code:
+                raise InputError(f"{path}: {failure(step, soc, fixed=fixed)}")
+    return rknn
+
+
+def save_inputs(network: Network, pictures: Iterable[np.ndarray], dataset: Path) -> None:
+    """Save pictures as the model's func passes them, and their list, `dataset`, beside them."""
+    names = []
+    for number, picture in enumerate(pictures):
+        names.append(str(dataset.with_name(f"{number}.png")))
+        image = model_input(picture, network.model.graph, network.about)  # RGB
+        cv2.imwrite(names[-1], image[..., ::-1])
+    if not names:
+        raise InputError("--calibration: none of its pictures can be read.")
+    dataset.write_text("\n".join(names))
+
+
+def failure(step: str, soc: str, message: str = "", fixed: Optional[dict] = None) -> str:
+    """A sentence for what rknn-toolkit2 could not do.
+
+    message: of the exception it raised; fixed: the arguments for open dimensions.
+    """
+    if step == "build" and "IndexError" in message:
+        return ("rknn-toolkit2 2.5.0 cannot build Ultralytics' exports (its issue 581, the "
+                "IndexError above), but 2.3.2 can: pip install rknn-toolkit2==2.3.2.")
+    reason = last_line(message) or "see its own message above"
+    advice = "; its sides are open: export it with dynamic=False" if fixed else ""
+    return f"rknn-toolkit2 cannot {step} this model for {soc}: {reason.strip(' .!')}{advice}."
+
+
+def last_line(message: str) -> str:
+    """The reason in the text of the toolkit's exceptions, which is a whole traceback."""
+    line = (message.strip().splitlines() or [""])[-1]
+    known = re.search(r"\[Errno \d+\] ([^:]+)", line)
+    return known[1] if known else line
+
+
+def export(rknn: Any, out: Path) -> None:
+    """Write the .rknn. Raises InputError, and leaves no partial file."""
+    try:
+        code = rknn.export_rknn(str(out))
+    except (Exception, SystemExit) as error:
+        code = last_line(str(error)) or "the toolkit ended"
+    if code:
+        if out.exists():
+            out.unlink()
+        reason = f" ({code})" if isinstance(code, str) else ""
+        raise InputError(f"{out}: cannot be written{reason}.")
