@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, number_in
-from http_cameras import http_camera, jpeg
 from fakes import wait_until
+from http_cameras import http_camera, jpeg
 
 from vision.errors import InputError
 

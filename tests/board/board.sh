@@ -13,7 +13,7 @@ repo=$(cd "$here/../.." && pwd)
 box=$here/box
 debs=python3
 # Headless: the packages for windows would double the size of the box.
-wheels=(opencv-python-headless numpy tqdm)
+wheels=(opencv-python-headless numpy pyyaml tqdm)
 # The wheel that contains the vendor's librknnrt.so, and the sha256 of that file.
 vendors=rknpu==1.5.2
 vendorsSum=1b278f220361ffda3a91ba69affb650c2dd8acaa295b6883da8d6ea966fb8e32
