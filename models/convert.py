@@ -15,14 +15,15 @@ model on every fifth picture, which is not used for calibration.
 Mean and standard deviation of the model's input, R, G, B in 0..255, are read from the ONNX file's
 metadata, `mean` and `std`, as runtimes/cpu.py does; --mean and --std write them there. A model
 without them takes RGB in 0..1. What the .onnx says of itself (class names, task) goes into
-metadata.yaml beside the .rknn, or into the .tflite. For int8, the coordinates of Ultralytics'
-outputs are brought to 0..1 (relative_boxes.py); metadata.yaml says so, and funcs/ultralytics.py
+NAME.yaml beside the .rknn, or into the .tflite. For int8, the coordinates of Ultralytics'
+outputs are brought to 0..1 (relative_boxes.py); NAME.yaml says so, and funcs/ultralytics.py
 multiplies again.
 """
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -37,6 +38,7 @@ with needed_packages():
     import toolkit
     from calibration import find_pictures, hold_out, images
     from onnx_model import Network, for_int8, model_input, read_network, set_normalisation
+    from whole_file import replacing
 
     import rknnpool
     from funcs import ultralytics
@@ -81,14 +83,17 @@ def to_rknn(args: argparse.Namespace, out: Path) -> None:
     made_for = args.target or target(soc or "rk3588")
     calibrate: List[str] = []
     compare: List[str] = []
+    if args.dtype == "fp" and args.calibration is not None:
+        print("--dtype fp needs no pictures: --calibration is ignored.", file=sys.stderr)
     if args.dtype == "i8":
         network = for_int8(network)
         calibrate, compare = hold_out(pictures_of(args))
     began = time.perf_counter()
     rknn = toolkit.build(network, made_for, images(calibrate) if calibrate else None,
                          args.algorithm)
-    toolkit.export(rknn, out)
-    beside = write_metadata(out, metadata_of(network))
+    with replacing(out) as new:
+        toolkit.export(rknn, new, out)
+        beside = write_metadata(out, metadata_of(network))
     more = f"; class names and other metadata are in {beside}" if beside else ""
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB for {made_for}, {args.dtype}, converted in "
           f"{time.perf_counter() - began:.0f} s{more}")
@@ -149,19 +154,17 @@ def build_tflite(args: argparse.Namespace, out: Path) -> str:
 def write_metadata(out: Path, metadata: Dict[str, Any]) -> Optional[Path]:
     """Write the metadata of a .rknn beside it. Returns the path, None if there is nothing to say.
 
-    Writes metadata.yaml, or NAME.yaml if other models lie in the folder.
+    Writes NAME.yaml. A metadata.yaml would apply to every model in the folder.
     """
     if not any(metadata.get(key) for key in ("task", "names", "relative")):
         return None
     import yaml
-    others = [path for path in out.parent.iterdir()
-              if path.suffix in (".rknn", ".onnx") and path.stem != out.stem]
-    path = out.with_suffix(".yaml") if others else out.parent / "metadata.yaml"
-    try:
-        path.write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
-                        encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
+    path = out.with_suffix(".yaml")
+    if path.is_file() and b"backbone:" in path.read_bytes():  # Ultralytics' file of the network
+        path = path.with_name("metadata.yaml")
+    with replacing(path) as new:
+        new.write_text(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True),
+                       encoding="utf-8")
     return path
 
 
@@ -171,13 +174,13 @@ def check_out(out: Path, extension: str) -> None:
         raise InputError(f"--out {out}: the name must end in {extension}.")
     if not out.parent.is_dir():
         raise InputError(f"--out {out}: there is no folder {out.parent}.")
-    new = not out.exists()
     try:
-        out.open("ab").close()
+        if out.exists():
+            out.open("ab").close()
+        else:
+            tempfile.TemporaryFile(dir=out.parent).close()
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error.strerror}).") from None
-    if new:
-        out.unlink()
 
 
 def parse_arguments() -> argparse.Namespace:

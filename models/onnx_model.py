@@ -6,6 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from relative_boxes import with_relative_boxes
+from whole_file import replacing
 
 from funcs import resnet
 from vision.errors import InputError
@@ -48,6 +49,8 @@ def for_int8(network: Network) -> Network:
 def load(path: Path) -> Any:
     """The onnx.ModelProto at `path`. Raises InputError if there is none."""
     import onnx
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder. Name the .onnx in it.")
     if not path.is_file():
         raise InputError(f"{path}: no such file.")
     check_kind(path)
@@ -79,12 +82,8 @@ def set_normalisation(path: Path, **values: List[float]) -> None:
     metadata.update((name, " ".join(map(str, numbers))) for name, numbers in values.items())
     onnx.helper.set_model_props(model, metadata)
     mean, std = normalisation_of(path, model)
-    partial = path.with_name(path.name + ".new")
-    try:
-        onnx.save(model, str(partial))
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
+    with replacing(path) as new:
+        onnx.save(model, str(new))
     print(f"{path}: its metadata now says mean {mean}, std {std}")
 
 

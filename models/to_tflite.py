@@ -19,6 +19,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 from driver_fixes import for_the_driver
+from whole_file import replacing
 
 from vision.errors import InputError
 from vision.model import Model, describe
@@ -167,16 +168,12 @@ def build(path: Path, source: Path, about: Model, frames: Sequence[np.ndarray],
 
 def write(out: Path, content: bytes, metadata: Dict[str, Any]) -> None:
     """Write the .tflite, and its metadata behind it. Raises InputError if that is not possible."""
-    partial = out.with_name(out.name + ".new")
-    try:
-        partial.write_bytes(content)
-        with zipfile.ZipFile(partial, "a", zipfile.ZIP_DEFLATED) as archive:
+    with replacing(out) as new:
+        new.write_bytes(content)
+        with zipfile.ZipFile(new, "a", zipfile.ZIP_DEFLATED) as archive:
             # A fixed time, so that the same model gives the same file.
             archive.writestr(zipfile.ZipInfo("metadata.json", (1980, 1, 1, 0, 0, 0)),
                              json.dumps(metadata, ensure_ascii=False))
-        partial.replace(out)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}).") from None
 
 
 def convert(path: Path, out: Path, model: Any, frames: Sequence[np.ndarray],

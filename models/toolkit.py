@@ -30,14 +30,17 @@ def import_toolkit() -> Any:
 
 
 def setup() -> str:
-    """The command that makes the toolkit's environment on this machine."""
+    """What to do about a missing toolkit, with a command."""
+    python = FOLDER / ".venv" / "bin" / "python"
+    if python.exists() and Path(sys.prefix).resolve() != python.parents[1].resolve():
+        return f"run convert.py with {python}"
     board = platform.machine() == "aarch64"
     name = "requirements-arm64.txt" if board else "requirements.txt"
     command = new_environment(FOLDER / ".venv", *["--no-deps"] * board, "-r", str(FOLDER / name))
     if sys.version_info >= (3, 13):  # no wheel
         pip = command.partition(" && ")[2]
         command = f"uv venv --seed --python 3.12 {FOLDER / '.venv'} && {pip}"
-    return command
+    return f"run convert.py with {python}, which this command creates: {command}"
 
 
 def build(network: Network, soc: str, pictures: Optional[Iterable[np.ndarray]] = None,
@@ -63,7 +66,7 @@ def build(network: Network, soc: str, pictures: Optional[Iterable[np.ndarray]] =
                       quantized_algorithm=algorithm)),
                  ("read", lambda: rknn.load_onnx(str(source), **fixed)),
                  ("build", lambda: rknn.build(do_quantization=pictures is not None,
-                                              dataset=str(dataset)))]
+                                              dataset=None if pictures is None else str(dataset)))]
         for step, call in steps:
             try:
                 code = call()
@@ -106,14 +109,12 @@ def last_line(message: str) -> str:
     return known[1] if known else line
 
 
-def export(rknn: Any, out: Path) -> None:
-    """Write the .rknn. Raises InputError, and leaves no partial file."""
+def export(rknn: Any, path: Path, out: Path) -> None:
+    """Write the .rknn to `path`. `out` is its name in messages. Raises InputError."""
     try:
-        code = rknn.export_rknn(str(out))
+        code = rknn.export_rknn(str(path))
     except (Exception, SystemExit) as error:
         code = last_line(str(error)) or "the toolkit ended"
     if code:
-        if out.exists():
-            out.unlink()
         reason = f" ({code})" if isinstance(code, str) else ""
         raise InputError(f"{out}: cannot be written{reason}.")

@@ -50,14 +50,16 @@ class RKNN:
         self.calls["images"] = [cv2.imread(name).shape for name in names]
         return -1 if FAILS == "code" else 0
     def export_rknn(self, path):
+        if FAILS == "Ctrl-C":
+            Path(path).write_bytes(b"RKNN")
+            raise KeyboardInterrupt
         if FAILS == "disk full":
             Path(path).write_bytes(b"RKNN")
             raise ValueError("Traceback (most recent call last):\\n  ...\\n"
                              "OSError: [Errno 28] No space left on device: "
                              "'check.rknn' -> 'm.rknn'\\n")
         Path(path).write_bytes(b"RKNN" + bytes(80))
-        Path(path).with_suffix(".calls").write_text(json.dumps(self.calls))
-        Path(path).with_suffix(".built").write_bytes(self.onnx)
+        RKNN.last_calls, RKNN.last_onnx = json.loads(json.dumps(self.calls)), self.onnx
         return 0
     def init_runtime(self):
         from runtimes.cpu import RKNNLite
@@ -111,8 +113,13 @@ def folder_with(tmp_path, model, name="model.onnx", **metadata):
     return layouts.save(model, folder / name, **metadata)
 
 
-def calls_for(path):
-    return yaml.safe_load(path.with_suffix(".calls").read_text())
+def calls():
+    return sys.modules["rknn.api"].RKNN.last_calls
+
+
+def built():
+    """The ONNX file that the toolkit was given last: bytes."""
+    return sys.modules["rknn.api"].RKNN.last_onnx
 
 
 def test_an_int8_model_with_one_output_gets_relative_coordinates_and_a_metadata_file(
@@ -121,7 +128,7 @@ def test_an_int8_model_with_one_output_gets_relative_coordinates_and_a_metadata_
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     code, out, error = run(path, "--calibration", photos)
     assert code == 0, error
-    metadata = yaml.safe_load((path.parent / "metadata.yaml").read_text())
+    metadata = yaml.safe_load(path.with_suffix(".yaml").read_text())
     assert metadata == {"task": "detect", "names": NAMES, "imgsz": [640, 640], "relative": True}
     model = describe(path.with_suffix(".rknn"), soc="rk3588")
     assert (
@@ -130,13 +137,13 @@ def test_an_int8_model_with_one_output_gets_relative_coordinates_and_a_metadata_
         and model.task == "detect"
         and model.size == (640, 640)
     )
-    built = onnx.load(str(path.with_suffix(".built")))
-    end = built.graph.node[-1]  # joins scores and boxes, which are relative now
+    # The last node joins scores and boxes, which are relative now.
+    end = onnx.load_from_string(built()).graph.node[-1]
     assert end.op_type == "Concat" and [name.endswith("_relative") for name in end.input] == [
         True,
         False,
     ]
-    assert calls_for(path) == {
+    assert calls() == {
         "config": {
             "mean_values": [[0, 0, 0]],
             "std_values": [[255, 255, 255]],
@@ -153,7 +160,7 @@ def test_the_metadata_of_a_converted_rknn_does_not_apply_to_its_onnx(run, tmp_pa
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     for _ in range(2):  # the second conversion finds the files of the first
         assert run(path, "--calibration", photos)[0] == 0
-        end = onnx.load(str(path.with_suffix(".built"))).graph.node[-1]
+        end = onnx.load_from_string(built()).graph.node[-1]
         assert [name.endswith("_relative") for name in end.input] == [True, False]
         for name in (".onnx", ".rknn"):  # on a PC both mean the .onnx
             assert describe(path.with_suffix(name)).relative is False
@@ -165,31 +172,38 @@ def test_the_metadata_of_a_converted_rknn_does_not_apply_to_its_onnx(run, tmp_pa
 def test_a_float_model_is_not_edited(run, tmp_path):
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     assert run(path, "--dtype", "fp")[0] == 0
-    assert path.with_suffix(".built").read_bytes() == path.read_bytes()
-    assert yaml.safe_load((path.parent / "metadata.yaml").read_text())["relative"] is False
+    assert built() == path.read_bytes()
+    assert yaml.safe_load(path.with_suffix(".yaml").read_text())["relative"] is False
 
 
-def test_in_a_folder_with_other_models_the_metadata_file_is_named_after_the_model(run, tmp_path):
-    folder_with(tmp_path, layouts.ultralytics(), "other.onnx")
+def test_the_metadata_of_a_model_does_not_apply_to_others_in_its_folder(run, tmp_path):
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     assert run(path, "--dtype", "fp")[0] == 0
-    assert not (path.parent / "metadata.yaml").exists()
+    other = folder_with(tmp_path, layouts.ultralytics(), "other.onnx")
     assert describe(path.with_suffix(".rknn"), soc="rk3588").names == NAMES
-    assert describe(path.parent / "other.onnx").names is None
+    assert describe(other).names is None
+
+
+def test_a_file_of_ultralytics_that_describes_the_network_is_kept(run, tmp_path):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    path.with_suffix(".yaml").write_text("backbone: []")
+    assert run(path, "--dtype", "fp")[0] == 0
+    assert path.with_suffix(".yaml").read_text() == "backbone: []"
+    assert describe(path.with_suffix(".rknn"), soc="rk3588").names == NAMES
 
 
 def test_a_rectangular_model_is_calibrated_with_pictures_of_its_shape(run, tmp_path, photos):
     path = folder_with(tmp_path, layouts.ultralytics(size=(640, 384)))
     assert run(path, "--calibration", photos)[0] == 0
-    assert calls_for(path)["images"] == [[384, 640, 3]] * 2
-    assert yaml.safe_load((path.parent / "metadata.yaml").read_text())["imgsz"] == [384, 640]
+    assert calls()["images"] == [[384, 640, 3]] * 2
+    assert yaml.safe_load(path.with_suffix(".yaml").read_text())["imgsz"] == [384, 640]
 
 
 def test_rockchips_heads_are_not_edited(run, tmp_path, photos):
     path = tmp_path / "out.onnx"
     path.write_bytes((ROOT / "models/yolov8n_emoji.onnx").read_bytes())
     assert run(path, "--calibration", photos)[0] == 0
-    assert path.with_suffix(".built").read_bytes() == path.read_bytes()
+    assert built() == path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -205,7 +219,7 @@ def test_dynamic_sides_are_replaced_by_fixed_ones(run, tmp_path, sides, metadata
         side.Clear() if not value else setattr(side, "dim_value", value)
     path = folder_with(tmp_path, model, **metadata)
     assert run(path, "--dtype", "fp")[0] == 0
-    assert calls_for(path)["load"] == {"inputs": ["images"], "input_size_list": [shape]}
+    assert calls()["load"] == {"inputs": ["images"], "input_size_list": [shape]}
 
 
 @pytest.mark.parametrize("sides", [(2, 3, 640, 640), (1, 3, 0, 0)])
@@ -267,6 +281,7 @@ def test_models_that_no_npu_runs_are_refused_for_every_type(run, tmp_path):
     [
         (b"PK", "m.pt", "a PyTorch model, .* yolo export model=m.pt format=onnx"),
         (b"", "m.onnx", "not an ONNX model but an empty"),
+        (b"RKNN" + bytes(80), "m.rknn", "not an ONNX model but a .rknn"),
         (
             (ROOT / "models/resnet18_emoji.onnx").read_bytes()[:-9],
             "m.onnx",
@@ -299,7 +314,23 @@ def test_a_read_only_output_folder_is_reported_first_and_no_partial_model_is_lef
         code == 2
         and error == f"{path.with_suffix('.rknn')}: cannot be written (No space left on device).\n"
     )
-    assert not path.with_suffix(".rknn").exists() and path.exists()
+    assert {entry.name for entry in path.parent.iterdir()} == {"model.onnx"}
+
+
+@pytest.mark.parametrize("fails", ["disk full", "Ctrl-C"])
+def test_the_earlier_model_stays_until_the_new_one_is_complete(run, tmp_path, fails):
+    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    path.with_suffix(".rknn").write_bytes(b"the earlier one")
+    code, _, _ = run(path, "--dtype", "fp", fails=fails)
+    assert code == {"disk full": 2, "Ctrl-C": 130}[fails]
+    assert path.with_suffix(".rknn").read_bytes() == b"the earlier one"
+    assert {entry.name for entry in path.parent.iterdir()} == {"model.onnx", "model.rknn"}
+
+
+def test_pictures_that_floats_do_not_need_are_mentioned(run, tmp_path):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    code, _, error = run(path, "--dtype", "fp", "--calibration", "none")
+    assert (code, error) == (0, "--dtype fp needs no pictures: --calibration is ignored.\n")
 
 
 def test_dynamic_sides_that_the_toolkit_refuses_are_reported_with_advice(run, tmp_path):
@@ -316,7 +347,7 @@ def test_an_unreadable_picture_is_named_and_skipped(run, tmp_path, photos):
     (photos / "0.png").write_bytes(b"no picture")
     code, _, error = run(path, "--calibration", photos)
     assert code == 0 and "0.png" in error and "skipped" in error
-    assert len(calls_for(path)["images"]) == 1
+    assert len(calls()["images"]) == 1
     (photos / "1.png").write_bytes(b"no picture")
     code, _, error = run(path, "--calibration", photos)
     assert code == 2 and error.endswith("none of its pictures can be read.\n")
@@ -348,7 +379,7 @@ def test_int8_is_compared_on_a_picture_that_did_not_calibrate_it(run, tmp_path, 
     found = re.search(r"finds 100.0% of the float model's (\d+) detections in 1 frame ", out)
     assert found and int(found[1]) > 5 and "and 0 more" in out
     assert "person" in out and "This is low" not in out
-    assert calls_for(path)["config"]["quantized_algorithm"] == "mmse"
+    assert calls()["config"]["quantized_algorithm"] == "mmse"
     code, out, _ = run(path, "--calibration", photos, fails="bad int8")
     assert code == 0 and "This is low for" in out and "--dtype fp" in out
     assert path.with_suffix(".rknn").exists()
@@ -364,7 +395,7 @@ def test_a_single_picture_leaves_nothing_to_compare(run, tmp_path, photos):
     path = folder_with(tmp_path, layouts.ultralytics())
     code, out, _ = run(path, "--calibration", photos / "0.png")
     assert code == 0 and "Agreement: unknown, because there is only one picture." in out
-    assert len(calls_for(path)["images"]) == 1
+    assert len(calls()["images"]) == 1
 
 
 def test_the_frames_of_a_video_are_kept_beside_the_model(run, tmp_path, clip):
@@ -383,9 +414,9 @@ def test_on_a_board_its_own_soc_is_the_target(run, soc, tmp_path):
     for name, expected in (("rk3576", "rk3576"), ("rk3568", "rk3568"), ("rk3588s", "rk3588")):
         soc(name)
         assert run(path, "--dtype", "fp")[0] == 0
-        assert calls_for(path)["config"]["target_platform"] == expected
+        assert calls()["config"]["target_platform"] == expected
     assert run(path, "--dtype", "fp", "--target", "rk3562")[0] == 0
-    assert calls_for(path)["config"]["target_platform"] == "rk3562"
+    assert calls()["config"]["target_platform"] == "rk3562"
 
 
 @pytest.mark.parametrize(
@@ -402,6 +433,7 @@ def test_a_missing_toolkit_is_reported_before_frames_are_taken(
     monkeypatch.setitem(sys.modules, "rknn.api", None)
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(sys, "version_info", (*python, 0))
+    monkeypatch.setattr("toolkit.FOLDER", tmp_path)
     path = folder_with(tmp_path, layouts.ultralytics())
     monkeypatch.setattr(sys, "argv", ["convert.py", str(path), "--calibration", str(clip)])
     with pytest.raises(SystemExit) as ended:
@@ -410,6 +442,12 @@ def test_a_missing_toolkit_is_reported_before_frames_are_taken(
     assert ended.value.code == 2 and error.count("\n") == 1
     assert all(word in error for word in words), error
     assert [entry.name for entry in path.parent.iterdir()] == ["model.onnx"]
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    with pytest.raises(SystemExit):
+        convert.main()
+    assert capsys.readouterr().err.endswith(f"(docs/models.md): run convert.py with {python}\n")
 
 
 @pytest.mark.parametrize(
@@ -426,7 +464,7 @@ def test_a_missing_toolkit_is_reported_before_frames_are_taken(
 def test_a_target_may_be_any_soc_name_of_a_family(run, tmp_path, given, expected):
     path = folder_with(tmp_path, layouts.ultralytics())
     assert run(path, "--dtype", "fp", "--target", given)[0] == 0
-    assert calls_for(path)["config"]["target_platform"] == expected
+    assert calls()["config"]["target_platform"] == expected
 
 
 def test_an_unknown_target_is_reported(run, tmp_path):

@@ -45,7 +45,8 @@ def not_onnx(path: str | os.PathLike[str]) -> str | None:
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            found = not_a_model(file.read(64))
+            start = file.read(64)
+        found = "a .rknn" if start.startswith(b"RKNN") else not_a_model(start)
         if found:
             return found
         with mapped(path) as data:
