@@ -8,6 +8,7 @@ from typing import Any, Iterator, List, Sequence, Tuple, TypeVar
 import cv2
 import numpy as np
 from tqdm import tqdm
+from whole_file import replacing
 
 from results.picture_saver import encode
 from results.save_paths import unused
@@ -47,19 +48,25 @@ def take(opened: Source, name: str, folder: Path, count: int, interval: float) -
     if opened.live:
         print(f"{name}: taking {count} frames, one every {interval:g} s. Ctrl-C keeps those taken.")
     saved: List[str] = []
-    folder.mkdir()
+    try:
+        folder.mkdir()
+    except OSError as error:
+        opened.release()
+        raise InputError(f"{folder}: cannot be created ({error.strerror}).") from None
     try:
         with tqdm(total=count, unit=" frames", disable=None) as bar:  # None: without a TTY
             for picture in frames(opened, count, interval):
                 path = folder / f"{len(saved):04}.jpg"
-                path.write_bytes(encode(picture, ".jpg") or b"")
+                with replacing(path) as new:
+                    new.write_bytes(encode(picture, ".jpg") or b"")
                 saved.append(str(path))
                 bar.update()
     finally:
         opened.release()
         kept = len(list(folder.iterdir()))
         if kept:
-            print(f"{name}: {kept} frames are in {folder}. --calibration {folder} uses them again.")
+            are = "frames are" if kept > 1 else "frame is"
+            print(f"{name}: {kept} {are} in {folder}. --calibration {folder} uses them again.")
         else:
             folder.rmdir()
     if not saved:

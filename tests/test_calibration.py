@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, number_in
+from conftest import ROOT, full_disk, number_in
 from fakes import wait_until
 from http_cameras import http_camera, jpeg
 
@@ -134,3 +134,12 @@ def test_ctrl_c_keeps_the_frames_that_were_taken(tmp_path):
         ended.append(True)
     kept = len(list(folder.glob("*.jpg")))
     assert "KeyboardInterrupt" in err and f"{kept} frames are in {folder}" in out
+
+
+def test_a_full_disk_leaves_no_incomplete_frame(clip, tmp_path):
+    folder = tmp_path / "m_frames"
+    (tmp_path / "sizes").write_bytes(bytes(2000))  # smaller than a frame's .jpg
+    with full_disk(tmp_path / "sizes"), pytest.raises(InputError) as caught:
+        find_pictures(str(clip), folder, 5, 2)
+    assert str(caught.value).startswith(f"{folder}/0000.jpg: cannot be written (")
+    assert not folder.exists()
