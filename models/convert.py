@@ -215,20 +215,20 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Convert, and print a report. Raises InputError."""
-    given = {name: getattr(args, name) for name in ("mean", "std") if getattr(args, name)}
-    if given:
-        set_normalisation(args.onnx, **given)
     out = args.out or args.onnx.with_suffix(f".{args.to}")
     check_out(out, f".{args.to}")
     if args.count < 1:
         raise InputError(f"--count {args.count}: must be at least 1.")
     if not 0 < args.interval < float("inf"):
         raise InputError(f"--interval {args.interval:g}: must be more than 0 seconds.")
+    if args.to == "tflite" and args.dtype != "i8":
+        raise InputError(f"--dtype {args.dtype}: the open driver runs int8 only.")
+    given = {name: getattr(args, name) for name in ("mean", "std") if getattr(args, name)}
+    if given:
+        set_normalisation(args.onnx, **given)
     if args.to == "rknn":
         to_rknn(args, out)
         return
-    if args.dtype != "i8":
-        raise InputError(f"--dtype {args.dtype}: the open driver runs int8 only.")
     report = build_tflite(args, out)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {report}")
 

@@ -368,6 +368,18 @@ def test_bad_input_is_reported_in_one_sentence(run, tmp_path, arguments, said):
     assert code == 2 and error.endswith(said) and error.count("\n") == 1
 
 
+def test_bad_arguments_leave_the_onnx_as_it_was(run, tmp_path):
+    path = folder_with(tmp_path, layouts.ultralytics())
+    before = path.read_bytes()
+    assert run(path, "--count", 0, "--mean", 1, 2, 3)[0] == 2
+    assert path.read_bytes() == before
+
+
+def test_a_folder_is_not_a_model(run, tmp_path):
+    code, _, error = run(tmp_path, "--dtype", "fp", "--out", tmp_path / "m.rknn")
+    assert (code, error) == (2, f"{tmp_path}: is a folder. Name the .onnx in it.\n")
+
+
 # ---- the comparison with the float model ----
 
 
