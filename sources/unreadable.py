@@ -6,6 +6,7 @@ import os
 HEAD_BYTES = 1 << 16
 # FFmpeg draws the text of such files as a video.
 TEXTS = (".txt", ".asc", ".nfo", ".diz", ".ans", ".vt")
+MODELS = (".rknn", ".onnx", ".tflite", ".pt")
 # MP3, FLAC, AIFF, AMR, MIDI; frames of MP3 and AAC. They may contain a picture of their cover.
 SOUNDS = (b"ID3", b"fLaC", b"FORM", b"#!AMR", b"MThd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2",
           b"\xff\xf1", b"\xff\xf9")
@@ -38,6 +39,8 @@ def reason(path: str, kind: str = "video", reader: str = "OpenCV") -> str:
         return "cannot be read (permission denied)"
     if os.path.isfile(path) and not os.path.getsize(path):
         return f"not a {kind}: the file is empty"
+    if path.lower().endswith(MODELS):
+        return f"not a {kind} but a model, which main.py takes with --model"
     if head and is_sound(head, tail):
         return f"not a {kind}: it contains only sound"
     if head and is_text(head):

@@ -40,6 +40,7 @@ MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
         ("sound.mp4", M4A, "not a video: it contains only sound."),
         ("cover.mp3", MP3, "not a video: it contains only sound."),
         ("other.mp4", bytes(range(256)) * 9, "not a video that OpenCV can read."),
+        ("m.rknn", b"RKNN\0", "not a video but a model, which main.py takes with --model."),
     ],
 )
 def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, content, expected):
