@@ -115,7 +115,7 @@ class HTTPPictures:
     again, every `timeouts.poll` seconds.
     """
 
-    live, total, size = True, 0, (0, 0)
+    live, total, skipped, size = True, 0, 0, (0, 0)
     file: str | None = None
     note: str | None = None
 

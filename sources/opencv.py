@@ -185,6 +185,7 @@ class Video:
     """
 
     file: str | None = None
+    skipped = 0
 
     def __init__(self, capture: cv2.VideoCapture, source: str, note: str | None = None,
                  timeout: float | None = None):

@@ -20,6 +20,7 @@ class Source(Protocol):
     fps: frames per second according to the source itself; 0 if unknown.
     size: (width, height) in pixels; (0, 0) if unknown.
     total: number of frames; 0 if unknown.
+    skipped: number of frames that the last grab() passed over without decoding them.
     time: time of the frame grabbed last, in seconds: its position in a file, Unix time of a live
         source.
     file: name of the picture grabbed last, if the source consists of pictures, else None.
@@ -33,6 +34,7 @@ class Source(Protocol):
     fps: float
     size: tuple[int, int]
     total: int
+    skipped: int
     time: float
     file: str | None
     note: str | None

@@ -15,6 +15,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from sources.containers import count_is_exact
+from sources.key_frames import KeyFrames
 from sources.names import NoHardware, NotReadable, is_url, local
 from sources.opencv import is_live
 from sources.timeouts import Timeouts
@@ -29,14 +30,17 @@ FAILURES = av.error.FFmpegError, ValueError, RuntimeError, TypeError
 _thread = threading.local()  # one converter per thread: making one costs as much as converting
 
 
-def open_av(source: str, path: str, timeouts: Timeouts, hardware_only: bool) -> AVVideo:
+def open_av(source: str, path: str, timeouts: Timeouts, hardware_only: bool,
+            max_fps: float | None = None) -> AVVideo:
     """Open a file's path or a URL. The board's decoder decodes it if there is one.
 
     timeouts: how long to wait for a URL.
     hardware_only: raise NoHardware if there is none. Otherwise the CPU decodes, and `note` says why
         if this FFmpeg is made for such boards.
+    max_fps: as open_source() takes it.
     Raises NotReadable if FFmpeg cannot read a video there.
     """
+    options: dict[str, Any] = {"max_fps": max_fps, "stop": timeouts.stop}
     plain = open_container(path, timeouts)
     codec = video_of(plain).codec_context.codec
     kind = getattr(codec, "canonical_name", codec.name)
@@ -50,7 +54,7 @@ def open_av(source: str, path: str, timeouts: Timeouts, hardware_only: bool) -> 
             from av.codec.hwaccel import HWAccel
             hardware = open_container(path, timeouts, video_decoder=f"{kind}_rkmpp",
                                       hwaccel=HWAccel("rkmpp"))
-            return AVVideo(hardware, source, hardware=True)
+            return AVVideo(hardware, source, hardware=True, **options)
         except (ImportError, NotReadable) as error:
             reason = error if os.path.exists(DEVICE) else f"there is no {DEVICE}"
             why = f"{kind}_rkmpp does not open ({reason})"
@@ -62,7 +66,7 @@ def open_av(source: str, path: str, timeouts: Timeouts, hardware_only: bool) -> 
         raise NoHardware(why)
     for_boards = "h264_rkmpp" in av.codecs_available
     note = f"PyAV decodes it on the CPU because {why}" if for_boards else None
-    return AVVideo(plain, source, note=note)
+    return AVVideo(plain, source, note=note, **options)
 
 
 def open_container(path: str, timeouts: Timeouts, **options: Any) -> Any:
@@ -95,8 +99,10 @@ class AVVideo:
     file: str | None = None
 
     def __init__(self, container: Any, source: str, hardware: bool = False,
-                 note: str | None = None):
+                 note: str | None = None, max_fps: float | None = None,
+                 stop: threading.Event | None = None):
         self.container, self.source, self.note, self.time = container, source, note, 0.0
+        self.skipped, self.stop = 0, stop or threading.Event()
         self.stream, self.hardware = video_of(container), hardware
         stream = self.stream
         self.fps = float(stream.guessed_rate or stream.average_rate or 0)
@@ -109,6 +115,7 @@ class AVVideo:
         if not hardware:  # with frame threads, each frame comes out several frames later
             stream.thread_type = "SLICE" if self.live else "AUTO"
         self.packets = container.demux(stream)
+        self.keys = KeyFrames(stream.codec_context, max_fps, self.fps)
         self.decoded: collections.deque = collections.deque()
         self.frame: Any = None
         self.failure: Any = None
@@ -122,7 +129,7 @@ class AVVideo:
         self.size = (height, width) if self.turn in (90, 270) else (width, height)
 
     def grab(self) -> bool:
-        broken = 0
+        self.skipped = broken = 0
         while not self.decoded:
             try:
                 packet = next(self.packets)
@@ -130,8 +137,13 @@ class AVVideo:
                 if not self.live and not count_is_exact(local(self.source)):
                     self.total = self.number
                 return False
+            if self.keys.skips(packet):
+                self.number, self.skipped = self.number + 1, self.skipped + 1
+                if self.stop.is_set():
+                    return False
+                continue
             try:
-                self.decoded.extend(packet.decode())
+                self.decoded.extend(self.keys.decode(packet))
                 broken = 0
             except FAILURES as error:
                 broken, self.failure = broken + 1, getattr(error, "strerror", None) or str(error)
@@ -164,6 +176,7 @@ class AVVideo:
         """Go back to the first frame of a file."""
         self.container.seek(self.stream.start_time or 0, stream=self.stream)
         self.packets = self.container.demux(self.stream)
+        self.keys.restart()
         self.decoded.clear()
         self.number = 0
 

@@ -281,6 +281,46 @@ def test_a_rewound_video_starts_at_its_first_frame(clip, reader):
         assert frames_left(video) == 44
 
 
+def video_with_keys(path, seconds, keys, **options):
+    """Write a video of 10 FPS, H.264 with B-frames, whose key frames are at the seconds `keys`."""
+    import av
+
+    with av.open(str(path), "w") as file:
+        options = {"keyint": "infinite", "scenecut": "0", "bframes": "2", **options}
+        text = ":".join(f"{name.replace('_', '-')}={value}" for name, value in options.items())
+        stream = file.add_stream("libx264", rate=10, options={"x264-params": text})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(10 * seconds):
+            picture = np.full((48, 64, 3), 2 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            if number in [10 * key for key in keys]:
+                frame.pict_type = av.video.frame.PictureType.I
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+@needs_av
+@pytest.mark.parametrize(
+    "keys, expected, decoded",
+    [
+        (range(0, 12, 2), [0, 2, 4, 6, 8, 10], 20 + 5),  # all frames up to the second key frame
+        ((0, 1, 2, 7, 8, 9), [0, 2, 7, 9, 11], 10 + 2 + 50),  # none for 5 s: then all frames again
+    ],
+)
+def test_only_key_frames_are_decoded_if_fps_needs_no_others(tmp_path, keys, expected, decoded):
+    path = video_with_keys(tmp_path / "keys.mp4", 12, keys)
+    video, whole = sources.open_source(path, "av"), {}
+    while video.grab():
+        whole[round(video.time, 3)] = video.retrieve()
+    stream = streams.Stream(path, max_fps=0.5, reader="av")
+    found = {round(result.time, 3): result for result in stream.frames()}
+    assert list(found) == expected and stream.number == len(whole) == 120
+    for time, result in found.items():
+        assert result.number == 10 * time and np.array_equal(result.frame, whole[time]), time
+    assert frames_left(sources.open_source(path, "av", max_fps=0.5)) == decoded
+
+
 @needs_av
 def test_main_reads_with_pyav_if_requested(main_py, clip, plain_func, tmp_path):
     done = main_py(

@@ -259,7 +259,7 @@ def test_a_live_stream_keeps_only_the_newest_picture_for_a_blocked_sink(clip, ru
     many, most = threading.Event(), []
 
     class Camera:
-        live, fps, total, size, time = True, 100.0, 0, (64, 48), 0.0
+        live, fps, total, skipped, size, time = True, 100.0, 0, 0, (64, 48), 0.0
         file, note, pictures = None, None, weakref.WeakSet()
 
         def grab(self):
