@@ -129,8 +129,7 @@ class Stream(Delivery):
         """The Result that takes the frame just grabbed through the pool; None if there is none."""
         frame, error = None, None
         try:
-            # Most frames of a live source may be dropped: the pool converts those that remain.
-            frame = self.source.deferred() if self.live else self.source.retrieve()
+            frame = self.source.frame()
         except InputError as unreadable:
             error, self.code = str(unreadable), self.code or 2
             self.print_once(error)

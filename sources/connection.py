@@ -29,7 +29,7 @@ class Absent:
     def retrieve(self) -> None:
         return None
 
-    deferred = read = retrieve
+    frame = read = retrieve
 
     def release(self) -> None:
         pass

@@ -189,7 +189,7 @@ class HTTPPictures:
     def retrieve(self) -> np.ndarray | None:
         return decoded(self.picture or b"")
 
-    def deferred(self) -> np.ndarray | None:
+    def frame(self) -> np.ndarray | None:
         return self.retrieve()
 
     def read(self) -> np.ndarray | None:

@@ -104,7 +104,7 @@ class Pictures:
             raise InputError(f"{as_text(path)}: {reason(path, 'picture')}.")
         return picture
 
-    deferred = retrieve
+    frame = retrieve
 
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None

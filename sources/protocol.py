@@ -7,9 +7,11 @@
 """
 from __future__ import annotations
 
-from typing import Callable, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from vision.frame import Frame
 
 
 class Source(Protocol):
@@ -48,8 +50,8 @@ class Source(Protocol):
         None if it cannot be decoded. Raises InputError for a picture that cannot be read.
         """
 
-    def deferred(self) -> np.ndarray | Callable[[], np.ndarray] | None:
-        """What retrieve() returns, or a function that returns it later, in any thread."""
+    def frame(self) -> np.ndarray | Frame | None:
+        """The frame grabbed last, as it is. A Frame's bgr() is what retrieve() returns."""
 
     def read(self) -> np.ndarray | None:
         """grab() and retrieve() in one: the next picture, or None at the end."""

@@ -7,7 +7,7 @@ import functools
 import os
 import threading
 import time
-from typing import Any, Callable
+from typing import Any
 
 import av
 import cv2
@@ -19,6 +19,8 @@ from sources.key_frames import KeyFrames
 from sources.names import NoHardware, NotReadable, is_url, local
 from sources.opencv import is_live
 from sources.timeouts import Timeouts
+from sources.yuv import frame_of_planes
+from vision.frame import Frame
 
 CODECS = "h264", "hevc", "av1"  # what the board's decoder supports
 DEVICE = "/dev/mpp_service"     # the board's decoder
@@ -117,12 +119,12 @@ class AVVideo:
         self.packets = container.demux(stream)
         self.keys = KeyFrames(stream.codec_context, max_fps, self.fps)
         self.decoded: collections.deque = collections.deque()
-        self.frame: Any = None
+        self.grabbed: Any = None  # an av.VideoFrame
         self.failure: Any = None
         if not self.grab():  # only now it is known whether the video can be decoded
             container.close()
             raise NotReadable(self.failure or "it has no frame")
-        self.decoded.appendleft(self.frame)
+        self.decoded.appendleft(self.grabbed)
         self.number = 0
         first = self.decoded[0]
         self.turn, width, height = turn_of(first, stream), first.width, first.height
@@ -149,7 +151,7 @@ class AVVideo:
                 broken, self.failure = broken + 1, getattr(error, "strerror", None) or str(error)
                 if broken > MAX_BROKEN:
                     return False
-        self.frame = frame = self.decoded.popleft()
+        self.grabbed = frame = self.decoded.popleft()
         self.number += 1
         if self.live:
             self.time = time.time()
@@ -158,12 +160,15 @@ class AVVideo:
             self.time = float((ticks - (self.stream.start_time or 0)) * self.stream.time_base)
         return True
 
-    def retrieve(self) -> np.ndarray:
-        return as_picture(self.frame, self.turn)
-
-    def deferred(self) -> Callable[[], np.ndarray]:
+    def frame(self) -> Frame:
         # PyAV's frames stay valid: the pool can convert those that it takes, in its own threads.
-        return functools.partial(as_picture, self.frame, self.turn)
+        make_bgr = functools.partial(as_picture, self.grabbed, self.turn)
+        if self.turn:
+            return Frame((*self.size[::-1], 3), make_bgr)
+        return frame_of_planes(self.grabbed, make_bgr)
+
+    def retrieve(self) -> np.ndarray:
+        return self.frame().bgr()
 
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None
@@ -181,7 +186,7 @@ class AVVideo:
         self.number = 0
 
     def release(self) -> None:
-        self.frame = None
+        self.grabbed = None
         self.decoded.clear()
         self.container.close()
 

@@ -1,16 +1,19 @@
-"""Compares the CPU time of reading with that of the ways it was done before.
+"""Compares the CPU time of reading frames, and what a model finds in them, with the ways of before:
+all frames decoded, and each converted to BGR before it is scaled.
 
 Run by hand:
 
-    python tests/compare_reading.py
-    python tests/compare_reading.py --seconds 2 --rounds 1     # a short run
+    python tests/compare_reading.py                          # ten minutes
+    python tests/compare_reading.py --seconds 1 --rounds 1 --frames 2     # a short run
 
-Prints the median CPU time in ms of a frame, measured in turn in one process, of
-
-- a video with a key frame every two seconds at --fps 0.5: all frames decoded, and key frames only
+Prints medians of CPU time in ms of a frame, measured in turns in one process. "beyond decoding" is
+a run of a video through a stream, the pool with a simulated NPU of 2.5 ms, func.py and --json,
+without the time of decoding it. Accuracy is that on the demo's frames, scaled to 1080p, in YUV.
 """
 
 import argparse
+import json
+import os
 import statistics
 import sys
 import tempfile
@@ -19,28 +22,41 @@ from pathlib import Path
 
 import av
 import cv2
+import numpy as np
+from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "models/demo")]
 
-from sources import open_source  # noqa: E402
+from conftest import opened_demo  # noqa: E402
+from evaluate import SETTINGS, average_precision, decode, iou, matches  # noqa: E402
 
+import func  # noqa: E402
+from measure import looped  # noqa: E402
+from results.jsonl import JSONLines  # noqa: E402
+from rknnpool import rknnPoolExecutor  # noqa: E402
+from runtimes.simulated import record, simulated  # noqa: E402
+from sources import frames_of, open_source  # noqa: E402
+from sources.pyav import as_picture  # noqa: E402
+from sources.yuv import frame_of_planes  # noqa: E402
+from streams import FrameTask, Stream  # noqa: E402
+from vision.inference import infer  # noqa: E402
+from vision.letterbox import letterbox, unletterbox  # noqa: E402
+from vision.nms import nms  # noqa: E402
+
+MODEL, DEMO = str(ROOT / "models/yolov5n_emoji.rknn"), str(ROOT / "models/demo.mp4")
 RATE, BITS = 25, 4_000_000  # of a common camera
+HD, FULL_HD = (1280, 720), (1920, 1080)
 
 
-def write_video(path, size, seconds, codec="libx264", pixels="yuv420p"):
-    """The demo at the rate and bits of a common camera, with a key frame every two seconds."""
-    demo = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
+def write_video(path, size, seconds):
+    """The demo, H.264, at the rate and bits of a common camera, with a key frame every 2 s."""
     with av.open(str(path), "w") as file:
-        options = {"preset": "veryfast", "tune": "zerolatency"} if codec == "libx264" else {}
-        stream = file.add_stream(codec, rate=RATE, options=options)
-        (stream.width, stream.height), stream.pix_fmt = size, pixels
+        options = {"preset": "veryfast", "tune": "zerolatency"}
+        stream = file.add_stream("libx264", rate=RATE, options=options)
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
         stream.bit_rate, stream.gop_size = BITS, 2 * RATE
-        for _ in range(seconds * RATE):
-            ok, picture = demo.read()
-            if not ok:
-                demo.set(cv2.CAP_PROP_POS_FRAMES, 0)
-                ok, picture = demo.read()
+        for _, picture in zip(range(seconds * RATE), looped(DEMO)):
             frame = av.VideoFrame.from_ndarray(cv2.resize(picture, size), format="bgr24")
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
@@ -48,28 +64,106 @@ def write_video(path, size, seconds, codec="libx264", pixels="yuv420p"):
 
 
 def in_turns(ways, rounds):
-    """Median CPU seconds of each way, a function, measured in turn."""
+    """Median CPU seconds of each way, a function, measured in turns."""
     spent = [[] for _ in ways]
-    for _ in range(rounds):
+    for number in range(rounds + (rounds > 1)):
         for times, way in zip(spent, ways):
             began = time.process_time()
             way()
-            times.append(time.process_time() - began)
+            if number or rounds == 1:  # the first round is the warm-up
+                times.append(time.process_time() - began)
     return [statistics.median(times) for times in spent]
 
 
-def decode(path, max_fps=None):
-    """Decode a video without converting its frames."""
+def print_row(name, before, now, frames):
+    before, now = 1000 * before / frames, 1000 * now / frames
+    print(f"| {name} | {before:.3f} | {now:.3f} | {now / before:.2f} |", flush=True)
+
+
+def decode_video(path, max_fps=None):
+    """Decode a video, and convert no frame."""
     source = open_source(path, "av", max_fps=max_fps)
     while source.grab():
         pass
     source.release()
 
 
-def key_frames(folder, args):
-    path = write_video(folder / "keys.mp4", (1920, 1080), args.seconds)
-    ways = [lambda: decode(path), lambda: decode(path, 0.5)]
-    return "key frames only, --fps 0.5", in_turns(ways, args.rounds)
+def process(path, runtime, as_read):
+    """Run a video as main.py does with --headless --json. as_read: detect() gets frames in YUV."""
+    task, stream = FrameTask(func), Stream(path, reader="av")
+    task.takes_frames = as_read
+    stream.sinks.append(JSONLines(os.devnull))
+    with rknnPoolExecutor(MODEL, None, task, runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), quiet=True)
+    stream.sinks[0].close()
+    assert stream.error is None, stream.error
+
+
+def beyond_decoding(folder, size, args):
+    path = write_video(folder / f"{size[1]}.mp4", size, args.seconds)
+    runtime = simulated(
+        0.0025, 3, record(MODEL, list(frames_of(cv2.VideoCapture(str(path))))[::50], func.myFunc)
+    )
+    decoding, before, now = in_turns(
+        [
+            lambda: decode_video(path),
+            lambda: process(path, runtime, False),
+            lambda: process(path, runtime, True),
+        ],
+        args.rounds,
+    )
+    frames = args.seconds * RATE
+    print_row(f"beyond decoding, {size[1]}p", before - decoding, now - decoding, frames)
+    if size == FULL_HD:
+        keys = in_turns([lambda: decode_video(path), lambda: decode_video(path, 0.5)], args.rounds)
+        print_row("decoding for --fps 0.5, a key frame every 2 s", *keys, frames)
+
+
+def accuracy(frames):
+    """mAP50 of both ways, and how far their boxes are from each other in the model's input."""
+    context, results, distances = opened_demo("yolov5n"), ([], []), []
+    truth = json.loads((ROOT / "models/demo.json").read_text())["frames"]
+    step = len(truth) // frames
+    for number, picture in enumerate(frames_of(cv2.VideoCapture(DEMO))):
+        if number % step:
+            continue
+        picture = av.VideoFrame.from_ndarray(cv2.resize(picture, FULL_HD), format="bgr24")
+        yuv = picture.reformat(format="yuv420p")
+        frame = frame_of_planes(yuv, lambda yuv=yuv: as_picture(yuv, 0))
+        found = []
+        for result, image in zip(results, (frame.bgr(), frame)):
+            square, placed = letterbox(image, 640)
+            boxes, classes, scores = decode(infer(context, square))
+            best = nms(boxes, classes, scores, SETTINGS)
+            boxes, classes, scores = boxes[best], classes[best], scores[best]
+            found.append((boxes[scores >= 0.25], classes[scores >= 0.25]))
+            rows = np.array(truth[number])
+            boxes = unletterbox(boxes, placed, frame) / 1.5  # the demo has 720 rows
+            hit = matches(boxes, classes, rows[:, 1:5], rows[:, 0])[:, 0]
+            result.append((hit, scores, classes, rows[:, 0]))
+        (boxes, classes), (others, other_classes) = found
+        overlap = iou(boxes, others) * (classes[:, None] == other_classes)
+        for row in np.flatnonzero(overlap.max(1, initial=0) > 0.5):
+            distances.append(np.abs(boxes[row] - others[overlap[row].argmax()]).max())
+        distances += [np.inf] * np.count_nonzero(overlap.max(1, initial=0) <= 0.5)
+    before, now = map(map50, results)
+    near = np.mean(np.array(distances) <= 1)
+    print(
+        f"\nmAP50 on {len(results[0])} frames in 1080p: {before:.4f} before, {now:.4f} now; "
+        f"{near:.1%} of {len(distances)} boxes are at most 1 pixel of the input from before"
+    )
+
+
+def map50(parts):
+    hits, scores, classes, truth = (np.concatenate(part) for part in zip(*parts))
+    return np.mean(
+        [
+            average_precision(
+                hits[classes == number], scores[classes == number], (truth == number).sum()
+            )
+            for number in np.unique(truth)
+        ]
+    )
 
 
 def main():
@@ -77,15 +171,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=int, default=40, help="of video; default: %(default)s")
-    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--frames", type=int, default=600, help="for mAP; default: %(default)s")
     args = parser.parse_args()
     cv2.setNumThreads(1)  # as in main.py
     print("| | before, ms | now, ms | ratio |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for measure in (key_frames,):
-            name, times = measure(Path(folder), args)
-            before, now = (1000 * each / (args.seconds * RATE) for each in times)
-            print(f"| {name} | {before:.3f} | {now:.3f} | {now / before:.2f} |", flush=True)
+        for size in (HD, FULL_HD):
+            beyond_decoding(Path(folder), size, args)
+    accuracy(args.frames)
 
 
 if __name__ == "__main__":

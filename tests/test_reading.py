@@ -25,6 +25,7 @@ import streams
 from results.result import FrameTask
 from rknnpool import rknnPoolExecutor
 from vision.errors import InputError
+from vision.frame import Frame
 
 needs_av = pytest.mark.skipif(
     importlib.util.find_spec("av") is None, reason="this reader is PyAV: pip install av"
@@ -113,11 +114,10 @@ def test_a_stream_reports_that_its_camera_is_away():
 
 def test_a_picture_that_nobody_needs_is_not_converted():
     made = []
-    result = streams.Result(
-        SimpleNamespace(), 0, 0, lambda: made.append(1) or np.zeros((2, 4, 3), np.uint8), 0
-    )
-    assert made == []
-    assert result.size == (4, 2) and result.picture.shape == (2, 4, 3) and len(made) == 1
+    frame = Frame((2, 4, 3), lambda: made.append(1) or np.zeros((2, 4, 3), np.uint8))
+    result = streams.Result(SimpleNamespace(), 0, 0, frame, 0)
+    assert result.size == (4, 2) and made == []
+    assert result.picture.shape == (2, 4, 3) and result.frame is result.picture and len(made) == 1
 
 
 # ---- PyAV ----
@@ -473,6 +473,9 @@ class RecordingCapture:
 
     def isOpened(self):
         return True
+
+    def getBackendName(self):
+        return "V4L2"
 
     def set(self, what, value):
         self.requested.append((what, value))

@@ -55,7 +55,7 @@ class Frames:
     def retrieve(self):
         return np.zeros((SIDE, SIDE, 3), np.uint8)
 
-    deferred = retrieve
+    frame = retrieve
 
     def release(self):
         pass

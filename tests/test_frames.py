@@ -1,0 +1,165 @@
+"""Frames stay as their source gave them, in YUV. A model's input is made from that, with the
+colours of the BGR picture."""
+
+import gc
+import importlib.util
+import weakref
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+import func
+import sources
+from results.result import FrameTask, Result
+from sources.yuv import frame_of_array
+from vision.frame import Frame, YUVFrame
+from vision.letterbox import letterbox
+
+needs_av = pytest.mark.skipif(
+    importlib.util.find_spec("av") is None, reason="this reader is PyAV: pip install av"
+)
+
+
+def difference(frame, size=640):
+    """The mean difference of the inputs made from a frame and from its BGR picture; the one from
+    the frame is made first."""
+    direct, placed = letterbox(frame, size)
+    direct = direct.astype(int)
+    from_bgr, same = letterbox(frame.bgr(), size)
+    assert frame.shape == frame.bgr().shape and placed == same
+    return np.abs(direct - from_bgr).mean()
+
+
+# ---- YUV ----
+
+
+@needs_av
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12"])
+@pytest.mark.parametrize("standard", [1, 2, 5])  # BT.709, unknown, BT.601
+@pytest.mark.parametrize("full", [False, True])
+def test_the_models_input_from_yuv_has_the_colours_of_the_picture(
+    demo_frames, form, standard, full
+):
+    import av
+
+    from sources.pyav import as_picture
+    from sources.yuv import frame_of_planes
+
+    picture = cv2.resize(demo_frames[0], (1000, 562))  # rows are padded
+    picture[:, :500] = picture[:, :500] // (4, 2, 1)  # strong colours
+    decoded = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format=form)
+    decoded.colorspace, decoded.color_range = standard, 2 if full else 1
+    frame = frame_of_planes(decoded, lambda: as_picture(decoded, 0))
+    assert isinstance(frame, YUVFrame) and difference(frame) < 1
+
+
+@needs_av
+def test_a_format_that_is_not_known_is_converted_to_bgr(demo_frames):
+    import av
+
+    from sources.pyav import as_picture
+    from sources.yuv import frame_of_planes
+
+    decoded = av.VideoFrame.from_ndarray(demo_frames[0], format="bgr24").reformat(format="p010le")
+    frame = frame_of_planes(decoded, lambda: as_picture(decoded, 0))
+    assert difference(frame) == 0
+    assert np.abs(frame.bgr().astype(int) - demo_frames[0]).mean() < 4
+
+
+def as_array(picture, form):
+    """A BGR picture as OpenCV gives it from a camera or a pipeline of that format."""
+    planar, (h, w) = cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), picture.shape[:2]
+    y, (u, v) = planar[:h], planar[h:].reshape(2, h // 2, w // 2)
+    if form == "YUYV":
+        array = np.stack([y, np.repeat(np.stack([u, v], 2).reshape(h // 2, w), 2, 0)], 2)
+        return np.ascontiguousarray(array)
+    planes = {"I420": [u, v], "YV12": [v, u], "NV12": [np.stack([u, v], 2)]}
+    planes["NV21"] = [np.stack([v, u], 2)]
+    return np.concatenate([y.reshape(-1), *(plane.reshape(-1) for plane in planes[form])]).reshape(
+        h * 3 // 2, w
+    )
+
+
+@pytest.mark.parametrize("form", ["I420", "YV12", "NV12", "NV21", "YUYV"])
+def test_opencvs_arrays_are_read_as_their_format_says(demo_frames, form):
+    frame = frame_of_array(as_array(demo_frames[0], form), form)
+    assert np.abs(frame.bgr().astype(int) - demo_frames[0]).mean() < 4
+    assert difference(frame) < 1
+
+
+def test_a_small_frame_is_scaled_up_like_its_picture(demo_frames):
+    small = cv2.resize(demo_frames[0], (320, 240))
+    assert difference(frame_of_array(as_array(small, "NV12"), "NV12")) == 0
+
+
+def test_a_frame_is_freed_with_its_last_reference(demo_frames):
+    gc.disable()
+    try:
+        frames = [frame_of_array(as_array(demo_frames[0], "NV12"), "NV12")]
+        alive = weakref.WeakSet(frames)
+        assert max(map(difference, frames)) < 3
+        del frames
+        assert len(alive) == 0
+    finally:
+        gc.enable()
+
+
+# ---- cameras ----
+
+
+class Camera:
+    """A cv2.VideoCapture that gives one array."""
+
+    def __init__(self, array, form):
+        self.array, self.form = array, int.from_bytes(form.encode(), "little")
+
+    def get(self, what):
+        return {
+            cv2.CAP_PROP_FRAME_HEIGHT: 720,
+            cv2.CAP_PROP_FRAME_WIDTH: 1280,
+            cv2.CAP_PROP_FOURCC: self.form,
+        }.get(what, 0)
+
+    def grab(self):
+        return True
+
+    def retrieve(self):
+        return True, self.array
+
+
+def test_a_cameras_frames_stay_as_it_sends_them(demo_frames):
+    for form in ("NV12", "YUYV"):
+        source = sources.Video(Camera(as_array(demo_frames[0], form), form), "0")
+        assert isinstance(source.frame(), Frame), form
+        assert np.abs(source.read().astype(int) - demo_frames[0]).mean() < 4, form
+
+
+# ---- who gets what ----
+
+
+@pytest.mark.parametrize("takes", [False, True])
+def test_only_a_func_file_that_takes_frames_gets_them(demo_frames, runtime, takes):
+    """And only if no window or video needs a picture of every frame."""
+    seen = []
+    module = SimpleNamespace(
+        FRAMES=takes, detect=lambda context, IMG: seen.append(type(IMG)) or [], draw=max
+    )
+    frame = frame_of_array(as_array(demo_frames[0], "NV12"), "NV12")
+    for draws in (False, True):
+        FrameTask(module)(None, Result(SimpleNamespace(draws=draws), 0, 0.0, frame, 0.0))
+    assert seen == [YUVFrame if takes else np.ndarray, np.ndarray]
+
+
+def test_func_py_detects_the_same_in_a_frame_and_in_its_picture(demo_frames):
+    from conftest import opened_demo
+
+    context = opened_demo("yolov5n")
+    large = cv2.resize(demo_frames[30], (1920, 1080))
+    frame = frame_of_array(as_array(large, "NV12"), "NV12")
+    direct, from_bgr = func.detect(context, frame), func.detect(context, frame.bgr())
+    same = direct.classes[:, None] == from_bgr.classes
+    corners = np.abs(direct.boxes[:, None] - from_bgr.boxes).max(2)  # the largest distance, pixels
+    found = (same & (corners < 6)).any(1)
+    assert abs(len(direct) - len(from_bgr)) <= 1 and found.sum() > 3 and found.mean() > 0.9
