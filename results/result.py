@@ -8,7 +8,7 @@ from typing import Any, Callable
 
 from funcs import has_detections
 from vision.errors import InputError
-from vision.frame import Frame
+from vision.frame import Frame, Undecodable
 
 
 def draw_nothing(frame: Any, detections: Any) -> Any:
@@ -83,6 +83,7 @@ class Result:
 
 class FrameTask:
     """What the pool runs on each Result: the func file's detect() if it has one, else its myFunc.
+    A frame that cannot be decoded fails.
 
     func_module: the func file as a module. needs_boxes: the flag that needs boxes, or ""; then a
     detection without a box raises InputError. The pool may call this twice for one Result, if the
@@ -97,6 +98,13 @@ class FrameTask:
     def __call__(self, context: Any, result: Result) -> Result:
         if result.error is not None:
             return result
+        try:
+            return self.run(context, result)
+        except Undecodable as error:
+            result.fail(str(error))
+            return result
+
+    def run(self, context: Any, result: Result) -> Result:
         if self.has_detections:
             as_read = self.takes_frames and not result.stream.draws
             frame = result.as_read if as_read else result.frame

@@ -16,7 +16,8 @@ from sources.file_names import for_opencv
 from sources.names import SourceUnavailable, hide, is_camera, is_number, is_url, local
 from sources.yuv import frame_of_array, guessed_format, named_format
 from vision.errors import InputError
-from vision.frame import Frame
+from vision.frame import Frame, picture_of
+from vision.jpeg import frame_of_file
 
 if "OPENCV_LOG_LEVEL" not in os.environ:  # our own messages say what went wrong
     # OpenCV before 4.13, and after
@@ -28,7 +29,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 # Of cameras: frames in these are not converted to BGR by OpenCV, but when they are needed.
-CAMERA_FORMATS = "YUYV", "NV12"
+CAMERA_FORMATS = "MJPG", "YUYV", "NV12"
 
 
 class CameraSettings(NamedTuple):
@@ -219,12 +220,13 @@ class Video:
         ok, picture = self.capture.retrieve()  # a copy: OpenCV keeps one frame only
         if not ok:
             return None
+        if picture.shape[0] == 1 and form_of(self.capture) == "MJPG":
+            return frame_of_file(picture.reshape(-1))
         form = self.format_of(picture)
         return frame_of_array(picture, form) if form else picture
 
     def retrieve(self) -> np.ndarray | None:
-        frame = self.frame()
-        return frame.bgr() if isinstance(frame, Frame) else frame
+        return picture_of(self.frame())
 
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None

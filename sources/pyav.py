@@ -1,5 +1,6 @@
 """Files and URLs read by PyAV (`pip install av`), or by a board's pyav-rkmpp, which has the
-hardware decoder. Frames, times and numbers are the same as OpenCV's."""
+hardware decoder. Frames, times and numbers are the same as OpenCV's. Only Motion JPEG is decoded by
+OpenCV's own decoder, which smooths colours between pixels."""
 from __future__ import annotations
 
 import collections
@@ -20,7 +21,8 @@ from sources.names import NoHardware, NotReadable, is_url, local
 from sources.opencv import is_live
 from sources.timeouts import Timeouts
 from sources.yuv import frame_of_planes
-from vision.frame import Frame
+from vision.frame import Frame, picture_of
+from vision.jpeg import JPEGFrame, jpeg_shape
 
 CODECS = "h264", "hevc", "av1"  # what the board's decoder supports
 DEVICE = "/dev/mpp_service"     # the board's decoder
@@ -106,7 +108,7 @@ class AVVideo:
         self.container, self.source, self.note, self.time = container, source, note, 0.0
         self.skipped, self.stop = 0, stop or threading.Event()
         self.stream, self.hardware = video_of(container), hardware
-        stream = self.stream
+        stream: Any = self.stream
         self.fps = float(stream.guessed_rate or stream.average_rate or 0)
         seconds = (container.duration or 0) / av.time_base
         if seconds <= 0 and stream.duration:
@@ -114,21 +116,25 @@ class AVVideo:
         self.total = stream.frames or max(0, int(seconds * self.fps + 0.5))
         self.number = 0  # of frames since the start
         self.live = is_live(source, self.total)
+        self.motion_jpeg = stream.codec_context.name == "mjpeg"
         if not hardware:  # with frame threads, each frame comes out several frames later
-            stream.thread_type = "SLICE" if self.live else "AUTO"
+            stream.thread_type = "SLICE" if self.live or self.motion_jpeg else "AUTO"
         self.packets = container.demux(stream)
         self.keys = KeyFrames(stream.codec_context, max_fps, self.fps)
         self.decoded: collections.deque = collections.deque()
-        self.grabbed: Any = None  # an av.VideoFrame
+        self.packet: Any = None   # decoded last
+        self.grabbed: Any = None  # a frame, or a packet that is a JPEG
+        self.jpegs = False        # packets that are JPEGs are not decoded
         self.failure: Any = None
         if not self.grab():  # only now it is known whether the video can be decoded
             container.close()
             raise NotReadable(self.failure or "it has no frame")
-        self.decoded.appendleft(self.grabbed)
+        first: Any = self.grabbed
         self.number = 0
-        first = self.decoded[0]
         self.turn, width, height = turn_of(first, stream), first.width, first.height
         self.size = (height, width) if self.turn in (90, 270) else (width, height)
+        self.jpegs = self.motion_jpeg and not self.turn
+        self.decoded.appendleft(self.packet if self.is_jpeg(self.packet) else first)
 
     def grab(self) -> bool:
         self.skipped = broken = 0
@@ -144,6 +150,10 @@ class AVVideo:
                 if self.stop.is_set():
                     return False
                 continue
+            if self.is_jpeg(packet):
+                self.decoded.append(packet)
+                continue
+            self.packet = packet
             try:
                 self.decoded.extend(self.keys.decode(packet))
                 broken = 0
@@ -162,16 +172,28 @@ class AVVideo:
 
     def frame(self) -> Frame:
         # PyAV's frames stay valid: the pool can convert those that it takes, in its own threads.
+        if isinstance(self.grabbed, av.Packet):
+            return JPEGFrame(np.frombuffer(bytes(self.grabbed), np.uint8), (*self.size[::-1], 3))
         make_bgr = functools.partial(as_picture, self.grabbed, self.turn)
         if self.turn:
             return Frame((*self.size[::-1], 3), make_bgr)
         return frame_of_planes(self.grabbed, make_bgr)
 
-    def retrieve(self) -> np.ndarray:
-        return self.frame().bgr()
+    def is_jpeg(self, packet: Any) -> bool:
+        """Whether a packet is a JPEG that can be decoded alone: not cut off, and not one of the two
+        of an interlaced frame."""
+        data = bytes(packet) if self.jpegs else b""
+        return (data.rstrip(b"\0").endswith(b"\xff\xd9")
+                and jpeg_shape(data) == (*self.size[::-1], 3))
+
+    def retrieve(self) -> np.ndarray | None:
+        return picture_of(self.frame())
 
     def read(self) -> np.ndarray | None:
-        return self.retrieve() if self.grab() else None
+        picture = None
+        while picture is None and self.grab():
+            picture = self.retrieve()
+        return picture
 
     @property
     def decodes_on_cpu(self) -> bool:

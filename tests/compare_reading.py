@@ -41,6 +41,8 @@ from sources.pyav import as_picture  # noqa: E402
 from sources.yuv import frame_of_planes  # noqa: E402
 from streams import FrameTask, Stream  # noqa: E402
 from vision.inference import infer  # noqa: E402
+from vision.jpeg import decode as decode_jpeg  # noqa: E402
+from vision.jpeg import frame_of_file  # noqa: E402
 from vision.letterbox import letterbox, unletterbox  # noqa: E402
 from vision.nms import nms  # noqa: E402
 
@@ -119,6 +121,24 @@ def beyond_decoding(folder, size, args):
         print_row("decoding for --fps 0.5, a key frame every 2 s", *keys, frames)
 
 
+def motion_jpeg(size, quality, args):
+    """A JPEG to BGR, to the model's input by way of BGR, and to it directly."""
+    demo = frames_of(cv2.VideoCapture(DEMO))
+    files = [
+        cv2.imencode(".jpg", cv2.resize(picture, size), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        for _, picture in zip(range(20), demo)
+    ]
+    ways = [
+        lambda: [decode_jpeg(data) for data in files],
+        lambda: [letterbox(decode_jpeg(data), 640) for data in files],
+        lambda: [letterbox(frame_of_file(data), 640) for data in files],
+    ]
+    to_bgr, before, now = in_turns(ways, 3 * args.rounds)
+    kind = f"{size[1]}p JPEG of {sum(map(len, files)) / len(files) / 1000:.0f} kB to the input"
+    print_row(f"{kind}; before: only to BGR", to_bgr, now, 20)
+    print_row(kind, before, now, 20)
+
+
 def accuracy(frames):
     """mAP50 of both ways, and how far their boxes are from each other in the model's input."""
     context, results, distances = opened_demo("yolov5n"), ([], []), []
@@ -179,6 +199,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for size in (HD, FULL_HD):
             beyond_decoding(Path(folder), size, args)
+            motion_jpeg(size, 80, args)
+            motion_jpeg(size, 95, args)
     accuracy(args.frames)
 
 

@@ -1,5 +1,5 @@
-"""Frames stay as their source gave them, in YUV. A model's input is made from that, with the
-colours of the BGR picture."""
+"""Frames stay as their source gave them: in YUV, or a JPEG. A model's input is made from that, with
+the colours of the BGR picture."""
 
 import gc
 import importlib.util
@@ -14,7 +14,9 @@ import func
 import sources
 from results.result import FrameTask, Result
 from sources.yuv import frame_of_array
+from streams import Stream
 from vision.frame import Frame, YUVFrame
+from vision.jpeg import JPEGFrame, frame_of_file
 from vision.letterbox import letterbox
 
 needs_av = pytest.mark.skipif(
@@ -94,10 +96,49 @@ def test_a_small_frame_is_scaled_up_like_its_picture(demo_frames):
     assert difference(frame_of_array(as_array(small, "NV12"), "NV12")) == 0
 
 
+# ---- JPEG ----
+
+
+def test_a_jpeg_is_decoded_no_larger_than_needed(demo_frames, monkeypatch):
+    large = cv2.resize(demo_frames[0], (2560, 1440))
+    frame = frame_of_file(cv2.imencode(".jpg", large)[1].tobytes())
+    flags, real = [], cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flag: flags.append(flag) or real(data, flag))
+    assert frame.shape == (1440, 2560, 3) and difference(frame) < 3 and difference(frame, 320) == 0
+    assert flags == [cv2.IMREAD_REDUCED_COLOR_4, cv2.IMREAD_COLOR]
+
+
+def test_a_jpeg_that_its_exif_data_turns_is_upright():
+    jpeg = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    assert frame_of_file(turned).shape == (60, 40, 3)
+
+
+def test_a_jpeg_that_cannot_be_decoded_fails_alone(demo_frames):
+    jpeg = cv2.imencode(".jpg", demo_frames[0])[1].tobytes()
+    broken = frame_of_file(jpeg[:700])  # it has its size, but no picture
+    assert broken.shape == (720, 1280, 3)
+    module = SimpleNamespace(FRAMES=True, detect=lambda c, IMG: letterbox(IMG, 640), draw=max)
+    for draws in (False, True):
+        result = Result(SimpleNamespace(draws=draws), 0, 0.0, broken, 0.0)
+        assert "cannot be decoded" in FrameTask(module)(None, result).error
+
+
+@needs_av
+def test_motion_jpeg_in_a_file_is_decoded_when_needed(clip, runtime):
+    frames = [result.as_read for result in Stream(clip, reader="av").frames()]
+    # The first one shows whether the file can be decoded.
+    assert len(frames) == 45 and {type(frame) for frame in frames[1:]} == {JPEGFrame}
+
+
 def test_a_frame_is_freed_with_its_last_reference(demo_frames):
     gc.disable()
     try:
-        frames = [frame_of_array(as_array(demo_frames[0], "NV12"), "NV12")]
+        frames = [
+            frame_of_file(cv2.imencode(".jpg", demo_frames[0])[1].tobytes()),
+            frame_of_array(as_array(demo_frames[0], "NV12"), "NV12"),
+        ]
         alive = weakref.WeakSet(frames)
         assert max(map(difference, frames)) < 3
         del frames
@@ -130,8 +171,10 @@ class Camera:
 
 
 def test_a_cameras_frames_stay_as_it_sends_them(demo_frames):
-    for form in ("NV12", "YUYV"):
-        source = sources.Video(Camera(as_array(demo_frames[0], form), form), "0")
+    jpeg = cv2.imencode(".jpg", demo_frames[0])[1].reshape(1, -1)
+    arrays = {"MJPG": jpeg, **{form: as_array(demo_frames[0], form) for form in ("NV12", "YUYV")}}
+    for form, array in arrays.items():
+        source = sources.Video(Camera(array, form), "0")
         assert isinstance(source.frame(), Frame), form
         assert np.abs(source.read().astype(int) - demo_frames[0]).mean() < 4, form
 

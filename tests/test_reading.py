@@ -136,7 +136,10 @@ def frames_left(video):
 
 
 def compare(path, most=None):
-    """Assert that both readers give the same frames and times. Returns the number of frames."""
+    """Assert that both readers give the same frames and times. Returns the number of frames.
+
+    Motion JPEG is decoded by two decoders that smooth the colours differently.
+    """
     ours, theirs = both(path)
     assert (ours.total, ours.size, ours.live) == (theirs.total, theirs.size, theirs.live)
     assert ours.fps == pytest.approx(theirs.fps)
@@ -146,7 +149,9 @@ def compare(path, most=None):
         assert (frame is None) == (other is None), count
         if frame is None:
             break
-        assert frame.shape == other.shape and cv2.absdiff(frame, other).max() <= 2, count
+        difference = cv2.absdiff(frame, other)
+        assert frame.shape == other.shape and difference.mean() < 2, count
+        assert difference.max() <= 2 or str(path).endswith(".avi"), count
         assert ours.time == pytest.approx(theirs.time, abs=1e-3)
         count += 1
     ours.release()
@@ -502,9 +507,10 @@ def test_a_camera_gets_format_then_size_then_rate(requested):
         (cv2.CAP_PROP_FRAME_WIDTH, 1280),
         (cv2.CAP_PROP_FRAME_HEIGHT, 720),
         (cv2.CAP_PROP_FPS, 30),
+        (cv2.CAP_PROP_CONVERT_RGB, 0),  # frames stay JPEGs
     ]
     sources.open_source("0")
-    assert requested == []
+    assert requested == [(cv2.CAP_PROP_CONVERT_RGB, 0)]
 
 
 def test_a_cameras_different_settings_are_reported_once(requested, printed):

@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 
 
+class Undecodable(Exception):
+    """A frame's data is not a picture."""
+
+
 class Frame:
     """A frame that becomes BGR when bgr() is first called.
 
@@ -22,19 +26,28 @@ class Frame:
         self._lock = threading.Lock()
 
     def bgr(self) -> np.ndarray:
-        """The frame as (h, w, 3) uint8 BGR, always the same array, which may be drawn on."""
+        """The frame as (h, w, 3) uint8 BGR, always the same array, which may be drawn on. Raises
+        Undecodable."""
         with self._lock:
             if self.made is None:
                 self.made = self.make_bgr()
             return self.made
 
     def scale_into(self, rgb: np.ndarray) -> None:
-        """Scale the frame to the size of `rgb`, (height, width, 3) uint8 RGB, and write it
-        there."""
+        """Scale the frame to the size of `rgb`, (height, width, 3) uint8 RGB, and write it there.
+        Raises Undecodable."""
         write_rgb(self.bgr(), rgb)
 
 
 Picture = Union[np.ndarray, Frame]
+
+
+def picture_of(frame: Picture | None) -> np.ndarray | None:
+    """A frame as BGR, None if it cannot be decoded."""
+    try:
+        return frame.bgr() if isinstance(frame, Frame) else frame
+    except Undecodable:
+        return None
 
 
 def write_rgb(bgr: np.ndarray, rgb: np.ndarray) -> None:
