@@ -106,8 +106,9 @@ class FrameTask:
 
     def run(self, context: Any, result: Result) -> Result:
         if self.has_detections:
-            as_read = self.takes_frames and not result.stream.draws
-            frame = result.as_read if as_read else result.frame
+            if result.stream.draws:
+                result.frame  # noqa: B018  it will be needed: convert it here, in the pool's threads
+            frame = result.as_read if self.takes_frames else result.frame
             result.detections = self.func.detect(context, frame)
             result.draw = self.func.draw
             if self.needs_boxes and result.detections.boxes is None and len(result.detections):

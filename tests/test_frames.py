@@ -197,16 +197,17 @@ for form in ("MJPG", "NV12", "YUYV"):
 
 
 @pytest.mark.parametrize("takes", [False, True])
-def test_only_a_func_file_that_takes_frames_gets_them(demo_frames, runtime, takes):
-    """And only if no window or video needs a picture of every frame."""
+@pytest.mark.parametrize("draws", [False, True])
+def test_only_a_func_file_that_takes_frames_gets_them(demo_frames, takes, draws):
+    """The pool converts a frame only if every picture will be needed, or the func file needs it."""
     seen = []
     module = SimpleNamespace(
         FRAMES=takes, detect=lambda context, IMG: seen.append(type(IMG)) or [], draw=max
     )
     frame = frame_of_array(as_array(demo_frames[0], "NV12"), "NV12")
-    for draws in (False, True):
-        FrameTask(module)(None, Result(SimpleNamespace(draws=draws), 0, 0.0, frame, 0.0))
-    assert seen == [YUVFrame if takes else np.ndarray, np.ndarray]
+    FrameTask(module)(None, Result(SimpleNamespace(draws=draws), 0, 0.0, frame, 0.0))
+    assert seen == [YUVFrame if takes else np.ndarray]
+    assert (frame.made is None) == (takes and not draws)
 
 
 def test_func_py_detects_the_same_in_a_frame_and_in_its_picture(demo_frames):
