@@ -14,7 +14,7 @@ from vision.frame import BT601, BT709, Frame, YUVFrame
 TO_BGR = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21,
           "I420": cv2.COLOR_YUV2BGR_I420, "YU12": cv2.COLOR_YUV2BGR_I420,
           "YV12": cv2.COLOR_YUV2BGR_YV12, "YUYV": cv2.COLOR_YUV2BGR_YUYV,
-          "YUY2": cv2.COLOR_YUV2BGR_YUYV}
+          "YUY2": cv2.COLOR_YUV2BGR_YUYV, "UYVY": cv2.COLOR_YUV2BGR_UYVY}
 
 
 # ---- arrays of OpenCV ----
@@ -35,12 +35,12 @@ def guessed_format(picture: np.ndarray) -> str:
 
 
 def frame_of_array(picture: np.ndarray, form: str) -> Frame:
-    """The frame in an array (h * 3/2, w) uint8, or of YUYV (h, w, 2). OpenCV takes all of them for
-    BT.601 with a limited range."""
+    """The frame in an array (h * 3/2, w) uint8, or (h, w, 2) of YUYV or UYVY. OpenCV takes all of
+    them for BT.601 with a limited range."""
     rows, w = picture.shape[:2]
     make_bgr = functools.partial(cv2.cvtColor, picture, TO_BGR[form])
-    if form in ("YUYV", "YUY2"):
-        return Frame((rows, w, 3), make_bgr)  # to separate its planes would take as long
+    if picture.shape[2:] == (2,):
+        return Frame((rows, w, 3), make_bgr)  # separating its planes would take as long
     h = rows * 2 // 3
     if form == "NV21":
         return Frame((h, w, 3), make_bgr)

@@ -747,7 +747,7 @@ needs_gstreamer = pytest.mark.skipif(
 
 
 @needs_gstreamer
-@pytest.mark.parametrize("form", ["BGR", "NV12", "I420"])
+@pytest.mark.parametrize("form", ["BGR", "NV12", "I420", "YUY2", "UYVY"])
 def test_frames_of_a_real_pipeline_are_in_colour(form):
     pipeline = (
         "videotestsrc num-buffers=5 pattern=red ! "
