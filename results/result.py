@@ -106,8 +106,8 @@ class FrameTask:
 
     def run(self, context: Any, result: Result) -> Result:
         if self.has_detections:
-            if result.stream.draws:
-                result.frame  # noqa: B018  it will be needed: convert it here, in the pool's threads
+            if result.stream.draws:  # convert it here, in the pool's threads
+                result.frame  # noqa: B018
             frame = result.as_read if self.takes_frames else result.frame
             result.detections = self.func.detect(context, frame)
             result.draw = self.func.draw
