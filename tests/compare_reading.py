@@ -67,39 +67,66 @@ def write_video(path, size, seconds):
 
 
 def in_turns(ways, rounds):
-    """The lowest CPU seconds of each way, a function, measured in turns: other programs only add to
-    them."""
+    """The lowest result of each way, a function that returns CPU seconds, in turns: other programs
+    only add to them."""
     spent = [[] for _ in ways]
     for _ in range(rounds):
         for times, way in zip(spent, ways):
-            began = time.process_time()
-            way()
-            times.append(time.process_time() - began)
+            times.append(way())
     return list(map(min, spent))
 
 
-def print_row(name, before, now, frames):
-    before, now = 1000 * before / frames, 1000 * now / frames
-    print(f"| {name} | {before:.3f} | {now:.3f} | {now / before:.2f} |", flush=True)
+def print_row(name, before, now):
+    print(f"| {name} | {1000 * before:.3f} | {1000 * now:.3f} | {now / before:.2f} |", flush=True)
 
 
 def decode_video(path, max_fps=None):
-    """Decode a video, and convert no frame."""
+    """CPU seconds of a frame to decode a video without converting it."""
     source = open_source(path, "av", max_fps=max_fps)
+    began = time.process_time()
     while source.grab():
         pass
+    spent = time.process_time() - began
     source.release()
+    return spent / source.total
+
+
+class Clock(list):
+    """A sink that notes the CPU time at each frame."""
+
+    def write(self, result):
+        self.append(time.process_time())
 
 
 def process(path, runtime, as_read):
-    """Run a video as main.py does with --headless --json. as_read: detect() gets frames in YUV."""
-    task, stream = FrameTask(func), Stream(path, reader="av")
+    """CPU seconds of a frame to run a video as main.py does with --headless --json, without the
+    first and the last fifth. as_read: detect() gets frames in YUV."""
+    task, stream, clock = FrameTask(func), Stream(path, reader="av"), Clock()
     task.takes_frames = as_read
-    stream.sinks.append(JSONLines(os.devnull))
+    stream.sinks += [JSONLines(os.devnull), clock]
     with rknnPoolExecutor(MODEL, None, task, runtime=runtime) as pool:
         stream.run(pool, tqdm(disable=True), quiet=True)
     stream.sinks[0].close()
     assert stream.error is None, stream.error
+    fifth = len(clock) // 5
+    return (clock[-fifth] - clock[fifth]) / (len(clock) - 2 * fifth)
+
+
+def to_input(size, args):
+    """A frame in YUV to the model's input: by way of BGR, and directly."""
+    picture = cv2.resize(next(frames_of(cv2.VideoCapture(DEMO))), size)
+    yuv = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p")
+
+    def spent(convert):
+        began = time.process_time()
+        convert()
+        return time.process_time() - began
+
+    ways = [
+        lambda: spent(lambda: letterbox(as_picture(yuv, 0), 640)),
+        lambda: spent(lambda: letterbox(frame_of_planes(yuv, None), 640)),
+    ]
+    print_row(f"YUV to the input, {size[1]}p", *in_turns(ways, 20 * args.rounds))
 
 
 def beyond_decoding(folder, size, args):
@@ -117,14 +144,14 @@ def beyond_decoding(folder, size, args):
             args.rounds,
         )
         name = f"beyond decoding, {size[1]}p, {kind}"
-        print_row(name, before - decoding, now - decoding, args.seconds * RATE)
+        print_row(name, before - decoding, now - decoding)
 
 
 def key_frames(folder, args):
     path = write_video(folder / "keys.mp4", FULL_HD, 4 * args.seconds)
     ways = [lambda: decode_video(path), lambda: decode_video(path, 0.5)]
     name = "decoding for --fps 0.5, 1080p, a key frame every 2 s"
-    print_row(name, *in_turns(ways, args.rounds), 4 * args.seconds * RATE)
+    print_row(name, *in_turns(ways, args.rounds))
 
 
 def motion_jpeg(size, quality, args):
@@ -134,15 +161,22 @@ def motion_jpeg(size, quality, args):
         cv2.imencode(".jpg", cv2.resize(picture, size), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         for _, picture in zip(range(20), demo)
     ]
+
+    def spent(convert):
+        began = time.process_time()
+        for data in files:
+            convert(data)
+        return (time.process_time() - began) / len(files)
+
     ways = [
-        lambda: [decode_jpeg(data) for data in files],
-        lambda: [letterbox(decode_jpeg(data), 640) for data in files],
-        lambda: [letterbox(frame_of_file(data), 640) for data in files],
+        lambda: spent(decode_jpeg),
+        lambda: spent(lambda data: letterbox(decode_jpeg(data), 640)),
+        lambda: spent(lambda data: letterbox(frame_of_file(data), 640)),
     ]
     to_bgr, before, now = in_turns(ways, 2 * args.rounds)
     kind = f"{size[1]}p JPEG of {sum(map(len, files)) / len(files) / 1000:.0f} kB to the input"
-    print_row(f"{kind}; before: only to BGR", to_bgr, now, 20)
-    print_row(kind, before, now, 20)
+    print_row(f"{kind}; before: only to BGR", to_bgr, now)
+    print_row(kind, before, now)
 
 
 def accuracy(frames):
@@ -204,6 +238,7 @@ def main():
     print("| | before, ms | now, ms | ratio |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for size in (HD, FULL_HD):
+            to_input(size, args)
             beyond_decoding(Path(folder), size, args)
             motion_jpeg(size, 80, args)
             motion_jpeg(size, 95, args)
