@@ -173,6 +173,8 @@ def run(args: Any) -> int:
     except BaseException:
         pool.release()
         raise
+    for stream in streams:
+        stream.draws = bool(args.save or window)
     logging.getLogger("rknnpool").addHandler(PoolMessages(streams[0].print_once))
     signals = process.note_signals()  # until here, a signal ends the process at once
     threads, bars = start(streams, pool, args.quiet)

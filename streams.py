@@ -59,7 +59,7 @@ class Stream(Delivery):
         self._dropped = 0
         self.connection = Connection(source, lambda text: say(f"{self.name}: {text}", sys.stderr),
                                      self.stop, reader, camera,
-                                     Timeouts(silence, 1 / (max_fps or 1), self.stop))
+                                     Timeouts(silence, 1 / (max_fps or 1), self.stop), max_fps)
         self.live = self.connection.live
 
     @property
@@ -118,7 +118,9 @@ class Stream(Delivery):
 
     def grab(self) -> bool:
         """Go to the next frame; with `loop`, after the last one of a file to its first."""
-        if self.connection.grab():
+        more = self.connection.grab()
+        self.number += self.source.skipped
+        if more:
             return True
         again = self.loop and not self.live and self.number > 0 and not self.stop.is_set()
         return again and self.connection.restart()
@@ -127,8 +129,7 @@ class Stream(Delivery):
         """The Result that takes the frame just grabbed through the pool; None if there is none."""
         frame, error = None, None
         try:
-            # Most frames of a live source may be dropped: the pool converts those that remain.
-            frame = self.source.deferred() if self.live else self.source.retrieve()
+            frame = self.source.frame()
         except InputError as unreadable:
             error, self.code = str(unreadable), self.code or 2
             self.print_once(error)

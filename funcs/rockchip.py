@@ -31,6 +31,7 @@ import numpy as np
 from funcs import yolov5, yolov8
 from vision.detections import Detections
 from vision.drawing import draw
+from vision.frame import Picture
 from vision.heads import Groups, Head, Shapes, decode_cells, group_by_stride
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import letterbox, unletterbox
@@ -38,6 +39,7 @@ from vision.nms import nms
 from vision.quantised import Raw, as_raw, as_scores
 from vision.settings import Settings, names_of, settings_of
 
+FRAMES = True       # detect() takes frames as they are: see funcs/__init__.py
 YOLOV7_ANCHORS = {  # stride: width and height of three anchors in pixels of the model's input
     8: ((12, 16), (19, 36), (40, 28)),
     16: ((36, 75), (76, 55), (72, 146)),
@@ -53,11 +55,11 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     return draw(IMG, detect(rknn_lite, IMG))
 
 
-def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
+def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     """The objects of a frame, in pixels of the frame, best first.
 
-    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Raises ModelError if the model
-    cannot be run or read; ValueError if IMG is not a frame.
+    rknn_lite: a context of the pool; IMG: a Frame, or (h, w, 3) uint8 BGR. Raises ModelError if the
+    model cannot be run or read; ValueError if IMG is not a frame.
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model)

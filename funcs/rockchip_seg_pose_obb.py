@@ -27,6 +27,7 @@ import numpy as np
 from funcs import yolov5, yolov8
 from vision.detections import Detections
 from vision.drawing import draw
+from vision.frame import Picture
 from vision.heads import STRIDES, Cells, Groups, Head, Shapes, decode_cells, group_by_stride
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import (
@@ -42,6 +43,8 @@ from vision.quantised import Raw
 from vision.rotated import corners_of
 from vision.settings import Names, Settings, names_with_keypoints, settings_of
 
+FRAMES = True    # detect() takes frames as they are: see funcs/__init__.py
+
 
 class Layout(NamedTuple):
     """What the outputs are; the last output has the prototypes, key points or angles."""
@@ -56,12 +59,12 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     return draw(IMG, detect(rknn_lite, IMG))
 
 
-def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
+def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     """The objects of a frame, with masks, key points or corners, in pixels of the frame.
 
-    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Corners of rotated boxes, and the
-    boxes around them, may reach beyond the frame. Raises ModelError if the model cannot be run or
-    read; ValueError if IMG is not a frame.
+    rknn_lite: a context of the pool; IMG: a Frame or (h, w, 3) uint8 BGR. Corners of rotated boxes,
+    and the boxes around them, may reach beyond the frame. Raises ModelError if the model cannot be
+    run or read; ValueError if IMG is not a frame.
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model)
@@ -124,7 +127,7 @@ def layout_of(model: Any, shapes: Optional[Shapes] = None) -> Optional[Layout]:
 
 
 def _segment(outputs: Sequence[Raw], layout: Layout, settings: Settings, placement: Placement,
-             IMG: np.ndarray, names: Names) -> Detections:
+             IMG: Picture, names: Names) -> Detections:
     step, first = len(layout.groups.channels), layout.groups.first
     found: Any
     if layout.anchors:
@@ -145,7 +148,7 @@ def _segment(outputs: Sequence[Raw], layout: Layout, settings: Settings, placeme
 
 
 def _pose(outputs: Sequence[Raw], cells: Cells, settings: Settings, placement: Placement,
-          IMG: np.ndarray, names: Names) -> Detections:
+          IMG: Picture, names: Names) -> Detections:
     boxes = cells.boxes()
     best = nms(boxes, cells.classes, cells.scores, settings)
     every = outputs[-1].reshape(outputs[-1].shape[1], 3, -1)         # (k, 3, cells)

@@ -34,6 +34,7 @@ import numpy as np
 from vision.coco import COCO_CLASSES
 from vision.detections import Detections
 from vision.drawing import draw
+from vision.frame import Picture
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import (
     Placement,
@@ -52,6 +53,7 @@ from vision.settings import Settings, names_with_keypoints, settings_of
 NMS_THRESH = 0.7    # maximum overlap of two boxes of one class, as in Ultralytics' predict()
 # --------------------------------------------------------------------------------------------------
 
+FRAMES = True    # detect() takes frames as they are: see funcs/__init__.py
 TASKS = "detect", "segment", "pose", "obb"
 STRIDES = (8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32)    # of models with 3, 4, 2 heads
 
@@ -90,13 +92,13 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     return draw(IMG, detect(rknn_lite, IMG))
 
 
-def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
+def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     """The objects of a frame, in pixels of the frame, best first; with masks, key points or corners
     if the model has them.
 
-    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Corners of rotated boxes, and the
-    boxes around them, may reach beyond the frame. Objects with an empty mask are left out. Raises
-    ModelError if the model cannot be run or read; ValueError if IMG is not a frame.
+    rknn_lite: a context of the pool; IMG: a Frame or (h, w, 3) uint8 BGR. Corners of rotated boxes,
+    and the boxes around them, may reach beyond the frame. Objects with an empty mask are left out.
+    Raises ModelError if the model cannot be run or read; ValueError if IMG is not a frame.
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model, iou=NMS_THRESH)
@@ -309,7 +311,7 @@ def _yolov5(output: Raw, layout: Layout, settings: Settings) -> Found:
 
 
 def _finish(found: Found, layout: Layout, outputs: Sequence[Raw], settings: Settings,
-            placement: Placement, IMG: np.ndarray, relative: bool) -> Detections:
+            placement: Placement, IMG: Picture, relative: bool) -> Detections:
     """NMS, and everything in pixels of the frame."""
     if layout.task == "obb":
         return _rotated(found, layout, settings, placement)

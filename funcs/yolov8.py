@@ -18,6 +18,7 @@ import numpy as np
 from vision.detections import Detections
 from vision.drawing import draw
 from vision.errors import ModelError
+from vision.frame import Picture
 from vision.heads import Head, Shapes, decode_cells, group_by_stride
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import letterbox, unletterbox
@@ -25,6 +26,7 @@ from vision.nms import nms
 from vision.quantised import as_raw
 from vision.settings import Settings, names_of, settings_of
 
+FRAMES = True     # detect() takes frames as they are: see funcs/__init__.py
 SIDES = 4 * 16    # channels: four distributions over 16 bins
 
 
@@ -33,11 +35,11 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     return draw(IMG, detect(rknn_lite, IMG))
 
 
-def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
+def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     """The objects of a frame, in pixels of the frame, best first.
 
-    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Raises ModelError if the model
-    cannot be run or read; ValueError if IMG is not a frame.
+    rknn_lite: a context of the pool; IMG: a Frame, or (h, w, 3) uint8 BGR. Raises ModelError if the
+    model cannot be run or read; ValueError if IMG is not a frame.
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model)

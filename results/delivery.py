@@ -26,11 +26,13 @@ class Delivery:
     count, failed, unsaved, unshown: numbers of frames. A frame that two sinks could not save counts
     twice in unsaved. code: the exit code; 0 if nothing failed.
     began, ended: time.perf_counter(); ended is None until the end.
+    draws: whether a picture of every frame is needed; set it before the stream runs.
     meter: the meter.Meter that measures this stream, or None. spent: {class of a sink or tracker,
     or "draw": seconds in the stream's thread; "read": seconds in the thread that reads}.
     """
 
     meter: Any = None
+    draws = False
     count = failed = unsaved = unshown = code = 0
 
     def __init__(self, name: str, max_fps: float | None = None):

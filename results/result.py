@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from funcs import has_detections
 from vision.errors import InputError
+from vision.frame import Frame, Undecodable
 
 
 def draw_nothing(frame: Any, detections: Any) -> Any:
@@ -21,8 +22,8 @@ class Result:
     number: the frame's number in its source, from 0; skipped and failed frames are counted.
     time: in seconds: the position in a file, the Unix time of a live source.
     received, queued: time.perf_counter() when the frame was read, and when the pool got it.
-    frame: (h, w, 3) uint8 BGR, as it was read. Result() also takes a function that returns it; it
-        is called when the frame is first needed.
+    as_read: the frame as its source gave it: an array, or a vision.frame.Frame.
+    frame: the same as (h, w, 3) uint8 BGR. A Frame is converted when this is first asked for.
     file: name of the picture, if the source consists of pictures, else None.
     error: a sentence if the frame failed, else None.
     detections: what the func file's detect() returned, else None.
@@ -31,12 +32,11 @@ class Result:
     drawing: seconds that all this took, 0 before.
     """
 
-    def __init__(self, stream: Any, number: int, time: float, frame: Any, received: float,
+    def __init__(self, stream: Any, number: int, time: float, as_read: Any, received: float,
                  file: str | None = None, error: str | None = None):
         self.stream, self.number, self.time = stream, number, time
         self.received = self.queued = received
-        self._frame: Any = None if callable(frame) else frame
-        self._make_frame: Callable[[], Any] | None = frame if callable(frame) else None
+        self.as_read = as_read
         self.file, self.error = file, error
         self.detections: Any = None
         self.crossings: list[Any] = []
@@ -50,15 +50,12 @@ class Result:
 
     @property
     def frame(self) -> Any:
-        with self._lock:
-            if self._make_frame is not None:
-                self._frame, self._make_frame = self._make_frame(), None
-            return self._frame
+        return self.as_read.bgr() if isinstance(self.as_read, Frame) else self.as_read
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) of the frame in pixels."""
-        shape = getattr(self.frame, "shape", (0, 0))
+        shape = getattr(self.as_read, "shape", (0, 0))
         return shape[1], shape[0]
 
     @property
@@ -86,6 +83,7 @@ class Result:
 
 class FrameTask:
     """What the pool runs on each Result: the func file's detect() if it has one, else its myFunc.
+    A frame that cannot be decoded fails.
 
     func_module: the func file as a module. needs_boxes: the flag that needs boxes, or ""; then a
     detection without a box raises InputError. The pool may call this twice for one Result, if the
@@ -95,12 +93,23 @@ class FrameTask:
     def __init__(self, func_module: ModuleType, needs_boxes: str = ""):
         self.needs_boxes = needs_boxes
         self.func, self.has_detections = func_module, has_detections(func_module)
+        self.takes_frames = self.has_detections and getattr(func_module, "FRAMES", False)
 
     def __call__(self, context: Any, result: Result) -> Result:
         if result.error is not None:
             return result
+        try:
+            return self.run(context, result)
+        except Undecodable as error:
+            result.fail(str(error))
+            return result
+
+    def run(self, context: Any, result: Result) -> Result:
         if self.has_detections:
-            result.detections = self.func.detect(context, result.frame)
+            if result.stream.draws:  # convert it here, in the pool's threads
+                result.frame  # noqa: B018
+            frame = result.as_read if self.takes_frames else result.frame
+            result.detections = self.func.detect(context, frame)
             result.draw = self.func.draw
             if self.needs_boxes and result.detections.boxes is None and len(result.detections):
                 raise InputError(f"{self.needs_boxes} needs boxes, but detect() of the func file "

@@ -48,13 +48,16 @@ READERS = "opencv", "av"
 
 
 def open_source(source: Any, reader: str | None = None,
-                camera: CameraSettings | None = None, timeouts: Timeouts | None = None) -> Source:
+                camera: CameraSettings | None = None, timeouts: Timeouts | None = None,
+                max_fps: float | None = None) -> Source:
     """Open a file, picture, folder, list of pictures, camera number, URL or GStreamer pipeline.
 
     reader: reads files and URLs: "opencv", or "av" for PyAV. None: the board's hardware decoder if
         pyav-rkmpp is installed, else OpenCV.
     camera: settings of a USB camera.
     timeouts: how long to wait for a URL.
+    max_fps: how many frames per second will be used, None for all. PyAV decodes only a video's key
+        frames if these are enough; the source passes over the others.
 
     Raises SourceUnavailable if a live source does not answer now, and InputError if the source can
     never be opened.
@@ -71,13 +74,13 @@ def open_source(source: Any, reader: str | None = None,
         problem = malformed(source)
         if problem:
             raise InputError(f"{shown(source)}: {problem}.")
-        return open_url_of_any_kind(source, reader, timeouts or Timeouts())
+        return open_url_of_any_kind(source, reader, timeouts or Timeouts(), max_fps)
     pictures = list_pictures(source)
     if pictures is not None:
         return Pictures(pictures)
     if not os.path.exists(local(source)):
         raise InputError(f"{as_text(local(source))}: no such file.")
-    return open_video(source, os.path.abspath(local(source)), reader, Timeouts())
+    return open_video(source, os.path.abspath(local(source)), reader, Timeouts(), max_fps)
 
 
 def check_reader(reader: str | None) -> str | None:
@@ -87,13 +90,16 @@ def check_reader(reader: str | None) -> str | None:
     return reader
 
 
-def open_url_of_any_kind(source: str, reader: str | None, timeouts: Timeouts) -> Source:
+def open_url_of_any_kind(source: str, reader: str | None, timeouts: Timeouts,
+                         max_fps: float | None) -> Source:
     """Open a URL: a camera that sends JPEGs over HTTP, or else a video."""
     from sources.http_pictures import open_pictures  # only here: it is needed only for URLs
-    return open_pictures(source, timeouts) or open_video(source, source, reader, timeouts)
+    return (open_pictures(source, timeouts)
+            or open_video(source, source, reader, timeouts, max_fps))
 
 
-def open_video(source: str, path: str, reader: str | None, timeouts: Timeouts) -> Source:
+def open_video(source: str, path: str, reader: str | None, timeouts: Timeouts,
+               max_fps: float | None) -> Source:
     """Open a video. path: the file's path, or the URL."""
     url, note = is_url(source), None
     if not url and not seems_video(path):
@@ -101,7 +107,7 @@ def open_video(source: str, path: str, reader: str | None, timeouts: Timeouts) -
     if reader == "av" or reader is None and has_hardware():
         try:
             from sources.pyav import open_av  # only here: PyAV may not be installed
-            return open_av(source, path, timeouts, hardware_only=reader is None)
+            return open_av(source, path, timeouts, reader is None, max_fps)
         except NotReadable as error:
             if reader == "av" and url:
                 raise unreachable(source) from None

@@ -19,7 +19,7 @@ FIRST_PAUSES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30
 class Absent:
     """Stands in for a source that is not connected."""
 
-    live, fps, size, total, time = True, 0.0, (0, 0), 0, 0.0
+    live, fps, size, total, skipped, time = True, 0.0, (0, 0), 0, 0, 0.0
     file: str | None = None
     note: str | None = None
 
@@ -29,7 +29,7 @@ class Absent:
     def retrieve(self) -> None:
         return None
 
-    deferred = read = retrieve
+    frame = read = retrieve
 
     def release(self) -> None:
         pass
@@ -38,7 +38,7 @@ class Absent:
 class Connection:
     """A source, and the attempts to open it again.
 
-    address, reader, camera, timeouts: as open_source() takes them.
+    address, reader, camera, timeouts, max_fps: as open_source() takes them.
     say: called with what happens, a sentence such as "disconnected, trying again."
     stop: set it to end the attempts.
 
@@ -49,10 +49,11 @@ class Connection:
 
     def __init__(self, address: Any, say: Callable[[str], None], stop: threading.Event,
                  reader: str | None = None, camera: CameraSettings | None = None,
-                 timeouts: Timeouts | None = None):
+                 timeouts: Timeouts | None = None, max_fps: float | None = None):
         self.address = address if isinstance(address, list) else str(address)
         self.say, self.stop = say, stop
-        self.reader, self.camera, self.timeouts = reader, camera, timeouts or Timeouts(stop=stop)
+        self.reader, self.camera, self.max_fps = reader, camera, max_fps
+        self.timeouts = timeouts or Timeouts(stop=stop)
         self.source: Source = Absent()
         self.opened = self.away = self._grabbed = False
         self.live, self._note = True, ""
@@ -76,7 +77,7 @@ class Connection:
         began = time.perf_counter()
         more = self.source.grab()
         if more and self.live:
-            self.timeouts.note_picture(time.perf_counter() - began)
+            self.timeouts.note_picture((time.perf_counter() - began) / (1 + self.source.skipped))
         elif self.live and not self.stop.is_set():
             return self._reopen()
         return more
@@ -90,7 +91,8 @@ class Connection:
     def _open(self) -> Source:
         began, opened = time.perf_counter(), False
         try:
-            source = open_source(self.address, self.reader, self.camera, self.timeouts)
+            source = open_source(self.address, self.reader, self.camera, self.timeouts,
+                                 self.max_fps)
             opened = True
             return source
         finally:

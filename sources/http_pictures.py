@@ -13,13 +13,14 @@ import urllib.error
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
-import cv2
 import numpy as np
 
 from sources.names import SourceUnavailable, hide
 from sources.opencv import unreachable
 from sources.timeouts import SLOW_READ_TIMEOUT, Timeouts
 from sources.url_probe import close_error, get
+from vision.frame import Frame, picture_of
+from vision.jpeg import frame_of_file
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
           ".3gp")
@@ -115,7 +116,7 @@ class HTTPPictures:
     again, every `timeouts.poll` seconds.
     """
 
-    live, total, size = True, 0, (0, 0)
+    live, total, skipped, size = True, 0, 0, (0, 0)
     file: str | None = None
     note: str | None = None
 
@@ -184,24 +185,16 @@ class HTTPPictures:
         rest, complete = bytes(self.splitter.rest), self.answer.length == 0
         if rest.startswith(b"\xff\xd8"):
             rest = rest + b"\xff\xd9" if complete else b""
-        return rest if not self.count and decoded(rest) is not None else None
+        return rest if not self.count and picture_of(frame_of_file(rest)) is not None else None
+
+    def frame(self) -> np.ndarray | Frame | None:
+        return frame_of_file(self.picture or b"")
 
     def retrieve(self) -> np.ndarray | None:
-        return decoded(self.picture or b"")
-
-    def deferred(self) -> np.ndarray | None:
-        return self.retrieve()
+        return picture_of(self.frame())
 
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None
 
     def release(self) -> None:
         self.answer.close()
-
-
-def decoded(picture: bytes) -> np.ndarray | None:
-    """The picture as (h, w, 3) uint8 BGR, None if it cannot be decoded."""
-    try:
-        return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # it is empty, or has more pixels than OpenCV accepts
-        return None

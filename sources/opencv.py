@@ -14,11 +14,10 @@ import numpy as np
 from sources.containers import count_is_exact
 from sources.file_names import for_opencv
 from sources.names import SourceUnavailable, hide, is_camera, is_number, is_url, local
+from sources.yuv import frame_of_array, guessed_format, named_format
 from vision.errors import InputError
-
-YUV = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21,
-       "I420": cv2.COLOR_YUV2BGR_I420, "YU12": cv2.COLOR_YUV2BGR_I420,
-       "YV12": cv2.COLOR_YUV2BGR_YV12}
+from vision.frame import Frame, picture_of
+from vision.jpeg import frame_of_file
 
 if "OPENCV_LOG_LEVEL" not in os.environ:  # our own messages say what went wrong
     # OpenCV before 4.13, and after
@@ -27,6 +26,10 @@ if "OPENCV_LOG_LEVEL" not in os.environ:  # our own messages say what went wrong
     if set_level:
         set_level(0)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+# Of cameras: frames in these are not converted to BGR by OpenCV, but when they are needed.
+CAMERA_FORMATS = "MJPG", "YUYV", "NV12"
 
 
 class CameraSettings(NamedTuple):
@@ -65,7 +68,10 @@ def open_camera(source: str, camera: CameraSettings | None = None
     number = int(source) if is_number(source) and len(source) < 10 else None
     capture = cv2.VideoCapture(source if number is None else number)
     if capture.isOpened():
-        return capture, configure(capture, camera or CameraSettings())
+        note = configure(capture, camera or CameraSettings())
+        if capture.getBackendName() == "V4L2" and form_of(capture) in CAMERA_FORMATS:
+            capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
+        return capture, note
     if os.path.exists(source if number is None else f"/dev/video{number}"):
         raise SourceUnavailable(f"{source}: the camera is in use, or this device is not a camera.")
     raise InputError(f"{source}: there is no camera with this number, or it is in use."
@@ -185,6 +191,7 @@ class Video:
     """
 
     file: str | None = None
+    skipped = 0
 
     def __init__(self, capture: cv2.VideoCapture, source: str, note: str | None = None,
                  timeout: float | None = None):
@@ -209,12 +216,17 @@ class Video:
                      else self.capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
         return True
 
-    def retrieve(self) -> np.ndarray | None:
-        ok, picture = self.capture.retrieve()
-        return self.as_bgr(picture) if ok else None
+    def frame(self) -> np.ndarray | Frame | None:
+        ok, picture = self.capture.retrieve()  # a copy: OpenCV keeps one frame only
+        if not ok:
+            return None
+        if picture.shape[0] == 1 and form_of(self.capture) == "MJPG":
+            return frame_of_file(picture.reshape(-1))
+        form = self.format_of(picture)
+        return frame_of_array(picture, form) if form else picture
 
-    def deferred(self) -> np.ndarray | None:
-        return self.retrieve()  # OpenCV keeps one frame only: the next grab() overwrites it
+    def retrieve(self) -> np.ndarray | None:
+        return picture_of(self.frame())
 
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None
@@ -228,25 +240,15 @@ class Video:
         self.number = 0
         self.capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
 
-    def as_bgr(self, picture: np.ndarray) -> np.ndarray:
-        """The picture as BGR if it is NV12 or I420, else unchanged.
-
-        A decoder gives NV12 and I420 as one plane of (h * 3/2, w): brightness above the colours,
-        which have half the resolution.
-        """
+    def format_of(self, picture: np.ndarray) -> str | None:
+        """The format of a picture if it is in YUV, such as "NV12", else None."""
         rows, columns = picture.shape[:2]
+        if picture.shape[2:] == (2,):
+            return named_format(self.source, form_of(self.capture)) or "YUYV"
         if (picture.shape[2:] not in ((), (1,)) or rows % 3 or columns % 2
                 or 2 * rows != 3 * self.size[1]):
-            return picture
-        formats = "|".join(YUV)
-        named = re.search(formats, self.source) or re.search(formats, form_of(self.capture))
-        if named:
-            return cv2.cvtColor(picture, YUV[named.group()])
-        # Nothing names the format. NV12 interleaves U and V: there a value differs less from the
-        # next but one than from its neighbour.
-        colours = picture[rows * 2 // 3:].reshape(-1, columns).astype(np.int16)
-        one, two = (np.abs(colours[:, step:] - colours[:, :-step]).mean() for step in (1, 2))
-        return cv2.cvtColor(picture, YUV["NV12" if two < one else "I420"])
+            return None
+        return named_format(self.source, form_of(self.capture)) or guessed_format(picture)
 
     def release(self) -> None:
         self.capture.release()

@@ -76,7 +76,7 @@ def names_below(paths: list[str]) -> list[str]:
 class Pictures:
     """Pictures as a Source (sources/protocol.py), turned upright according to their EXIF data."""
 
-    live = False
+    live, skipped = False, 0
     fps: float = FPS
     size = 0, 0
     note: str | None = None
@@ -104,7 +104,7 @@ class Pictures:
             raise InputError(f"{as_text(path)}: {reason(path, 'picture')}.")
         return picture
 
-    deferred = retrieve
+    frame = retrieve
 
     def read(self) -> np.ndarray | None:
         return self.retrieve() if self.grab() else None

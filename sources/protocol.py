@@ -7,9 +7,11 @@
 """
 from __future__ import annotations
 
-from typing import Callable, Protocol
+from typing import Protocol
 
 import numpy as np
+
+from vision.frame import Frame
 
 
 class Source(Protocol):
@@ -20,6 +22,7 @@ class Source(Protocol):
     fps: frames per second according to the source itself; 0 if unknown.
     size: (width, height) in pixels; (0, 0) if unknown.
     total: number of frames; 0 if unknown.
+    skipped: number of frames that the last grab() passed over without decoding them.
     time: time of the frame grabbed last, in seconds: its position in a file, Unix time of a live
         source.
     file: name of the picture grabbed last, if the source consists of pictures, else None.
@@ -33,6 +36,7 @@ class Source(Protocol):
     fps: float
     size: tuple[int, int]
     total: int
+    skipped: int
     time: float
     file: str | None
     note: str | None
@@ -46,8 +50,9 @@ class Source(Protocol):
         None if it cannot be decoded. Raises InputError for a picture that cannot be read.
         """
 
-    def deferred(self) -> np.ndarray | Callable[[], np.ndarray] | None:
-        """What retrieve() returns, or a function that returns it later, in any thread."""
+    def frame(self) -> np.ndarray | Frame | None:
+        """The frame grabbed last, as it is: not decoded or converted more than it was. Its bgr() is
+        what retrieve() returns, and raises Undecodable where that is None."""
 
     def read(self) -> np.ndarray | None:
         """grab() and retrieve() in one: the next picture, or None at the end."""

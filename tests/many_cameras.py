@@ -5,8 +5,7 @@ file, decoded at its own rate), through main.py's own streams on a simulated NPU
     python tests/many_cameras.py --counts 8 --fps 5
 
 Latency is the time from the camera's frame to its result. A stream keeps its rate if it reaches
-95 % of --fps. OpenCV converts every frame to a picture when it is read, PyAV only those that the
-pool takes.
+95 % of --fps. OpenCV converts every frame to BGR when it is read, PyAV leaves frames in YUV.
 """
 
 import argparse
@@ -45,7 +44,7 @@ class Camera:
         self.live, self.due = True, time.time()
 
     def grab(self):
-        self.due += 1 / self.rate
+        self.due += (1 + self.skipped) / self.rate
         time.sleep(max(0, self.due - time.time()))
         if not super().grab():
             self.rewind()

@@ -25,6 +25,7 @@ import streams
 from results.result import FrameTask
 from rknnpool import rknnPoolExecutor
 from vision.errors import InputError
+from vision.frame import Frame
 
 needs_av = pytest.mark.skipif(
     importlib.util.find_spec("av") is None, reason="this reader is PyAV: pip install av"
@@ -113,11 +114,10 @@ def test_a_stream_reports_that_its_camera_is_away():
 
 def test_a_picture_that_nobody_needs_is_not_converted():
     made = []
-    result = streams.Result(
-        SimpleNamespace(), 0, 0, lambda: made.append(1) or np.zeros((2, 4, 3), np.uint8), 0
-    )
-    assert made == []
-    assert result.size == (4, 2) and result.picture.shape == (2, 4, 3) and len(made) == 1
+    frame = Frame((2, 4, 3), lambda: made.append(1) or np.zeros((2, 4, 3), np.uint8))
+    result = streams.Result(SimpleNamespace(), 0, 0, frame, 0)
+    assert result.size == (4, 2) and made == []
+    assert result.picture.shape == (2, 4, 3) and result.frame is result.picture and len(made) == 1
 
 
 # ---- PyAV ----
@@ -136,7 +136,10 @@ def frames_left(video):
 
 
 def compare(path, most=None):
-    """Assert that both readers give the same frames and times. Returns the number of frames."""
+    """Assert that both readers give the same frames and times. Returns the number of frames.
+
+    Motion JPEG is decoded by two decoders that smooth the colours differently.
+    """
     ours, theirs = both(path)
     assert (ours.total, ours.size, ours.live) == (theirs.total, theirs.size, theirs.live)
     assert ours.fps == pytest.approx(theirs.fps)
@@ -146,7 +149,9 @@ def compare(path, most=None):
         assert (frame is None) == (other is None), count
         if frame is None:
             break
-        assert frame.shape == other.shape and cv2.absdiff(frame, other).max() <= 2, count
+        difference = cv2.absdiff(frame, other)
+        assert frame.shape == other.shape and difference.mean() < 2, count
+        assert difference.max() <= 2 or str(path).endswith(".avi"), count
         assert ours.time == pytest.approx(theirs.time, abs=1e-3)
         count += 1
     ours.release()
@@ -279,6 +284,46 @@ def test_a_rewound_video_starts_at_its_first_frame(clip, reader):
         video.rewind()
         assert np.array_equal(video.read(), first) and video.time == 0
         assert frames_left(video) == 44
+
+
+def video_with_keys(path, seconds, keys, **options):
+    """Write a video of 10 FPS, H.264 with B-frames, whose key frames are at the seconds `keys`."""
+    import av
+
+    with av.open(str(path), "w") as file:
+        options = {"keyint": "infinite", "scenecut": "0", "bframes": "2", **options}
+        text = ":".join(f"{name.replace('_', '-')}={value}" for name, value in options.items())
+        stream = file.add_stream("libx264", rate=10, options={"x264-params": text})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(10 * seconds):
+            picture = np.full((48, 64, 3), 2 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="bgr24")
+            if number in [10 * key for key in keys]:
+                frame.pict_type = av.video.frame.PictureType.I
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+@needs_av
+@pytest.mark.parametrize(
+    "keys, expected, decoded",
+    [
+        (range(0, 12, 2), [0, 2, 4, 6, 8, 10], 20 + 5),  # all frames up to the second key frame
+        ((0, 1, 2, 7, 8, 9), [0, 2, 7, 9, 11], 10 + 2 + 50),  # none for 5 s: then all frames again
+    ],
+)
+def test_only_key_frames_are_decoded_if_fps_needs_no_others(tmp_path, keys, expected, decoded):
+    path = video_with_keys(tmp_path / "keys.mp4", 12, keys)
+    video, whole = sources.open_source(path, "av"), {}
+    while video.grab():
+        whole[round(video.time, 3)] = video.retrieve()
+    stream = streams.Stream(path, max_fps=0.5, reader="av")
+    found = {round(result.time, 3): result for result in stream.frames()}
+    assert list(found) == expected and stream.number == len(whole) == 120
+    for time, result in found.items():
+        assert result.number == 10 * time and np.array_equal(result.frame, whole[time]), time
+    assert frames_left(sources.open_source(path, "av", max_fps=0.5)) == decoded
 
 
 @needs_av
@@ -434,6 +479,9 @@ class RecordingCapture:
     def isOpened(self):
         return True
 
+    def getBackendName(self):
+        return "V4L2"
+
     def set(self, what, value):
         self.requested.append((what, value))
         return False
@@ -459,9 +507,10 @@ def test_a_camera_gets_format_then_size_then_rate(requested):
         (cv2.CAP_PROP_FRAME_WIDTH, 1280),
         (cv2.CAP_PROP_FRAME_HEIGHT, 720),
         (cv2.CAP_PROP_FPS, 30),
+        (cv2.CAP_PROP_CONVERT_RGB, 0),  # frames stay JPEGs
     ]
     sources.open_source("0")
-    assert requested == []
+    assert requested == [(cv2.CAP_PROP_CONVERT_RGB, 0)]
 
 
 def test_a_cameras_different_settings_are_reported_once(requested, printed):

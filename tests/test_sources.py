@@ -36,6 +36,7 @@ from rknnpool import rknnPoolExecutor
 from sources.names import hide, name_streams, split_name
 from sources.url_probe import refusal
 from vision.errors import InputError
+from vision.frame import Frame
 from vision.model import describe
 
 needs_av = pytest.mark.skipif(
@@ -319,8 +320,8 @@ def test_all_sources_have_the_attributes_of_the_protocol(clip, tmp_path):
         for name in sources.Source.__annotations__:
             assert hasattr(source, name), (source, name)
         assert source.live is False and source.grab() and source.time == 0
-        frame = source.deferred()
-        frame = frame() if callable(frame) else frame
+        frame = source.frame()
+        frame = frame.bgr() if isinstance(frame, Frame) else frame
         assert source.retrieve() is not frame and np.array_equal(source.retrieve(), frame)
         before = frame.copy()
         while source.grab():  # each frame is a new array
@@ -746,7 +747,7 @@ needs_gstreamer = pytest.mark.skipif(
 
 
 @needs_gstreamer
-@pytest.mark.parametrize("form", ["BGR", "NV12", "I420"])
+@pytest.mark.parametrize("form", ["BGR", "NV12", "I420", "YUY2", "UYVY"])
 def test_frames_of_a_real_pipeline_are_in_colour(form):
     pipeline = (
         "videotestsrc num-buffers=5 pattern=red ! "

@@ -259,7 +259,7 @@ def test_a_live_stream_keeps_only_the_newest_picture_for_a_blocked_sink(clip, ru
     many, most = threading.Event(), []
 
     class Camera:
-        live, fps, total, size, time = True, 100.0, 0, (64, 48), 0.0
+        live, fps, total, skipped, size, time = True, 100.0, 0, 0, (64, 48), 0.0
         file, note, pictures = None, None, weakref.WeakSet()
 
         def grab(self):
@@ -275,7 +275,7 @@ def test_a_live_stream_keeps_only_the_newest_picture_for_a_blocked_sink(clip, ru
             most.append(len(self.pictures))
             return picture
 
-        deferred = retrieve
+        frame = retrieve
 
         def release(self):
             pass
@@ -383,10 +383,10 @@ def test_after_an_error_a_stream_keeps_no_frame(clip, runtime, monkeypatch, when
         __hash__, __eq__ = object.__hash__, object.__eq__
 
     class Video(sources.Video):
-        def retrieve(self):
+        def frame(self):
             if when == "reading" and self.time > 0.3:
                 raise RuntimeError("the reader failed")
-            picture = super().retrieve().view(Picture)
+            picture = super().frame().view(Picture)
             alive.add(picture)
             return picture
 

@@ -38,7 +38,7 @@ RECORDING = Recording(
 class Frames:
     """A Source (sources/protocol.py) without an end: a frame after so many seconds."""
 
-    fps, size, total, file, note = 0.0, (SIDE, SIDE), 0, None, None
+    fps, size, total, skipped, file, note = 0.0, (SIDE, SIDE), 0, 0, None, None
 
     def __init__(self, seconds=0.0, live=False):
         self.seconds, self.live, self.time, self.due = seconds, live, 0.0, time.perf_counter()
@@ -55,7 +55,7 @@ class Frames:
     def retrieve(self):
         return np.zeros((SIDE, SIDE, 3), np.uint8)
 
-    deferred = retrieve
+    frame = retrieve
 
     def release(self):
         pass

@@ -8,6 +8,7 @@ from typing import Sequence, Tuple
 import cv2
 import numpy as np
 
+from vision.frame import Frame, Picture
 from vision.settings import Size, pair
 
 GREY = 114  # of the bars, as the models were trained
@@ -15,12 +16,14 @@ GREY = 114  # of the bars, as the models were trained
 Placement = Tuple[int, int, float, float]
 
 
-def as_bgr(IMG: np.ndarray) -> np.ndarray:
+def as_bgr(IMG: Picture) -> np.ndarray:
     """A frame as (h, w, 3) uint8 BGR that can be drawn on; a frame that is so is not copied.
 
-    IMG: uint8, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA. Raises ValueError for
-    anything else.
+    IMG: a Frame; or uint8, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA. Raises
+    ValueError for anything else.
     """
+    if isinstance(IMG, Frame):
+        return IMG.bgr()
     if not isinstance(IMG, np.ndarray):
         raise ValueError(f"a frame must be an array of uint8, (h, w, 3), not {repr(IMG)[:60]}")
     channels = 1 if IMG.ndim == 2 else IMG.shape[2] if IMG.ndim == 3 else 0
@@ -32,7 +35,7 @@ def as_bgr(IMG: np.ndarray) -> np.ndarray:
     return IMG if IMG.flags.c_contiguous and IMG.flags.writeable else IMG.copy(order="C")
 
 
-def letterbox(IMG: np.ndarray, size: Size) -> Tuple[np.ndarray, Placement]:
+def letterbox(IMG: Picture, size: Size) -> Tuple[np.ndarray, Placement]:
     """Scale a frame into the model's input without distorting it, with grey bars around it.
 
     IMG: (h, w, 3) uint8 BGR, or what as_bgr() converts; size: (width, height), or one number for a
@@ -40,16 +43,20 @@ def letterbox(IMG: np.ndarray, size: Size) -> Tuple[np.ndarray, Placement]:
     (x, y) of the frame lies at (x * x_scale + left, y * y_scale + top) of the input. The next call
     in the same thread may draw into the same array.
     """
-    IMG = as_bgr(IMG)
+    if not isinstance(IMG, Frame):
+        IMG = as_bgr(IMG)
     h, w = IMG.shape[:2]
     width, height = pair(size)
     scale = min(width / w, height / h)
     new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
     left, top = (width - new_w) // 2, (height - new_h) // 2
     image, small = _buffers(threading.get_ident(), (width, height), (new_w, new_h))
-    # Only the small picture is converted to RGB, not the whole frame.
-    cv2.resize(IMG, (new_w, new_h), dst=small)
-    cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=image[top:top + new_h, left:left + new_w])
+    inside = image[top:top + new_h, left:left + new_w]
+    if isinstance(IMG, Frame):
+        IMG.scale_into(inside)
+    else:  # only the small picture is converted to RGB, not the whole frame
+        cv2.resize(IMG, (new_w, new_h), dst=small)
+        cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=inside)
     return image, (left, top, new_w / w, new_h / h)
 
 
@@ -63,7 +70,7 @@ def _buffers(thread: int, size: Tuple[int, int], inner: Tuple[int, int]
             np.empty((inner[1], inner[0], 3), np.uint8))
 
 
-def unletterbox(boxes: np.ndarray, placement: Placement, IMG: np.ndarray) -> np.ndarray:
+def unletterbox(boxes: np.ndarray, placement: Placement, IMG: Picture) -> np.ndarray:
     """Boxes (n, 4) xyxy from pixels of the model's input to pixels of the frame IMG, clipped to
     the frame."""
     h, w = IMG.shape[:2]
