@@ -239,9 +239,9 @@ class Video:
                 or 2 * rows != 3 * self.size[1]):
             return picture
         formats = "|".join(YUV)
-        named = re.search(formats, self.source) or re.search(formats, form_of(self.capture))
-        if named:
-            return cv2.cvtColor(picture, YUV[named.group()])
+        named = re.findall(formats, self.source) or re.findall(formats, form_of(self.capture))
+        if named:  # a pipeline may convert: the last format is the one that arrives
+            return cv2.cvtColor(picture, YUV[named[-1]])
         # Nothing names the format. NV12 interleaves U and V: there a value differs less from the
         # next but one than from its neighbour.
         colours = picture[rows * 2 // 3:].reshape(-1, columns).astype(np.int16)
