@@ -1,4 +1,4 @@
-"""RKNNLite's methods on the vendor's librknnrt.so, by ctypes: for any Python, with int8 outputs.
+"""RKNNLite's methods on the vendor's librknnrt.so, by ctypes: for any Python, with raw outputs.
 
     from runtimes.librknnrt import RKNNLite     # instead of: from rknnlite.api import RKNNLite
 
@@ -23,6 +23,7 @@ from runtimes.rknn_api import (
     AFFINE,
     ERRORS,
     FEWER,
+    FLOAT16,
     IN_OUT_NUM,
     INPUT_ATTR,
     INT8,
@@ -45,6 +46,13 @@ NO_DEVICE = ("the rknpu driver's device cannot be opened: this kernel lacks the 
 
 class _Failed(Exception):
     """A call failed; the message is the reason."""
+
+
+def stored_type(attr: TensorAttr) -> type:
+    """The type in which inference_raw() gives an output."""
+    if attr.type == INT8 and attr.qnt_type == AFFINE:
+        return np.int8
+    return np.float16 if attr.type == FLOAT16 else np.float32
 
 
 class RKNNLite:
@@ -155,10 +163,9 @@ class RKNNLite:
             self._query(INPUT_ATTR, attr)
         for attr in self._outputs:
             self._query(OUTPUT_ATTR, attr)
-        # The library writes into the context's own buffers: floats, or int8 if the output is int8.
-        self._raw = [attr.type == INT8 and attr.qnt_type == AFFINE for attr in self._outputs]
-        self._floats = self._buffers([False] * len(self._raw))
-        self._stored = self._buffers(self._raw)
+        # The library writes into the context's own buffers.
+        self._floats = self._buffers([np.float32] * len(self._outputs))
+        self._stored = self._buffers([stored_type(attr) for attr in self._outputs])
         if hasattr(self._library, "rknn_create_mem"):
             self._reserve()
 
@@ -178,12 +185,11 @@ class RKNNLite:
                                     None, None)
         self._library.rknn_inputs_set(self._handle, len(blank), blank)
 
-    def _buffers(self, raw: Sequence[bool]) -> Tuple[List[np.ndarray], Any]:
-        """A buffer for each output, int8 where `raw` is True, and their Output structures."""
-        buffers = [np.zeros(attr.shape, np.int8 if stored else np.float32)
-                   for attr, stored in zip(self._outputs, raw)]
-        outputs = [Output(not stored, 1, index, buffer.ctypes.data, buffer.nbytes)
-                   for index, (buffer, stored) in enumerate(zip(buffers, raw))]
+    def _buffers(self, types: Sequence[type]) -> Tuple[List[np.ndarray], Any]:
+        """A buffer of its type for each output, and their Output structures."""
+        buffers = [np.zeros(attr.shape, dtype) for attr, dtype in zip(self._outputs, types)]
+        outputs = [Output(buffer.dtype == np.float32, 1, index, buffer.ctypes.data, buffer.nbytes)
+                   for index, buffer in enumerate(buffers)]
         return buffers, (Output * len(outputs))(*outputs)
 
     def _announce(self) -> None:
@@ -209,14 +215,15 @@ class RKNNLite:
     def inference_raw(self, inputs: Any) -> Optional[List[Tuple[np.ndarray, float, int]]]:
         """As inference(), but outputs stay as they are stored: (array, scale, zero point) for each.
 
-        value = (stored - zero point) * scale. Quantised outputs are int8; others are float32 with
-        1.0 and 0. The arrays belong to the context, and its next inference overwrites them.
+        value = (stored - zero point) * scale. Quantised outputs are int8; those of a float model
+        are float16, and others float32, with 1.0 and 0. The arrays belong to the context, and its
+        next inference overwrites them.
         """
         stored = self._stored
         if not self._run(inputs, None, None, stored[1]):
             return None
-        return [(buffer, attr.scale if raw else 1.0, attr.zp if raw else 0)
-                for buffer, attr, raw in zip(stored[0], self._outputs, self._raw)]
+        return [(buffer, attr.scale, attr.zp) if buffer.dtype == np.int8 else (buffer, 1.0, 0)
+                for buffer, attr in zip(stored[0], self._outputs)]
 
     def _run(self, inputs: Any, data_format: Any, pass_through: Any, outputs: Any) -> bool:
         with self._in_call() as free:

@@ -18,9 +18,9 @@ class Runtime(Protocol):
         that the NPU hangs.
     error: str or None. The reason of the last call that failed.
     run_failed: bool. True if the last inference failed in the NPU's run. A refused input is no run.
-    inference_raw(inputs): as inference(), but quantised outputs stay as they are. Returns a list of
-        (array, scale, zero point), or None: value = (stored - zero point) * scale. The arrays
-        belong to the context, and its next inference overwrites them.
+    inference_raw(inputs): as inference(), but outputs stay as they are stored, such as int8 or
+        float16. Returns a list of (array, scale, zero point), or None: value = (stored - zero
+        point) * scale. The arrays belong to the context, and its next inference overwrites them.
     find_model(path): static. The file that the class runs for a model's path. Raises OSError if
         there is none.
     """

@@ -40,7 +40,7 @@ ERRORS = {  # code: its name, and what to do
 # rknn_tensor_type by NumPy's names
 KINDS = {"float32": 0, "float16": 1, "int8": 2, "uint8": 3, "int16": 4, "uint16": 5, "int32": 6,
          "uint32": 7, "int64": 8, "bool": 9}
-INT8, NCHW, NHWC, AFFINE = 2, 0, 1, 2
+FLOAT16, INT8, NCHW, NHWC, AFFINE = 1, 2, 0, 1, 2
 IN_OUT_NUM, INPUT_ATTR, OUTPUT_ATTR, SDK_VERSION = 0, 1, 2, 5  # commands of rknn_query
 
 

@@ -20,9 +20,10 @@ TO_BGR = {"NV12": cv2.COLOR_YUV2BGR_NV12, "NV21": cv2.COLOR_YUV2BGR_NV21,
 # ---- arrays of OpenCV ----
 
 def named_format(*texts: str) -> str | None:
-    """The first of the formats above that is in one of the texts, such as a pipeline."""
-    found = (re.search("|".join(TO_BGR), text) for text in texts)
-    return next((match.group() for match in found if match), None)
+    """The last of the formats above in the first text that names one, such as a pipeline: it may
+    convert, and the last format is the one that arrives."""
+    found = (re.findall("|".join(TO_BGR), text) for text in texts)
+    return next((names[-1] for names in found if names), None)
 
 
 def guessed_format(picture: np.ndarray) -> str:

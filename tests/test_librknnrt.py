@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 
+import numpy as np
 import pytest
 
 from runtimes.librknnrt import RKNNLite
@@ -16,6 +17,7 @@ SOURCE = r"""
 #include <stdint.h>
 #include <string.h>
 int opened, destroyed, duplicated;
+int halves;  /* elements of the float16 output, or 0: no output */
 void (*in_dup)(void), (*in_run)(void);  /* called during a duplication, and during a run */
 int rknn_init(uint64_t *handle, void *model, uint32_t size, uint32_t flags, void *extend) {
     *handle = ++opened;
@@ -29,13 +31,31 @@ int rknn_dup_context(uint64_t *original, uint64_t *handle) {
 }
 int rknn_destroy(uint64_t handle) { destroyed++; return 0; }
 int rknn_set_core_mask(uint64_t handle, int mask) { return 0; }
+struct attr {
+    uint32_t index, n_dims, dims[16];
+    char name[256];
+    uint32_t n_elems, size;
+    int32_t fmt, type, qnt_type;
+};
+struct output { uint8_t want_float, is_prealloc; uint32_t index; void *buf; uint32_t size; };
 int rknn_query(uint64_t handle, int command, void *info, uint32_t size) {
     memset(info, 0, size);  /* no inputs, no outputs */
+    if (command == 0)
+        ((uint32_t *)info)[1] = halves > 0;
+    if (command == 2)
+        *(struct attr *)info = (struct attr){
+            .n_dims = 1, .dims = {halves}, .n_elems = halves, .type = 1, .qnt_type = 2};
     return 0;
 }
 int rknn_run(uint64_t handle, void *extend) { if (in_run) in_run(); return 0; }
 int rknn_inputs_set(uint64_t handle, uint32_t n, void *inputs) { return 0; }
-int rknn_outputs_get(uint64_t handle, uint32_t n, void *outputs, void *extend) { return 0; }
+int rknn_outputs_get(uint64_t handle, uint32_t n, struct output *outputs, void *extend) {
+    static const uint16_t half[] = {0x3e00, 0xc000, 0x3400};
+    static const float whole[] = {1.5f, -2, 0.25f};
+    if (n)
+        memcpy(outputs->buf, outputs->want_float ? (void *)whole : (void *)half, outputs->size);
+    return 0;
+}
 int rknn_outputs_release(uint64_t handle, uint32_t n, void *outputs) { return 0; }
 """
 
@@ -50,6 +70,9 @@ class Library:
 
     def __getitem__(self, name):
         return ctypes.c_int.in_dll(self.library, name).value
+
+    def __setitem__(self, name, value):
+        ctypes.c_int.in_dll(self.library, name).value = value
 
     @contextlib.contextmanager
     def hold(self, name):
@@ -159,3 +182,12 @@ def test_calls_before_init_runtime_and_after_release_return_none(library, load):
     assert context.inference([]) is None and context.inference_raw([]) is None
     opened(context).release()
     assert context.inference([]) is None and "init_runtime" in context.error
+
+
+def test_float16_outputs_stay_as_they_are_stored(library, load):
+    library["halves"] = 3
+    context = opened(load())
+    ((stored, scale, zero_point),) = context.inference_raw([])
+    (values,) = context.inference([])
+    assert (stored.dtype, scale, zero_point) == (np.float16, 1, 0)
+    assert values.dtype == np.float32 and stored.tolist() == values.tolist() == [1.5, -2, 0.25]

@@ -327,6 +327,45 @@ def test_only_key_frames_are_decoded_if_fps_needs_no_others(tmp_path, keys, expe
 
 
 @needs_av
+def test_pyav_leaves_out_the_padding_of_a_decoders_frames(tmp_path):
+    """A decoder of H.264 works on whole blocks of 16 x 16 pixels; 318 x 178 is none."""
+    import av
+
+    row, column = np.mgrid[:178, :318]
+    picture = np.stack([row, column // 2, 200 - row], 2).astype(np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 318, 178, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert next(container.decode(video=0)).planes[0].line_size > 318
+    found = sources.open_source(tmp_path / "a.mp4", "av").read()
+    assert found.shape == (178, 318, 3) and cv2.absdiff(found, picture).max() <= 8
+
+
+@needs_av
+@pytest.mark.parametrize("size", [(1366, 770), (1930, 1082)])
+def test_pyav_leaves_out_the_padding_of_nv12(size):
+    import av
+
+    import sources.pyav
+
+    w, h = size
+    frame = av.VideoFrame(w, h, "nv12")
+    row, column = np.ogrid[:h, :w]
+    brightness, colours = 40 + row / 10 + column / 20, np.where(column % 2, 90, 160) + 0 * row
+    planes = brightness.astype(np.uint8), colours[: h // 2].astype(np.uint8)
+    for plane, values in zip(frame.planes, planes):
+        assert plane.line_size > w
+        stored = np.full((len(values), plane.line_size), 255, np.uint8)
+        stored[:, :w] = values
+        plane.update(stored.tobytes())
+    expected = cv2.cvtColor(np.concatenate(planes), cv2.COLOR_YUV2BGR_NV12)
+    assert cv2.absdiff(sources.pyav.as_picture(frame, 0), expected).max() <= 4
+
+
+@needs_av
 def test_main_reads_with_pyav_if_requested(main_py, clip, plain_func, tmp_path):
     done = main_py(
         clip, "--headless", "--func", plain_func, "--reader", "av", "--save", tmp_path / "out.avi"
@@ -617,37 +656,43 @@ def pipelines(element):
     return [line for line in re.findall(r"'([^'`]+ ! appsink)'", text) if element in line]
 
 
-def read_by_gstreamer(pipeline, most):
+def read_by_gstreamer(pipeline, most, before="", after=""):
     script = f"""{GSTREAMER}
-source, shapes = sources.open_source({pipeline!r}), []
+{before}
+source, frames = sources.open_source({pipeline!r}), []
 frame = source.read()
-while frame is not None and len(shapes) < {most}:
-    shapes.append(frame.shape)
+while frame is not None and len(frames) < {most}:
+    frames.append(frame)
     frame = source.read()
-print(len(shapes), *sorted(set(shapes)), source.live)"""
+source.release()
+print(len(frames), *sorted({{frame.shape for frame in frames}}), source.live)
+{after}"""
     return subprocess.run([SYSTEM_PYTHON, "-c", script], capture_output=True, text=True, timeout=60)
 
 
-def by_the_cpu(pipeline):
-    """The pipeline with a CPU decoder instead of mppvideodec."""
-    decoder = next(
-        (
-            name
-            for name in ("avdec_h264", "openh264dec")
-            if not subprocess.run(["gst-inspect-1.0", "--exists", name]).returncode
-        ),
-        None,
-    )
-    if decoder is None or subprocess.run(["gst-inspect-1.0", "--exists", "h264parse"]).returncode:
-        pytest.skip("needs GStreamer's H.264 decoder: apt-get install gstreamer1.0-plugins-bad")
-    return pipeline.replace("mppvideodec", f"{decoder} ! videoconvert")
+def with_gstreamer(*elements):
+    """The first of the elements that is installed."""
+    for name in elements:
+        if not subprocess.run(["gst-inspect-1.0", "--exists", name]).returncode:
+            return name
+    pytest.skip(f"needs {elements[0]}: apt-get install gstreamer1.0-plugins-bad")
 
 
 @needs_gstreamer
-def test_the_documented_pipeline_for_the_boards_decoder_runs_with_a_cpu_decoder():
+@needs_gst
+def test_the_documented_pipeline_reads_the_padded_frames_of_the_boards_decoder():
+    """padded_decoder.py stands in for mppvideodec."""
+    with_gstreamer("h264parse")
     file, _ = pipelines("mppvideodec")
-    done = read_by_gstreamer(by_the_cpu(file).replace("street.mp4", f"{ROOT}/models/demo.mp4"), 20)
-    assert done.stdout.split(" ", 1) == ["20", "(720, 1280, 3) False\n"], done.stdout + done.stderr
+    done = read_by_gstreamer(
+        file.replace("street.mp4", f"{ROOT}/models/demo.mp4"),
+        3,
+        f"sys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+        "import padded_decoder\n"
+        "padded_decoder.register()",
+        "print(*(numpy.array_equal(frame, padded_decoder.expected()) for frame in frames))",
+    )
+    assert done.stdout == "3 (1080, 1920, 3) False\nTrue True True\n", done.stdout + done.stderr
 
 
 @needs_gstreamer
@@ -655,9 +700,10 @@ def test_the_documented_pipeline_for_the_boards_decoder_runs_with_a_cpu_decoder(
 @pytest.mark.slow
 def test_the_documented_pipeline_for_a_network_camera_runs_with_a_cpu_decoder():
     _, camera = pipelines("mppvideodec")
+    camera = camera.replace("mppvideodec", with_gstreamer("avdec_h264", "openh264dec"))
     server = Camera(CAMERAS["rtsp"], "rtsp", ROOT / "models/demo.mp4")
     try:
-        done = read_by_gstreamer(re.sub(r"rtsp://\S+", server.url, by_the_cpu(camera)), 20)
+        done = read_by_gstreamer(re.sub(r"rtsp://\S+", server.url, camera), 20)
     finally:
         server.kill()
     assert done.stdout.split(" ", 1) == ["20", "(720, 1280, 3) True\n"], done.stdout + done.stderr

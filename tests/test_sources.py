@@ -686,6 +686,10 @@ def as_nv12(picture):
     [
         ("v4l2src ! video/x-raw,format=NV12 ! appsink", as_nv12),
         (
+            "v4l2src ! video/x-raw,format=NV12 ! videoconvert ! video/x-raw,format=I420 ! appsink",
+            lambda picture: cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420),
+        ),
+        (
             "filesrc ! h264parse ! I420 ! appsink",
             lambda picture: cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420),
         ),
