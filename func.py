@@ -18,7 +18,6 @@ from funcs import yolov5
 from vision.coco import COCO_CLASSES
 from vision.detections import Detections
 from vision.drawing import draw
-from vision.frame import Picture
 from vision.inference import infer_raw
 from vision.letterbox import letterbox, unletterbox
 from vision.nms import nms
@@ -28,7 +27,6 @@ from vision.settings import names_of, settings_of
 OBJ_THRESH = 0.25         # minimum score of a detection; --conf overrides it
 NMS_THRESH = 0.45         # maximum overlap (IoU) of two boxes of one class; --iou overrides it
 IMG_SIZE = 640            # one side or (width, height) of the input, if the model does not state it
-FRAMES = True             # detect() only letterboxes IMG; False if it needs IMG as a BGR array
 CLASSES = COCO_CLASSES    # such as ("helmet", "vest"), if the model has no names
 ANCHORS = yolov5.ANCHORS  # {stride: ((width, height) of three anchors)}
 # --------------------------------------------------------------------------------------------------
@@ -39,12 +37,11 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
     return draw(IMG, detect(rknn_lite, IMG))
 
 
-def detect(rknn_lite: Any, IMG: Picture) -> Detections:
+def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """The objects of a frame, in pixels of the frame, best first.
 
-    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR, or a Frame that is not converted to
-    BGR yet. Raises ModelError if the model cannot be run, or is not a YOLOv5; ValueError if IMG is
-    not a frame.
+    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Raises ModelError if the model
+    cannot be run, or is not a YOLOv5; ValueError if IMG is not a frame.
     """
     model = getattr(rknn_lite, "model", None)  # what the model file says, see vision/model.py
     settings = settings_of(model, IMG_SIZE, OBJ_THRESH, NMS_THRESH)

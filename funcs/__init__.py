@@ -8,7 +8,8 @@ A func file defines myFunc(rknn_lite, IMG), which returns the picture to show. I
     classes_of(model)          the number of classes, if only the file can tell it
     doubt(model)               a sentence for the user if it had to guess
     FRAMES = True              detect() also takes a vision.frame.Frame, as letterbox() and
-                               unletterbox() do: less work than a BGR array
+                               unletterbox() do: less work than a BGR array. func.py does not say
+                               so, because you may edit it: cv2 and NumPy take arrays only
     BOXES = False              its Detections have no boxes, as a classifier's
 
 This file is the only one that imports the user's func.py.
