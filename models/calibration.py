@@ -1,6 +1,7 @@
 """The pictures that calibrate an int8 model: from a folder, or taken from a video or a camera."""
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Iterator, List, Sequence, Tuple, TypeVar
@@ -63,12 +64,12 @@ def take(opened: Source, name: str, folder: Path, count: int, interval: float) -
                 bar.update()
     finally:
         opened.release()
-        kept = len(list(folder.iterdir()))
+        kept = len(list(folder.glob("*.jpg")))
         if kept:
             are = "frames are" if kept > 1 else "frame is"
             print(f"{name}: {kept} {are} in {folder}. --calibration {folder} uses them again.")
         else:
-            folder.rmdir()
+            shutil.rmtree(folder)
     if not saved:
         raise InputError(f"--calibration {name}: gave no picture.")
     return saved

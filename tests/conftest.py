@@ -34,9 +34,15 @@ for number in (signal.SIGHUP, signal.SIGINT):
 
 
 def pytest_configure(config):
-    # Files in the order of the folder, so that the long ones of tests/board come first. The option
-    # --no-loadscope-reorder says the same, but the xdist of Python 3.8 lacks it.
+    # Files in the order below. The option --no-loadscope-reorder says the same, but the xdist of
+    # Python 3.8 lacks it.
     config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first, so that no process ends with one while the others have no more."""
+    long = "board", "test_manual_scripts.py", "test_mqtt.py", "test_main.py", "test_sources.py"
+    items.sort(key=lambda item: not any(part in long for part in item.path.parts))
 
 
 class Core:

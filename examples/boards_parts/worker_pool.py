@@ -42,7 +42,8 @@ class SharedPool:
         """
         with self._lock:
             if not self._capacity:
-                blank, stream = np.zeros((720, 1280, 3), np.uint8), SimpleNamespace()
+                blank = np.zeros((720, 1280, 3), np.uint8)
+                stream = SimpleNamespace(draws=False)
                 began = time.perf_counter()
 
                 def frames() -> Iterator[Result]:

@@ -281,7 +281,7 @@ def test_a_hung_npu_ends_the_stream(board, numbered):
         "python3", "main.py", numbered, "--headless", BOARD_HANG_RUN="10-", BOARD_HANG_MS="1000"
     )
     assert reports_a_dead_npu(run), run.err
-    assert run.report["runs"] < FRAMES
+    assert run.report["runs"] - run.report["failed"] == 9
 
 
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
