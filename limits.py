@@ -204,10 +204,14 @@ def contexts(f: Figures) -> str:
         return ""
     waits = f.func - f.inference - f.cpu
     if waits >= 0.5 * f.func:
-        return (f"Limited by func: it waits for {ms(waits, f.frames)} of its "
-                f"{ms(f.func, f.frames)} ms per frame (no CPU time, no inference), and {f.load}. "
-                f"If it waits for a network or a disk, do that outside func. More threads "
-                f"(--threads {2 * max(f.cores, f.threads)}) help, too.")
+        waiting = f"{ms(waits, f.frames)} of its {ms(f.func, f.frames)} ms per frame"
+        if f.process_cpu >= PYTHON_MIN * f.seconds:
+            return (f"Limited by the CPU and Python: func waits {waiting} for a free core or for "
+                    f"Python's lock, the process uses {f.process_cpu / f.seconds:.1f} of {f.cpus} "
+                    f"cores, and {f.load}. NumPy and OpenCV instead of Python loops would help.")
+        return (f"Limited by func: it waits for {waiting} (no CPU time, no inference), and "
+                f"{f.load}. If it waits for a network or a disk, do that outside func. More "
+                f"threads (--threads {2 * max(f.cores, f.threads)}) help, too.")
     every = "the only thread is" if f.threads == 1 else f"all {f.threads} threads are"
     more = 2 * f.cores if f.threads < 2 * f.cores else 2 * f.threads
     return (f"Limited by the number of threads: {every} busy, and {f.load}. --threads {more} "

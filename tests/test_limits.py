@@ -109,6 +109,12 @@ SENTENCES = {
         "the NPU is 19 % busy. If it waits for a network or a disk, do that outside func. More "
         "threads (--threads 12) help, too.",
     ),
+    "threads that wait for the CPU": (
+        change(WAITING_FUNC, cpu=8.0, process_cpu=9.5),
+        "Limited by the CPU and Python: func waits 38 of its 56 ms per frame for a free core or "
+        "for Python's lock, the process uses 1.5 of 2 cores, and the NPU is 19 % busy. NumPy and "
+        "OpenCV instead of Python loops would help.",
+    ),
     "slow output": (
         SLOW_OUTPUT,
         "Limited by --save: it takes 20 of 20 ms per frame, the NPU is 9 % busy. Smaller pictures "
