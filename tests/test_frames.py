@@ -53,6 +53,8 @@ def test_the_models_input_from_yuv_has_the_colours_of_the_picture(
     from sources.pyav import as_picture
     from sources.yuv import frame_of_planes
 
+    if (standard, full) not in ((2, False), (5, False)) and int(av.__version__.split(".")[0]) < 17:
+        pytest.skip("PyAV before 17 converts to BGR as if all frames were BT.601, limited range")
     picture = cv2.resize(demo_frames[0], (1000, 562))  # rows are padded
     picture[:, :500] = picture[:, :500] // (4, 2, 1)  # strong colours
     decoded = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format=form)
