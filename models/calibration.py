@@ -1,7 +1,6 @@
 """The pictures that calibrate an int8 model: from a folder, or taken from a video or a camera."""
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Iterator, List, Sequence, Tuple, TypeVar
@@ -9,7 +8,6 @@ from typing import Any, Iterator, List, Sequence, Tuple, TypeVar
 import cv2
 import numpy as np
 from tqdm import tqdm
-from whole_file import replacing
 
 from results.picture_saver import encode
 from results.save_paths import unused
@@ -58,8 +56,11 @@ def take(opened: Source, name: str, folder: Path, count: int, interval: float) -
         with tqdm(total=count, unit=" frames", disable=None) as bar:  # None: without a TTY
             for picture in frames(opened, count, interval):
                 path = folder / f"{len(saved):04}.jpg"
-                with replacing(path) as new:
-                    new.write_bytes(encode(picture, ".jpg") or b"")
+                try:
+                    path.write_bytes(encode(picture, ".jpg") or b"")
+                except OSError as error:
+                    path.unlink(missing_ok=True)
+                    raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
                 saved.append(str(path))
                 bar.update()
     finally:
@@ -69,7 +70,7 @@ def take(opened: Source, name: str, folder: Path, count: int, interval: float) -
             are = "frames are" if kept > 1 else "frame is"
             print(f"{name}: {kept} {are} in {folder}. --calibration {folder} uses them again.")
         else:
-            shutil.rmtree(folder)
+            folder.rmdir()
     if not saved:
         raise InputError(f"--calibration {name}: gave no picture.")
     return saved

@@ -8,10 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, Iterable, Optional
 
-import cv2
 import numpy as np
 from onnx_model import Network, model_input
+from whole_file import replacing
 
+from results.picture_saver import encode
 from vision.errors import InputError
 from vision.packages import new_environment
 
@@ -57,7 +58,8 @@ def build(network: Network, soc: str, pictures: Optional[Iterable[np.ndarray]] =
         if network.relative and not network.about.relative:
             import onnx
             source = Path(folder) / path.name
-            onnx.save(network.model, str(source))
+            with replacing(source) as new:
+                onnx.save(network.model, str(new))
         if pictures is not None:
             save_inputs(network, pictures, dataset)
         # The NPU subtracts the mean and divides, so it takes bytes.
@@ -81,9 +83,11 @@ def save_inputs(network: Network, pictures: Iterable[np.ndarray], dataset: Path)
     """Save pictures as the model's func passes them, and their list, `dataset`, beside them."""
     names = []
     for number, picture in enumerate(pictures):
-        names.append(str(dataset.with_name(f"{number}.png")))
         image = model_input(picture, network.model.graph, network.about)  # RGB
-        cv2.imwrite(names[-1], image[..., ::-1])
+        path = dataset.with_name(f"{number}.png")
+        with replacing(path) as new:
+            new.write_bytes(encode(image[..., ::-1], ".png") or b"")
+        names.append(str(path))
     if not names:
         raise InputError("--calibration: none of its pictures can be read.")
     dataset.write_text("\n".join(names))

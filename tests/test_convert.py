@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, full_disk
 from PIL import Image
 
 from funcs import resnet, ultralytics
@@ -325,6 +325,15 @@ def test_the_earlier_model_stays_until_the_new_one_is_complete(run, tmp_path, fa
     assert code == {"disk full": 2, "Ctrl-C": 130}[fails]
     assert path.with_suffix(".rknn").read_bytes() == b"the earlier one"
     assert {entry.name for entry in path.parent.iterdir()} == {"model.onnx", "model.rknn"}
+
+
+def test_a_full_temporary_folder_is_named(run, tmp_path, photos):
+    edited = folder_with(tmp_path, layouts.ultralytics())
+    (tmp_path / "sizes").write_bytes(bytes(20000))  # smaller than a model or a picture's .png
+    for path, name in ((edited, "model.onnx"), (ROOT / "models/yolov5n_emoji.onnx", "0.png")):
+        with full_disk(tmp_path / "sizes"):
+            code, _, error = run(path, "--calibration", photos, "--out", tmp_path / "m.rknn")
+        assert code == 2 and error.count("\n") == 1 and f"/{name}: cannot be written (" in error
 
 
 def test_pictures_that_floats_do_not_need_are_mentioned(run, tmp_path):
