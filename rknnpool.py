@@ -100,7 +100,7 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
         return task
 
     def map(self, frames: Iterable, live: bool = False) -> Results:
-        """Iterate over the results for `frames`, in order, while a thread reads `frames`.
+        """Iterate over the results for `frames`, in order; a thread reads them. map()s take turns.
 
         frames: any iterable; if it reuses one buffer, pass (frame.copy() for frame in frames). At
             most 3 * TPEs frames are read ahead.
@@ -108,8 +108,7 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
             context, and a newer result those that a slow consumer has not taken.
 
         An exception of func or `frames` is raised at its frame's position; after one of func the
-        iteration can go on. Leaving the loop stops the reading. Several map()s on one pool take
-        turns. Raises CancelledError if the pool is released.
+        iteration can go on. Leaving the loop stops reading. After release(): CancelledError.
         """
         return Results(self, self._func, frames, live)
 
@@ -234,7 +233,8 @@ class _Stream:
         accepted = self.engine.submit(task, self)
         with self.changed:
             self.dropped += not accepted  # its frame replaced the one that waited
-            self.tasks += [task] if accepted and not self.ended else []
+            if accepted and not self.ended:
+                self.tasks.append(task)
             task.add_done_callback(self._done)
             self.room.wait_for(lambda: self.ended or self.live or len(self.tasks) < self.max_tasks)
 
@@ -321,9 +321,8 @@ class _Context:
             reason = getattr(self.lite, "error", None) or "see the runtime's message above"
             raise RuntimeError(f"{self.label} could not open {path}: {reason}")
         self.lite.label, self.lite.model = self.label, None if path is model else model
-        wheel = getattr(self.lite, "rknn_runtime", None)
-        if wheel is not None:
-            wheel.run = functools.partial(self._run, wheel.run)
+        if hasattr(self.lite, "rknn_runtime"):  # Rockchip's wheel
+            self.lite.rknn_runtime.run = functools.partial(self._run, self.lite.rknn_runtime.run)
         for name in ("inference", "inference_raw"):
             if hasattr(self.lite, name):
                 setattr(self.lite, name, functools.partial(self._infer, getattr(self.lite, name)))
@@ -359,7 +358,9 @@ class _Context:
         if outputs is None:
             shapes = ", ".join(str(getattr(each, "shape", each)) for each in inputs)
             raise ValueError(f"{self.label}: inference refused the input {shapes}: {reason}")
-        self.engine.failures, self.core.pause = 0, 0 if self.core.on_trial else self.core.pause
+        self.engine.failures = 0
+        if self.core.on_trial:
+            self.core.pause = 0
         return outputs
 
 
@@ -379,7 +380,8 @@ class _Engine:
         self.todo: SimpleQueue = SimpleQueue()  # functions for the helper; put() takes no lock
         self.ended = threading.Event()
         self.executor = ThreadPoolExecutor(count, "rknnpool", setattr, (_local, "engine", self))
-        cores = (2 * self.cores)[self.pid % len(masks):]  # small programs do not all use core 0
+        first = self.pid % len(masks)  # small programs do not all use core 0
+        cores = self.cores[first:] + self.cores[:first]
         _alive.append(self)
         try:
             for number in range(1, count + 1):
@@ -442,21 +444,19 @@ class _Engine:
     def _take(self, task=None):
         """Wait for the idle context whose core has the least work; None after release()."""
         with self.usable:
-            while True:
-                if self.released:
-                    return None
+            while not self.released:
                 working, now = self._working(), time.monotonic()
                 contexts = [each for each in self.idle if each.core in working or not working
                             or now >= each.core.paused_until and not each.core.on_trial]
                 if contexts:
-                    break
+                    context = min(contexts, key=lambda each: (each.core.busy(), each.core.frames))
+                    context.core.on_trial = context.core.pause > 0
+                    context.core.frames += 1
+                    context.task = task
+                    self.idle.remove(context)
+                    return context
                 self.usable.wait(1.0)
-            context = min(contexts, key=lambda each: (each.core.busy(), each.core.frames))
-            context.core.on_trial = context.core.pause > 0
-            context.core.frames += 1
-            context.task = task
-            self.idle.remove(context)
-            return context
+        return None
 
     def _working(self):
         """The cores that do not pause and have a context that does not hang."""
