@@ -15,7 +15,7 @@ from meter import Meter
 from rknnpool import NPUError, rknnPoolExecutor
 from streams import Stream
 
-# Recorded on 29 November 2026: tests/why_not_faster.py --figures
+# Recorded on 29 November 2026: tests/known_limits.py --figures
 SLOW_SOURCE = Figures(
     threads=6, cores=3, cpus=2, shortest=0.0053, seconds=5.97, frames=293, wait=0.12, func=1.596,
     cpu=0.134, inference=1.587, runs=293, in_flight={"2": 0.533, "0": 0.531, "1": 0.523},

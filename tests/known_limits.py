@@ -2,9 +2,9 @@
 cores: prints the sentence of limits.py for each. With --check a wrong one is an error; other
 programs that use the CPU make some wrong.
 
-    python tests/why_not_faster.py --check          # 60 s
-    python tests/why_not_faster.py --rows gil bad-core --figures
-    python tests/why_not_faster.py --cost           # what measuring takes; 15 s
+    python tests/known_limits.py --check          # 60 s
+    python tests/known_limits.py --rows gil bad-core --figures
+    python tests/known_limits.py --cost           # what measuring takes; 15 s
 """
 
 import argparse
