@@ -154,6 +154,11 @@ def add_counting_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]
         "pixels")
     add("--zone", action="append", default=[], metavar="NAME:X,Y,X,Y,...",
         help="count the objects in this polygon; coordinates as for --line")
+    add("--setup", default=settings["setup"], metavar="FILE",
+        help="JSON file with the lines, zones, minimum confidence and classes of each stream; "
+        "created if missing. With --web, the page edits it. The flags above, --conf and --classes "
+        "replace its values in this run. Counts of live sources are kept beside it")
+    add("--reset-counts", action="store_true", help="start at 0 instead of the kept counts")
     for flag in ("--line", "--zone"):
         add(f"{flag}s", dest=flag[2:], action="append", help=argparse.SUPPRESS)
 
@@ -205,6 +210,8 @@ def check_combinations(args: argparse.Namespace) -> None:
     """Raise InputError for flags that exclude, or need, each other."""
     if args.web_name and not args.web:
         raise InputError("--web-name needs --web.")
+    if args.reset_counts and not args.setup:
+        raise InputError("--reset-counts needs --setup.")
     for flag, value, why in (("--save", args.save, "the file would never end"),
                              ("--line", args.lines, "it would count the same objects again")):
         if args.loop and value:

@@ -49,6 +49,7 @@ classes = None     # ["person", "car"]: keep only these classes, by name or numb
 track = False      # give each object an id that lasts from frame to frame
 lines = None       # {"door": ((x1, y1), (x2, y2))}: count the objects that cross; implies track
 zones = None       # {"yard": [(x, y), (x, y), (x, y)]}: count the objects inside
+setup = None       # "site.json": keep lines, zones and more of each stream there; the page edits it
 save = None        # "out_%Y-%m-%d_%H%M%S.mp4": a video of the results; or a folder for pictures
 json = None        # "results.jsonl": one line of JSON per frame; "-": to stdout
 mqtt = None        # "mqtt://host:1883/prefix": publish to an MQTT broker
@@ -165,11 +166,12 @@ def run(args: Any) -> int:
     """Process the sources to their ends. Returns the exit code; raises InputError if nothing can
     run."""
     model, func = find_model_and_func(args)
+    setup = results.open_setup(args, name_streams(args.sources), model, func)
     streams, complete = open_streams(args)
     stdout = results.take_stdout(args)
     pool = open_pool(args, model, func, streams)
     try:
-        shared, window = results.open_sinks(args, streams, stdout)
+        shared, window = results.open_sinks(args, streams, stdout, setup)
     except BaseException:
         pool.release()
         raise

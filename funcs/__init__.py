@@ -25,7 +25,7 @@ import sys
 import traceback
 from pathlib import Path
 from types import ModuleType
-from typing import Any, List, Optional, Set
+from typing import Any, Dict, List, Optional, Set
 
 from vision.errors import InputError, nearest
 from vision.model import Model, check_names, describe, onnx_beside, read_names
@@ -209,7 +209,7 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
     if doubt:
         print(doubt, file=sys.stderr)
     if args.classes:
-        names: Any = model.names or getattr(func, "CLASSES", None) or ()
+        names = class_names(model, func)
         words = [args.classes] if isinstance(args.classes, (str, int)) else args.classes
         model.class_ids = class_ids([str(word) for word in words], names)
 
@@ -225,6 +225,19 @@ def _set_names(model: Model, path: str, count: Optional[int]) -> None:
         raise InputError(f"--names {path}: has {len(names)} names, but the model has {count} "
                          "classes.")
     model.names = names
+
+
+def class_names(model: Model, func: Any) -> Dict[int, str]:
+    """The names of a model's classes by number; empty if neither it nor its func file says them."""
+    names: Any = model.names or getattr(func, "CLASSES", None) or ()
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    return {number: str(name) for number, name in pairs}
+
+
+def default_conf(func: Any) -> Optional[float]:
+    """The minimum confidence of a func file if the model has none; None if it does not read the
+    model's."""
+    return getattr(func, "OBJ_THRESH", 0.25) if hasattr(func, "settings_of") else None
 
 
 def class_ids(words: List[str], names: Any) -> Set[int]:

@@ -43,6 +43,14 @@ def parse_lines(args: Any, lines: dict[str, Any], zones: dict[str, Any]
     return given_lines or lines, given_zones or zones
 
 
+def open_setup(args: Any, names: list[str], model: Any, func: Any) -> Any:
+    """The Setup of the streams with these names; None without --setup. Raises InputError for a
+    mistake in its file."""
+    if not args.setup:
+        return None
+    return import_optional("results.setup", "--setup").Setup(args.setup, names, args, model, func)
+
+
 def check_func(args: Any, func: Any) -> None:
     """Raise InputError if a flag needs detections, or boxes, that a func file does not give."""
     flag, has_detections = needs_boxes(args), funcs.has_detections(func)
@@ -59,7 +67,8 @@ def check_func(args: Any, func: Any) -> None:
 
 def needs_boxes(args: Any) -> str:
     """The flag that needs boxes, such as "--track"; empty if none is given."""
-    flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones}
+    flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones,
+             "--setup": args.setup}
     return next((flag for flag, value in flags.items() if value), "")
 
 
@@ -96,29 +105,32 @@ def open_saver(path: str, stream: Any, overwrite: bool) -> Sink:
     return import_optional("results.video", "--save").open_saver(path, stream, overwrite)
 
 
-def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None
-               ) -> tuple[list[Sink], Any]:
+def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
+               setup: Any = None) -> tuple[list[Sink], Any]:
     """Give every stream its tracker, its lines and the sinks that all streams share.
 
-    stdout: what take_stdout() returned. Returns the shared sinks, and the Window or None.
+    stdout: what take_stdout() returned; setup: what open_setup() returned. Returns the shared
+    sinks, and the Window or None.
     """
-    if args.track or args.lines or args.zones or args.mqtt:  # MQTT's events need object ids
+    if args.track or args.lines or args.zones or setup or args.mqtt:  # MQTT's events need ids
         tracking = import_optional("results.tracking", "--track")
         for stream in streams:
             stream.tracker = tracking.Tracker()
-    if args.lines or args.zones:
+    shared: list[Sink] = []
+    if setup:
+        shared.append(setup.attach(streams))
+    elif args.lines or args.zones:
         module = import_optional("results.lines", "--line and --zone")
         counters = module.for_streams([stream.name for stream in streams], args.lines, args.zones)
         for stream in streams:
             stream.lines = counters[stream.name]
-    shared: list[Sink] = []
     if args.json:
         shared.append(stdout or import_optional("results.jsonl", "--json").JSONLines(args.json))
     if args.mqtt:
         shared.append(import_optional("results.mqtt", "--mqtt").MQTT(args.mqtt, streams))
     if args.web:
         module = import_optional("results.web", "--web")
-        shared.append(module.Web(str(args.web), streams, args.web_name))
+        shared.append(module.Web(str(args.web), streams, args.web_name, setup))
     window = None if args.headless else open_window(streams, args)
     if window is not None:
         shared.append(window)

@@ -20,7 +20,8 @@ class Delivery:
 
     name: what the stream is called everywhere. live: whether frames arrive at their own pace.
     max_fps: the most frames per second that are processed; None for all.
-    tracker, lines, findings: get every result with detections first (`update(result)`), or None.
+    setup, tracker, lines, findings: get every result with detections first (`update(result)`), or
+    None.
     sinks: get every result next.
     stop: an Event; set it to end the stream.
     count, failed, unsaved, unshown: numbers of frames. A frame that two sinks could not save counts
@@ -37,6 +38,7 @@ class Delivery:
 
     def __init__(self, name: str, max_fps: float | None = None):
         self.name, self.max_fps, self.live = name, max_fps, True
+        self.setup: Any = None
         self.tracker: Any = None
         self.lines: Any = None
         self.findings: Any = None
@@ -59,7 +61,7 @@ class Delivery:
         """Take a result to the tracker and the lines, then to every sink."""
         self.failed += result.error is not None
         if result.error is None and result.detections is not None:
-            for each in (self.tracker, self.lines, self.findings):
+            for each in (self.setup, self.tracker, self.lines, self.findings):
                 if each is not None:
                     self.timed(each, each.update, result)
         for sink in list(self.sinks):

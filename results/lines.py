@@ -27,7 +27,6 @@ is CLEAR_HEIGHTS away from the line, or stays on that side for SETTLE_SECONDS.
 from __future__ import annotations
 
 import math
-import re
 from collections import OrderedDict
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
@@ -35,6 +34,7 @@ import cv2
 import numpy as np
 
 from results.line_drawing import overlay
+from results.points import Points, checked
 from vision.errors import InputError
 
 # --------------------------------------------------------------------------------------------------
@@ -44,9 +44,6 @@ NEAR_HEIGHTS = 0.03     # a new object nearer than this needs CONFIRM_FRAMES on 
 SETTLE_SECONDS = 1.0    # time on one side after which an object is not jittering
 MAX_IDENTITIES = 10000  # known at a time; the one not seen for the longest time is forgotten first
 # --------------------------------------------------------------------------------------------------
-
-Points = Tuple[Tuple[float, float], ...]
-
 
 def parse_line(text: str) -> Tuple[str, Points]:
     """Parse `--line door:x1,y1,x2,y2`, or `--line gate/door:x1,y1,x2,y2` for the stream gate.
@@ -80,7 +77,7 @@ def _parse(flag: str, text: str) -> Tuple[str, Points]:
         raise InputError(f"{flag} {text}: must be a name, a colon and {points_text}, for example "
                          f"{flag} {example}.")
     points = tuple(zip(values[::2], values[1::2]))
-    _checked(flag[2:], key, points)
+    checked(flag[2:], key, points)
     return key, points
 
 
@@ -112,7 +109,7 @@ def for_streams(streams: Sequence[str], lines: dict, zones: dict) -> Dict[str, O
             raise InputError(f"{kind}s = {settings!r}: must map names to points, for example "
                              f"{example}.")
         for key, points in settings.items():
-            _checked(kind, key, points)
+            checked(kind, key, points)
             stream, slash, _ = key.rpartition("/")
             if slash and stream not in streams:
                 raise InputError(f"The {kind} {key}: there is no stream {stream}. The streams are: "
@@ -131,39 +128,6 @@ def _of_stream(stream: str, settings: dict) -> dict:
     own = {key.rpartition("/")[2]: points for key, points in settings.items()
            if "/" in key and key.rpartition("/")[0] == stream}
     return {**common, **own}
-
-
-def _checked(kind: str, key: Any, points: Any) -> np.ndarray:
-    """Return the points of a line or zone, (n, 2) float64. Raises InputError if they are invalid.
-
-    kind: "line" or "zone".
-    """
-    example = "door" if kind == "line" else "yard"
-    if not isinstance(key, str) or not re.fullmatch(r"(.+/)?[\w.() -]*\w[\w.() -]*", key):
-        raise InputError(f"The {kind} {key!r}: its name must consist of letters, digits, spaces "
-                         f"and . _ - ( ), for example {example}, or gate/{example} for the stream "
-                         "gate only.")
-    try:
-        array = np.array(points, np.float64)
-    except (TypeError, ValueError):
-        array = np.empty(0)
-    pairs = array.ndim == 2 and array.shape[1] == 2
-    if not pairs or (len(array) != 2 if kind == "line" else len(array) < 3):
-        count = "two points" if kind == "line" else "at least three points"
-        raise InputError(f"The {kind} {key} needs {count}, each with x and y, not {points!r}.")
-    if not np.isfinite(array).all():
-        raise InputError(f"The {kind} {key} has a coordinate that is not a finite number: "
-                         f"{points!r}.")
-    fractions = array[(array > 0) & (array < 1)]
-    if len(fractions) and array.max() > 1:
-        raise InputError(f"The {kind} {key} mixes fractions of the frame ({fractions[0]:g}) and "
-                         f"pixels ({array.max():g}).")
-    if kind == "line" and (array[0] == array[1]).all():
-        raise InputError(f"The line {key} starts and ends at the same point.")
-    (x, y) = (array[1:] - array[0]).T
-    if kind == "zone" and not (x[:, None] * y != y[:, None] * x).any():
-        raise InputError(f"The zone {key} has no area: its points are on a straight line.")
-    return array
 
 
 class _Side:
@@ -192,17 +156,42 @@ class Lines:
     """
 
     def __init__(self, lines: Optional[dict] = None, zones: Optional[dict] = None) -> None:
-        self.lines = {key: _checked("line", key, points) for key, points in (lines or {}).items()}
-        self.zones = {key: _checked("zone", key, points) for key, points in (zones or {}).items()}
+        self.lines: Dict[str, np.ndarray] = {}
+        self.zones: Dict[str, np.ndarray] = {}
         self.size: Optional[Tuple[int, int]] = None      # the frame's width and height
         self.line_pixels: Dict[str, np.ndarray] = {}     # lines and zones in pixels of such a frame
         self.zone_pixels: Dict[str, np.ndarray] = {}
-        self.counts: Dict[str, Dict[str, Dict[str, int]]] = {
-            name: {"in": {}, "out": {}} for name in self.lines}
-        self.present: Dict[str, Dict[str, int]] = {name: {} for name in self.zones}
-        self.inside: Dict[str, List[int]] = {name: [] for name in self.zones}
+        self.counts: Dict[str, Dict[str, Dict[str, int]]] = {}
+        self.present: Dict[str, Dict[str, int]] = {}
+        self.inside: Dict[str, List[int]] = {}
         # identity: (how often it had each class number, {line: _Side})
         self.known: OrderedDict[int, Tuple[Dict[int, int], Dict[str, _Side]]] = OrderedDict()
+        self.change(lines or {}, zones or {})
+
+    def change(self, lines: dict, zones: dict) -> None:
+        """Replace the lines and zones, between two frames. A line with the same name and points
+        as before keeps its counts, the others start at 0. Raises InputError for invalid points."""
+        new = {name: checked("line", name, points) for name, points in lines.items()}
+        self.zones = {name: checked("zone", name, points) for name, points in zones.items()}
+        same = {name for name, points in new.items()
+                if name in self.lines and np.array_equal(points, self.lines[name])}
+        # Earlier results, and their drawings, keep the old dicts.
+        self.lines, self.counts = new, {
+            name: self.counts[name] if name in same else {"in": {}, "out": {}} for name in new}
+        self.present, self.inside = {name: {} for name in zones}, {name: [] for name in zones}
+        for _, sides in self.known.values():
+            for name in sides.keys() - same:
+                del sides[name]
+        if self.size:
+            self._set_pixels(self.size)
+
+    def set_counts(self, counts: Dict[str, Dict[str, Dict[str, int]]]) -> None:
+        """Continue from these counts: those of an earlier run for some or all of the lines."""
+        self.counts = {name: counts.get(name, ways) for name, ways in self.counts.items()}
+
+    def reset(self) -> None:
+        """Set the counts of all lines to 0."""
+        self.counts = {name: {"in": {}, "out": {}} for name in self.lines}
 
     def update(self, result: Any) -> None:
         """Count the objects of the next frame.
@@ -228,12 +217,15 @@ class Lines:
                                       self.present))
 
     def _set_size(self, size: Tuple[int, int]) -> None:
+        self._set_pixels(size)
+        for _, sides in self.known.values():
+            sides.clear()
+
+    def _set_pixels(self, size: Tuple[int, int]) -> None:
         self.size = size
         self.line_pixels, self.zone_pixels = (
             {name: points * (size if points.max() <= 1 else 1) for name, points in shapes.items()}
             for shapes in (self.lines, self.zones))
-        for _, sides in self.known.values():
-            sides.clear()
 
     def _count(self, result: Any, detections: Any) -> None:
         boxes = np.asarray(detections.boxes, np.float64)

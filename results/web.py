@@ -59,8 +59,8 @@ class Web:
     """A sink that shows results on a web page.
 
     address: [HOST:]PORT, port 0 for any free port; streams: the Streams whose Results will be
-    written; names: further host names under which the page may be reached. `url` is the address
-    of the page.
+    written; names: further host names under which the page may be reached; setup: a Setup whose
+    settings the page edits, or None. `url` is the address of the page.
 
     A thread draws and encodes each picture once for all clients, and only while somebody watches
     the stream. Raises InputError if the address cannot be used, if a password is required, or if
@@ -69,13 +69,14 @@ class Web:
 
     display = True
 
-    def __init__(self, address: Any, streams: Iterable[Any], names: Iterable[str] = ()):
+    def __init__(self, address: Any, streams: Iterable[Any], names: Iterable[str] = (),
+                 setup: Any = None):
         host, port = parse_address(address)
         try:
             from results.routes import Routes
         except ImportError as error:
             raise InputError(missing_package("--web", error)) from None
-        self.access = Access(host, names)
+        self.access, self.setup = Access(host, names), setup
         self.routes = Routes(self, self.access)
         self.feeds = {stream.name: Feed(stream) for stream in streams}
         # Frozen sets of routes.Client: the server's thread replaces them, other threads read them.

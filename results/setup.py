@@ -1,0 +1,279 @@
+"""Lines, zones, minimum confidence and classes of each stream, which can change during a run.
+
+    setup = Setup("site.json", ["gate", "yard"], args, model, func)
+    sink = setup.attach(streams)          # keeps the counts
+    setup.state("gate")                   # what the page shows
+    setup.change("gate", {"conf": 0.4}, version=1)
+    setup.reset("gate")                   # counts from 0
+
+Any thread may call these methods. A stream's own thread takes the newest Settings between two
+frames. All streams share the model: it detects with the lowest confidence of all streams, and each
+stream drops what is below its own.
+"""
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+import funcs
+from results import setup_file
+from results.console import say
+from results.counts import CountStore
+from results.lines import Lines, for_streams
+from results.points import checked
+from results.setup_file import MIN_CONF, Settings, Shapes, checked_settings
+from vision.errors import InputError
+
+DIGITS = 5  # of the fractions that the page gets
+
+
+class Conflict(ValueError):
+    """The settings have changed since they were read."""
+
+
+class Setup:
+    """The settings of all streams of a run.
+
+    path: the file, see setup_file.py; it is created if it is missing. names: of the streams. args:
+    main.py's; its lines, zones, conf and classes replace those of the file in this run and are not
+    saved. model, func: what all streams use.
+    Raises InputError if the file or the flags contain a mistake.
+    """
+
+    def __init__(self, path: str, names: Sequence[str], args: Any, model: Any, func: Any):
+        self.path, self.model, self.default_conf = path, model, funcs.default_conf(func)
+        self.class_names = funcs.class_names(model, func)
+        self.lock = threading.Lock()
+        self.sizes: Dict[str, Tuple[int, int]] = {}  # of the frames, set by the streams' threads
+        self.resets = dict.fromkeys(names, 0)        # how often the counts have been reset
+        self.versions = dict.fromkeys(names, int(time.time()))  # not that of an earlier run
+        self.fixed = {name: self._flags(name, names, args) for name in names}
+        content = setup_file.read(path)
+        self.saved = {name: self._parsed(name, content.get(name, {})) for name in names}
+        self.edited = dict(self.saved)
+        self.settings = {name: self._effective(name) for name in names}  # read by the streams
+        self.others = [name for name in content if name not in names]
+        if not os.path.exists(path):
+            setup_file.write(path, {name: Settings().json() for name in names})
+        self._set_conf()
+        base = os.path.splitext(path)[0]
+        self.store = CountStore(f"{base}.counts.sqlite3", names if args.reset_counts else ())
+
+    def attach(self, streams: Sequence[Any]) -> CountStore:
+        """Give each stream its lines. Returns the sink that keeps the counts."""
+        if self.others:
+            say(f"{self.path}: also contains {', '.join(self.others)}, which "
+                f"{'do' if len(self.others) > 1 else 'does'} not run.", sys.stderr)
+        for stream in streams:
+            stream.setup = StreamSetup(self, stream)
+        return self.store
+
+    # ---- the page ----
+
+    def state(self, name: str) -> Dict[str, Any]:
+        """The settings of a stream, ready for json.dumps().
+
+        lines, zones: {name: [[x, y], ...]}, fractions of the frame; those in pixels stay in pixels
+        until the first frame, while `size` is None. conf, classes: None for default_conf and all.
+        default_conf: None if the func file does not say it. all_classes: [] if unknown. saved:
+        whether the file contains the same. fixed: {"lines": "--line"}, what a flag has set.
+        """
+        with self.lock:
+            settings, size = self.settings[name], self.sizes.get(name)
+            return {"version": self.versions[name],
+                    "saved": self.edited[name] == self.saved[name],
+                    "lines": fractions(settings.lines, size),
+                    "zones": fractions(settings.zones, size),
+                    "conf": settings.conf, "classes": settings.classes and list(settings.classes),
+                    "all_classes": list(dict.fromkeys(self.class_names.values())),
+                    "default_conf": self.default_conf, "min_conf": MIN_CONF,
+                    "size": size and list(size),
+                    "fixed": {key: flag for key, (flag, _) in self.fixed[name].items()}}
+
+    def change(self, name: str, data: Any, version: Any, save: bool = False) -> Dict[str, Any]:
+        """Change the settings of a stream, and save them if `save` is true. Returns the new state.
+
+        data: a dict with any of the keys lines, zones, conf and classes; the others stay. version:
+        that of the state on which the change is based. Raises Conflict if this is not the present
+        one, and ValueError, with one sentence, if data is wrong or the file cannot be written;
+        nothing is changed then.
+        """
+        with self.lock:
+            self._check_version(name, version)
+            old = self.edited[name]
+            try:
+                new = checked_settings(data, self.class_names, where_on_page, old)
+                for key in data:
+                    if key in self.fixed[name]:
+                        flag = self.fixed[name][key][0]
+                        raise InputError(f"{name}: {key} cannot be changed in this run, because "
+                                         f"{flag} is given.")
+                size = self.sizes.get(name)
+                new = new._replace(lines=kept_points("line", new.lines, old.lines, size),
+                                   zones=kept_points("zone", new.zones, old.zones, size))
+                if save:
+                    self._save(name, new)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+            self._apply(name, new)
+        return self.state(name)
+
+    def save(self, name: str, version: Any) -> Dict[str, Any]:
+        """Save the present settings of a stream. As change() with nothing to change."""
+        return self.change(name, {}, version, save=True)
+
+    def discard(self, name: str, version: Any) -> Dict[str, Any]:
+        """Return to the saved settings of a stream. Returns the new state. Raises Conflict."""
+        with self.lock:
+            self._check_version(name, version)
+            self._apply(name, self.saved[name])
+        return self.state(name)
+
+    def reset(self, name: str) -> None:
+        """Set the counts of a stream to 0, before its next frame."""
+        with self.lock:
+            self.resets[name] += 1
+
+    # ---- under the lock ----
+
+    def _check_version(self, name: str, version: Any) -> None:
+        if version != self.versions[name]:
+            raise Conflict(f"{name}: somebody else has changed these settings in the meantime. "
+                           "Load them again.")
+
+    def _apply(self, name: str, new: Settings) -> None:
+        if new != self.edited[name]:
+            self.edited[name] = new
+            self.versions[name] += 1
+            self.settings[name] = self._effective(name)
+            self._set_conf()
+
+    def _save(self, name: str, new: Settings) -> None:
+        content = setup_file.read(self.path)  # other programs, and people, may have changed it
+        content[name] = new.json()
+        setup_file.write(self.path, content)
+        self.saved[name] = new
+
+    def _effective(self, name: str) -> Settings:
+        return self.edited[name]._replace(
+            **{key: value for key, (_, value) in self.fixed[name].items()})
+
+    def _set_conf(self) -> None:
+        """Let the model detect with the lowest confidence of all streams. It reads it for every
+        frame."""
+        given = [each.conf for each in self.settings.values()]
+        if self.model.conf is None and given == [None] * len(given):
+            return
+        values = [self.default_conf if conf is None else conf for conf in given]
+        known = [conf for conf in values if conf is not None]
+        if len(known) == len(values):  # otherwise the func file does not read it
+            self.model.conf = min(known)
+
+    def _flags(self, name: str, names: Sequence[str], args: Any) -> Dict[str, Tuple[str, Any]]:
+        """What flags set for a stream: {"conf": ("--conf", 0.4)}. Raises InputError."""
+        given = for_streams(names, args.lines, args.zones)[name]
+        found: Dict[str, Tuple[str, Any]] = {}
+        if given:
+            found.update({key: (f"--{key[:-1]}", points_of(shapes)) for key, shapes in
+                          (("lines", given.lines), ("zones", given.zones)) if shapes})
+        if args.conf is not None:
+            found["conf"] = "--conf", args.conf
+        if args.classes:
+            numbers = sorted(self.model.class_ids)
+            found["classes"] = "--classes", tuple(
+                self.class_names.get(number, str(number)) for number in numbers)
+        return found
+
+    def _parsed(self, name: str, data: Any) -> Settings:
+        def where(key: str) -> str:
+            return f"{self.path}: {name}{', ' * bool(key)}{key}: "
+
+        return checked_settings(data, self.class_names, where, Settings())
+
+
+class StreamSetup:
+    """Applies the settings of one stream, in its thread, before the tracker gets a frame."""
+
+    def __init__(self, setup: Setup, stream: Any):
+        self.setup, self.stream = setup, stream
+        self.settings: Optional[Settings] = None  # the present ones
+        self.size: Optional[Tuple[int, int]] = None
+        self.resets = 0
+        self.wanted: Dict[int, bool] = {}         # {class number: whether it is kept}
+        stream.lines = Lines()
+
+    def update(self, result: Any) -> None:
+        """Take new settings, and drop the detections that the stream does not want."""
+        name = self.stream.name
+        settings, resets = self.setup.settings[name], self.setup.resets[name]
+        if settings is not self.settings:
+            self._take(settings)
+        if resets != self.resets:
+            self.resets = resets
+            self.stream.lines.reset()
+        if result.size != self.size:
+            self.size = self.setup.sizes[name] = result.size
+        result.detections = self._select(result.detections)
+
+    def _take(self, settings: Settings) -> None:
+        lines, first = self.stream.lines, self.settings is None
+        lines.change(settings.lines, settings.zones)
+        self.settings, self.wanted = settings, {}
+        # Lines of flags are those of one run. The frames of a file are counted again in each run.
+        if first and self.stream.live and "lines" not in self.setup.fixed[self.stream.name]:
+            lines.set_counts(self.setup.store.counts(self.stream.name, lines.lines))
+            self.setup.store.streams.add(self.stream.name)
+
+    def _select(self, found: Any) -> Any:
+        conf, classes = self.settings.conf, self.settings.classes  # type: ignore[union-attr]
+        if conf is None and self.setup.model.conf is not None:
+            conf = self.setup.default_conf  # the model may detect with less, for another stream
+        keep = np.ones(len(found), bool) if conf is None else found.scores >= conf
+        if classes is not None:
+            keep &= [self._wants(number, found.name) for number in found.classes.tolist()]
+        return found if keep.all() else found.select(keep)
+
+    def _wants(self, number: int, name: Any) -> bool:
+        if number not in self.wanted:
+            classes: Any = self.settings.classes  # type: ignore[union-attr]
+            self.wanted[number] = not {str(name(number)), str(number)}.isdisjoint(classes)
+        return self.wanted[number]
+
+
+def points_of(shapes: Dict[str, np.ndarray]) -> Shapes:
+    return {name: tuple(map(tuple, points.tolist())) for name, points in shapes.items()}
+
+
+def fractions(shapes: Shapes, size: Optional[Tuple[int, int]]) -> Dict[str, List[List[float]]]:
+    """The points as fractions of a frame of this size; those in pixels unchanged if it is None."""
+    found = {}
+    for name, points in shapes.items():
+        array = np.array(points, np.float64)
+        array = array / size if size and array.max() > 1 else array
+        found[name] = array.round(DIGITS).tolist()
+    return found
+
+
+def kept_points(kind: str, new: Shapes, old: Shapes, size: Optional[Tuple[int, int]]) -> Shapes:
+    """The shapes that the page sent, with the points of the file for those that are unchanged.
+    Raises InputError if the others are not fractions."""
+    shown, kept = fractions(old, size), {}
+    for name, points in fractions(new, None).items():
+        if new[name] == old.get(name) or points == shown.get(name):
+            kept[name] = old[name]
+            continue
+        if not all(0 <= value <= 1 for point in points for value in point):
+            raise InputError(f"The {kind} {name} leaves the frame: x and y must be from 0 to 1.")
+        checked(kind, name, points)  # again, because rounding may have moved a point
+        kept[name] = tuple((x, y) for x, y in points)
+    return kept
+
+
+def where_on_page(key: str) -> str:
+    """What precedes a message; a message about a line or zone says itself what it is about."""
+    return f"{key}: " if key in ("conf", "classes") else ""

@@ -1,0 +1,197 @@
+"""The file of --setup: per stream its lines, zones, minimum confidence and classes, as JSON.
+
+    {
+      "gate": {
+        "lines": {
+          "door": [[0.5, 0], [0.5, 1]]
+        },
+        "zones": {},
+        "conf": 0.4,
+        "classes": ["person", "car"]
+      }
+    }
+
+Every key can be left out, or be null. Points are as for --line: fractions of the frame's width and
+height, or pixels. This file checks what people write there, and what the page sends.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+
+from results.points import Points, check_name, checked, short
+from vision.errors import InputError, nearest
+
+MAX_SHAPES = 50    # lines and zones of a stream
+MIN_CONF = 0.01    # below, the models find thousands of boxes
+KEYS = ("lines", "zones", "conf", "classes")
+
+Shapes = Dict[str, Points]
+
+
+class Settings(NamedTuple):
+    """What one stream counts. It does not change: the stream's thread takes a new one.
+
+    lines, zones: {"door": points}; conf: minimum confidence, None for the func file's; classes:
+    names of the classes to keep, None for all.
+    """
+    lines: Shapes = {}
+    zones: Shapes = {}
+    conf: Optional[float] = None
+    classes: Optional[Tuple[str, ...]] = None
+
+    def json(self) -> Dict[str, Any]:
+        """As in the file."""
+        return {"lines": self.lines, "zones": self.zones, "conf": self.conf,
+                "classes": self.classes}
+
+
+# ---- checks ----
+
+def checked_settings(data: Any, names: Mapping[int, str], where: Callable[[str], str],
+                     keep: Settings) -> Settings:
+    """Settings from JSON. Keys that `data` lacks are taken from `keep`.
+
+    names: of the model's classes, by number; empty if unknown. where(key): what precedes the
+    message about a key; where("") about all. Raises InputError with one sentence.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{where('')}must be an object with the keys {', '.join(KEYS)}, not "
+                         f"{short(data)}.")
+    for key in data:
+        if key not in KEYS:
+            near = nearest(key, KEYS)
+            raise InputError(f"{where('')}unknown key {short(key)}"
+                             f"{f'; did you mean {near}?' if near else '.'}")
+    new: Dict[str, Any] = {}
+    for key, value in data.items():
+        try:
+            new[key] = (checked_shapes(key, value) if key in ("lines", "zones") else
+                        checked_conf(value) if key == "conf" else checked_classes(value, names))
+        except InputError as error:
+            raise InputError(f"{where(key)}{error}") from None
+    settings = keep._replace(**new)
+    count = len(settings.lines) + len(settings.zones)
+    if count > MAX_SHAPES:
+        raise InputError(f"{where(next(iter(data)))}{count} lines and zones; a stream may have "
+                         f"{MAX_SHAPES}.")
+    return settings
+
+
+def checked_shapes(key: str, value: Any) -> Shapes:
+    kind = key[:-1]
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"must map names to points, not {short(value)}.")
+    if len(value) > MAX_SHAPES:
+        raise InputError(f"{len(value)} {key}; a stream may have {MAX_SHAPES} lines and zones.")
+    shapes = {}
+    for name, points in value.items():
+        check_name(kind, name)
+        if "/" in name:
+            raise InputError(f"The {kind} {name}: its name must not contain a slash.")
+        if not isinstance(points, (list, tuple)) or not all(map(is_point, points)):
+            raise InputError(f"The {kind} {name} needs points, each with the numbers x and y, not "
+                             f"{short(points)}.")
+        checked(kind, name, points)
+        shapes[name] = tuple((x, y) for x, y in points)
+    return shapes
+
+
+def is_point(point: Any) -> bool:
+    return isinstance(point, (list, tuple)) and len(point) == 2 and all(map(is_number, point))
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def checked_conf(value: Any) -> Optional[float]:
+    if value is None or is_number(value) and MIN_CONF <= value <= 1:  # NaN is not
+        return value
+    raise InputError(f"must be a number from {MIN_CONF} to 1, not {short(value)}.")
+
+
+def checked_classes(value: Any, names: Mapping[int, str]) -> Optional[Tuple[str, ...]]:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not value:
+        raise InputError(f"must be a list of classes, or null for all, not {short(value)}.")
+    known, found = set(names.values()), []
+    for each in value:
+        number = isinstance(each, int) and not isinstance(each, bool)
+        name = names.get(each, None if names else str(each)) if number else each
+        if not isinstance(name, str) or len(name) > 200 or known and name not in known:
+            near = nearest(each, known) if isinstance(each, str) and len(each) < 50 else None
+            raise InputError(f"{short(each)}: no such class" + (
+                f"; did you mean {near}?" if near else "."))
+        found += [name] if name not in found else []
+    return tuple(found)
+
+
+# ---- the file ----
+
+def read(path: str) -> Dict[str, Any]:
+    """The content of the file, by stream; {} if it does not exist. Raises InputError."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            data = json.load(file, object_pairs_hook=without_duplicates)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: line {error.lineno} is not JSON: {error.msg}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not JSON in UTF-8.") from None
+    except (ValueError, RecursionError) as error:  # a key twice, a number with 5000 digits
+        raise InputError(f"{path}: {error}.") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must be an object with the names of streams, not "
+                         f"{short(data)}.")
+    return data
+
+
+def without_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found: Dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {short(key)} is used twice in one object")
+        found[key] = value
+    return found
+
+
+def write(path: str, data: Dict[str, Any]) -> None:
+    """Replace the file as a whole, even if the power fails meanwhile. Raises InputError."""
+    target = os.path.realpath(path)
+    temporary = f"{target}.{os.getpid()}"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(as_text(data) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(target):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
+
+
+def as_text(value: Any, indent: str = "") -> str:
+    """JSON with a line for each key, and the points of a line or zone on one line."""
+    if not isinstance(value, dict) or not value:
+        text = json.dumps(value, ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # the name of a file that is not UTF-8
+            text = json.dumps(value)
+        return text
+    rows = [f"{indent}  {as_text(key)}: {as_text(each, indent + '  ')}"
+            for key, each in value.items()]
+    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
