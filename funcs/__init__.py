@@ -7,10 +7,12 @@ A func file defines myFunc(rknn_lite, IMG), which returns the picture to show. I
     reads(model)               True if it can read the model's outputs
     classes_of(model)          the number of classes, if only the file can tell it
     doubt(model)               a sentence for the user if it had to guess
+    unclear(model)             a sentence for the user, "its output ... may be ...", if the file can
+                               read the outputs, but another reading is possible
     FRAMES = True              detect() also takes a vision.frame.Frame, as letterbox() and
                                unletterbox() do: less work than a BGR array. func.py does not say
                                so, because you may edit it: cv2 and NumPy take arrays only
-    BOXES = False              its Detections have no boxes, as a classifier's
+    BOXES = False              its Detections have no boxes, as those of a classifier
 
 This file is the only one that imports the user's func.py.
 """
@@ -49,12 +51,16 @@ def find(model: Optional[Model]) -> ModuleType:
     check_input(model)
     if func.reads(model):
         return func
-    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        name = path.stem
-        module = importlib.import_module(f"funcs.{name}")
+    modules = [importlib.import_module(f"funcs.{path.stem}")
+               for path in sorted(Path(__file__).parent.glob("[!_]*.py"))]
+    for module in modules:
         if hasattr(module, "reads") and module.reads(model):
-            check(module, f"funcs/{name}.py")
+            check(module, module.__name__.replace(".", "/") + ".py")
             return module
+    for module in modules:
+        question = module.unclear(model) if hasattr(module, "unclear") else None
+        if question:
+            raise InputError(f"{model.path}: {question}")
     raise _unreadable(model)
 
 
@@ -63,15 +69,10 @@ def _unreadable(model: Model) -> InputError:
     head = model.metadata.get("head")
     notes = f" of a {head}" if isinstance(head, str) else ""
     notes += "" if model.size else ", for an input of unknown size"
-    if len(shapes) == 1 and len(shapes[0]) in (2, 4) and shapes[0][2:] in ((), (1, 1)):
-        return InputError(f"{model.path}: its output {shapes[0]} may be a classifier's or an "
-                          "embedding. If it is a classifier's, write its class names into "
-                          f"{os.path.splitext(model.path)[0]}.txt, one per line, or give --func "
-                          "funcs/resnet.py.")
     return InputError(f"{model.path}: func.py and funcs/ cannot decode its outputs, "
                       f"{', '.join(map(str, shapes))}{notes}. They decode YOLO as Ultralytics and "
-                      "Rockchip export it, such as (1, 255, 80, 80) or (1, 84, 8400), and "
-                      "classifiers, such as (1, 1000). For other models, write a func file and "
+                      "Rockchip export it, such as (1, 255, 80, 80) or (1, 84, 8400), class maps, "
+                      "and classifiers, such as (1, 1000). For other models, write a func file and "
                       "pass it with --func FILE.")
 
 

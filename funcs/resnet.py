@@ -9,6 +9,7 @@ belong to the model: docs/models.md says how to set them.
 """
 from __future__ import annotations
 
+import os
 from typing import Any, Optional, Sequence, Tuple
 
 import cv2
@@ -83,6 +84,17 @@ def reads(model: Any) -> bool:
     named = model.names is not None and (len(model.names) == count or count == 1)
     return (model.task == "classify" or model.scores is not None or named
             or count in (*IMAGENET_COUNTS, len(CLASSES)))
+
+
+def unclear(model: Any) -> Optional[str]:
+    """What the output of a model may be that may be a classifier, but also an embedding."""
+    shapes = [shape for _, shape in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) not in (2, 4) or shapes[0][2:] not in ((), (1, 1)):
+        return None
+    return (f"its output {shapes[0]} may be a classifier's or an embedding. If it is a "
+            "classifier's, write its class names into "
+            f"{os.path.splitext(model.path)[0]}.txt, one per line, or give --func "
+            "funcs/resnet.py.")
 
 
 def is_vector(shapes: Shapes) -> bool:

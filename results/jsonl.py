@@ -55,10 +55,11 @@ def objects(detections: Any) -> List[Dict[str, Any]]:
     boxes, ids, masks, keypoints, corners, polygons = (
         getattr(detections, name, None)
         for name in ("boxes", "ids", "masks", "keypoints", "corners", "polygons"))
+    score_field = "score" if getattr(detections, "class_map", None) is None else "share"
     converted = []
     for index, (number, score) in enumerate(zip(detections.classes, detections.scores)):
         one: Dict[str, Any] = {"class": detections.name(int(number)), "number": int(number),
-                               "score": rounded(score, 4)}
+                               score_field: rounded(score, 4)}
         if boxes is not None:
             one["box"] = rounded(boxes[index])
         if ids is not None and ids[index] >= 0:  # -1: not confirmed by the tracker yet

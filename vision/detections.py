@@ -27,12 +27,15 @@ class Detections:
     boxes: Optional[np.ndarray]                # (n, 4) float32 xyxy, pixels of the frame; a
                                                # classifier has None
     classes: np.ndarray                        # (n,) int64
-    scores: np.ndarray                         # (n,) float32, 0..1
+    scores: np.ndarray                         # (n,) float32, 0..1; with a class_map, each
+                                               # class's share of the frame
     names: Names = ()                          # class names by number
     ids: Optional[np.ndarray] = None           # (n,) int64, from a tracker; -1: not sure yet
     masks: Optional[List[Mask]] = None         # n masks of 0 and 1
     keypoints: Optional[np.ndarray] = None     # (n, k, 3) float32: x, y, score
     corners: Optional[np.ndarray] = None       # (n, 4, 2) float32, of rotated boxes
+    class_map: Optional[np.ndarray] = None     # (rows, columns) uint8: the class of each part of
+                                               # the frame, which they cover
 
     def __post_init__(self) -> None:
         self.classes = _converted("classes", self.classes, np.int64, ())
@@ -74,7 +77,7 @@ class Detections:
         selected = {}
         for field in fields(self):
             values = getattr(self, field.name)
-            if isinstance(values, np.ndarray):
+            if isinstance(values, np.ndarray) and field.name != "class_map":
                 selected[field.name] = values[index]
             elif field.name == "masks" and values is not None:
                 selected[field.name] = [values[number] for number in index]

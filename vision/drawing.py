@@ -1,4 +1,4 @@
-"""Draws detections on a frame: boxes or corners, masks, key points, and labels."""
+"""Draws detections on a frame: boxes or corners, masks, key points, class maps, and labels."""
 from __future__ import annotations
 
 from typing import List
@@ -22,7 +22,8 @@ def draw(IMG: np.ndarray, detections: Detections) -> np.ndarray:
     """Draw detections on a frame, in place, and return it.
 
     IMG: (h, w, 3) uint8 BGR; another frame that as_bgr() converts is drawn as a copy. Each object
-    gets a label with its id, name and score; a classifier's labels stand in the upper left corner.
+    gets a label with its id, name and score; without boxes, as a classifier's and those of class
+    maps, the labels stand in the upper left corner.
     """
     IMG = as_bgr(IMG)
     if detections.boxes is None:
@@ -44,6 +45,8 @@ def draw(IMG: np.ndarray, detections: Detections) -> np.ndarray:
 
 
 def _draw_list(IMG: np.ndarray, detections: Detections) -> np.ndarray:
+    if detections.class_map is not None:
+        draw_class_map(IMG, detections, detections.class_map)
     y = 0
     for caption, number in zip(captions(detections), detections.classes.tolist()):
         picture = label(caption, number, max(0.3, min(IMG.shape[:2]) / 900))
@@ -53,7 +56,11 @@ def _draw_list(IMG: np.ndarray, detections: Detections) -> np.ndarray:
 
 
 def captions(detections: Detections) -> List[str]:
-    """The text of each label: "dog 0.91", with a tracker's id "#7 dog 0.91"."""
+    """The text of each label: "dog 0.91", with a tracker's id "#7 dog 0.91"; of a class map
+    "road 45%"."""
+    if detections.class_map is not None:
+        return [f"{detections.name(number)} {share:.0%}" for number, share
+                in zip(detections.classes.tolist(), detections.scores.tolist())]
     texts = [f"{detections.name(number)} {score:.2f}" for number, score
              in zip(detections.classes.tolist(), detections.scores.tolist())]
     if detections.ids is None:
@@ -91,6 +98,17 @@ def draw_masks(IMG: np.ndarray, detections: Detections) -> None:
         if region.size:
             paint = np.full_like(region, colour(number))
             cv2.copyTo(cv2.addWeighted(region, 0.5, paint, 0.5, 0), mask, region)
+
+
+def draw_class_map(IMG: np.ndarray, detections: Detections, class_map: np.ndarray) -> None:
+    """Paint each class of the detections on the frame, half transparent, except "background"."""
+    painted, colours = np.zeros(256, np.uint8), np.zeros((256, 3), np.uint8)
+    for number in detections.classes.tolist():
+        painted[number], colours[number] = detections.name(number) != "background", colour(number)
+    size = IMG.shape[1::-1]
+    paint, mask = (cv2.resize(table[class_map], size, interpolation=cv2.INTER_NEAREST)
+                   for table in (colours, painted))
+    cv2.copyTo(cv2.addWeighted(IMG, 0.5, paint, 0.5, 0), mask, IMG)
 
 
 def draw_keypoints(IMG: np.ndarray, detections: Detections, thickness: int) -> None:

@@ -28,11 +28,13 @@ def detections_of(objects: list[dict[str, Any]]) -> Detections:
         return np.array([one[field] for one in objects], np.float32)
 
     boxes = array("box") if objects else np.empty((0, 4), np.float32)
+    shares = array("share")  # of a class map, which is not sent
     found = ReceivedDetections(
         boxes, np.array([one["number"] for one in objects], np.int64),
-        np.array([one["score"] for one in objects], np.float32),
+        np.array([one["score"] for one in objects], np.float32) if shares is None else shares,
         {one["number"]: one["class"] for one in objects},
-        keypoints=array("keypoints"), corners=array("corners"))
+        keypoints=array("keypoints"), corners=array("corners"),
+        class_map=None if shares is None else np.empty((0, 0), np.uint8))
     if objects and "polygon" in objects[0]:
         found.polygons = [one["polygon"] for one in objects]
     return found
