@@ -171,6 +171,10 @@ def add_result_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
     add("--overwrite", action="store_true", help="allow --save to replace an existing file")
     add("--json", default=settings["json"], metavar="FILE",
         help="append one line of JSON per frame; - writes to stdout")
+    add("--snapshots", default=settings["snapshots"], metavar="DIR",
+        help="save a picture of each object that appears, crosses a line or enters a zone")
+    add("--max-snapshots", type=int, default=settings["max_snapshots"], metavar="N",
+        help="keep at most N pictures there; the oldest are deleted (default: %(default)s)")
     add("--mqtt", default=settings["mqtt"], metavar="URL",
         help="publish to an MQTT broker: mqtt://HOST:1883/PREFIX, or mqtts:// for TLS")
     add("--web", default=settings["web"], metavar="[HOST:]PORT",
@@ -235,6 +239,8 @@ def check(args: argparse.Namespace) -> None:
     if args.silence is not None and not 0 < args.silence <= 86400:
         raise InputError(f"--silence {args.silence:g}: must be more than 0 and at most 86400 "
                          f"seconds.")
+    if args.snapshots and args.max_snapshots < 1:
+        raise InputError(f"--max-snapshots {args.max_snapshots}: must be at least 1.")
     args.camera = parse_camera(args.camera_size, args.camera_fps, args.camera_format)
     if check_reader(args.reader) == "av":
         results.import_optional("sources.pyav", "--reader av")

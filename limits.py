@@ -29,6 +29,8 @@ OUTPUTS = {
     "Web": ("--web", "Fewer viewers would help"),
     "Tracker": ("--track", "Fewer objects (--conf, --classes) would help"),
     "Lines": ("--line and --zone", "Fewer lines and zones would help"),
+    "Objects": ("--mqtt and --snapshots", "Fewer objects (--conf, --classes) would help"),
+    "Snapshots": ("--snapshots", "Fewer objects (--conf, --classes) would help"),
     "Findings": ("printing", "--quiet would help"),
     "draw": ("drawing", "A simpler draw() in the func file would help"),
 }

@@ -68,7 +68,7 @@ def check_func(args: Any, func: Any) -> None:
 def needs_boxes(args: Any) -> str:
     """The flag that needs boxes, such as "--track"; empty if none is given."""
     flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones,
-             "--setup": args.setup}
+             "--setup": args.setup, "--snapshots": args.snapshots}
     return next((flag for flag, value in flags.items() if value), "")
 
 
@@ -112,7 +112,7 @@ def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
     stdout: what take_stdout() returned; setup: what open_setup() returned. Returns the shared
     sinks, and the Window or None.
     """
-    if args.track or args.lines or args.zones or setup or args.mqtt:  # MQTT's events need ids
+    if args.track or args.lines or args.zones or setup or needs_events(args):
         tracking = import_optional("results.tracking", "--track")
         for stream in streams:
             stream.tracker = tracking.Tracker()
@@ -124,10 +124,14 @@ def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
         counters = module.for_streams([stream.name for stream in streams], args.lines, args.zones)
         for stream in streams:
             stream.lines = counters[stream.name]
+    snapshots = open_snapshots(streams, args)
+    if snapshots is not None:
+        shared.append(snapshots)
     if args.json:
         shared.append(stdout or import_optional("results.jsonl", "--json").JSONLines(args.json))
     if args.mqtt:
-        shared.append(import_optional("results.mqtt", "--mqtt").MQTT(args.mqtt, streams))
+        module = import_optional("results.mqtt", "--mqtt")
+        shared.append(module.MQTT(args.mqtt, streams, snapshots))
     if args.web:
         module = import_optional("results.web", "--web")
         shared.append(module.Web(str(args.web), streams, args.web_name, setup))
@@ -135,8 +139,27 @@ def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
     if window is not None:
         shared.append(window)
     for stream in streams:
-        stream.sinks += shared
+        stream.sinks += [sink for sink in shared if sink is not snapshots]
     return shared, window
+
+
+def needs_events(args: Any) -> bool:
+    """Whether a sink needs the events of objects, which need ids."""
+    return bool(args.mqtt or args.snapshots)
+
+
+def open_snapshots(streams: list[Any], args: Any) -> Any:
+    """Give every stream its Objects if a sink needs events. Returns the Snapshots, or None."""
+    if needs_events(args):
+        module = import_optional("results.objects", "--mqtt and --snapshots")
+        module.follow(streams, bool(args.snapshots))
+    if not args.snapshots:
+        return None
+    module = import_optional("results.snapshots", "--snapshots")
+    snapshots = module.Snapshots(args.snapshots, args.max_snapshots)
+    for stream in streams:
+        stream.sinks.insert(0, snapshots)  # before a sink draws on the frame
+    return snapshots
 
 
 def open_window(streams: list[Any], args: Any) -> Any:

@@ -20,8 +20,8 @@ class Delivery:
 
     name: what the stream is called everywhere. live: whether frames arrive at their own pace.
     max_fps: the most frames per second that are processed; None for all.
-    setup, tracker, lines, findings: get every result with detections first (`update(result)`), or
-    None.
+    setup, tracker, lines, objects, findings: get every result with detections first
+    (`update(result)`), or None. objects: only if a sink needs result.events.
     sinks: get every result next.
     stop: an Event; set it to end the stream.
     count, failed, unsaved, unshown: numbers of frames. A frame that two sinks could not save counts
@@ -41,6 +41,7 @@ class Delivery:
         self.setup: Any = None
         self.tracker: Any = None
         self.lines: Any = None
+        self.objects: Any = None
         self.findings: Any = None
         self.sinks: list[Sink] = []
         self.own_sinks: list[Sink] = []
@@ -61,7 +62,7 @@ class Delivery:
         """Take a result to the tracker and the lines, then to every sink."""
         self.failed += result.error is not None
         if result.error is None and result.detections is not None:
-            for each in (self.setup, self.tracker, self.lines, self.findings):
+            for each in (self.setup, self.tracker, self.lines, self.objects, self.findings):
                 if each is not None:
                     self.timed(each, each.update, result)
         for sink in list(self.sinks):

@@ -1,5 +1,5 @@
-"""Publishes results to an MQTT broker: retained counters, events of objects, and Home Assistant's
-discovery messages.
+"""Publishes results to an MQTT broker: retained counters, events of objects, their snapshots, and
+Home Assistant's discovery messages.
 
     sink = MQTT("mqtt://127.0.0.1:1883/rknnpool", streams)
     sink.write(result)     # a Result of any of the streams, called by its thread; returns at once
@@ -19,18 +19,16 @@ import sys
 import threading
 import time
 import traceback
-from types import SimpleNamespace
 from typing import Any, Deque, Dict, Iterable, List, Optional, Tuple
 
 from results.console import say
 from results.mqtt_owner import take_program_id
-from results.mqtt_topics import StreamTopics, available_topic, parse_url
+from results.mqtt_topics import Payload, StreamTopics, available_topic, parse_url
 from results.status import origin
 from vision.errors import InputError
 from vision.packages import pip_install
 
 MAX_EVENTS = 10000   # kept while the broker is away, about 1 KB each; then the oldest is discarded
-MAX_FRAMES = 1000    # results, without images, that wait for this sink's thread
 MAX_UNACKNOWLEDGED = 50  # messages given to paho that the broker has not acknowledged
 POLL_SECONDS = 0.1   # between two looks at new results
 STATE_SECONDS = 1.0  # between two states of a stream
@@ -43,15 +41,15 @@ CLOSE_SECONDS = 5    # how long close() waits for acknowledgements
 class MQTT:
     """A sink that publishes to an MQTT broker.
 
-    url: as mqtt_topics.parse_url() describes; streams: the Streams whose Results will be written.
+    url: as mqtt_topics.parse_url() describes; streams: the Streams whose Results will be written,
+    with `objects` for the events; snapshots: the snapshots.Snapshots to publish, or None.
 
     A broker that is unreachable, hangs or is slow does not delay write(). Counters:
-    `acknowledged` messages, `handed_over` messages, `lost_events` that were discarded, and
-    `missed_frames` that came faster than they could be processed. Raises InputError for an
-    invalid URL or environment, and if paho-mqtt is missing.
+    `acknowledged` messages, `handed_over` messages, and `lost_events` that were discarded. Raises
+    InputError for an invalid URL or environment, and if paho-mqtt is missing.
     """
 
-    def __init__(self, url: str, streams: Iterable[Any]):
+    def __init__(self, url: str, streams: Iterable[Any], snapshots: Any = None):
         host, port, tls, self.prefix = parse_url(url)
         self.label = f"{'mqtts' if tls else 'mqtt'}://{f'[{host}]' if ':' in host else host}:{port}"
         self.run_id = f"{int(time.time()):x}{os.urandom(2).hex()}"
@@ -60,16 +58,19 @@ class MQTT:
         self.program, self.lock = take_program_id(url, *names)
         self.available = available_topic(self.prefix, self.program)
         self.client = self._new_client(tls)
-        self.frames: Deque[Tuple[StreamTopics, SimpleNamespace]] = (
-            collections.deque(maxlen=MAX_FRAMES))
+        self.snapshots = snapshots
+        # stream, origin(), event: from the streams' threads to this sink's, which never waits
+        self.new_events: Deque[Tuple[StreamTopics, Dict[str, Any], Dict[str, Any]]] = (
+            collections.deque())
         self.events: Deque[Tuple[StreamTopics, str]] = collections.deque()
         self.messages: Deque[Tuple[str, str]] = collections.deque()  # received: topic, payload
-        self.retained = {self.available: "online"}  # with those of the streams: what the broker has
-        self.published: Dict[str, str] = {}  # what was handed over since the last connection
+        # with those of the streams: what the broker has
+        self.retained: Dict[str, Payload] = {self.available: "online"}
+        self.published: Dict[str, Payload] = {}  # what was handed over since the last connection
         self.streams = {
-            stream.name: StreamTopics(stream, self.prefix, self.program, self.run_id)
+            stream.name: StreamTopics(stream, self.prefix, self.program, snapshots is not None)
             for stream in streams}
-        self.acknowledged = self.handed_over = self.lost_events = self.missed_frames = 0
+        self.acknowledged = self.handed_over = self.lost_events = 0
         self.last_event = self.reported_lost = 0
         self.connected = self.reconnected = False
         # After a new connection paho repeats what was not acknowledged. Nothing new is handed over
@@ -118,9 +119,9 @@ class MQTT:
         if epoch < stream.epoch:  # from a board that no longer serves the stream
             return
         stream.epoch = epoch
-        if len(self.frames) == MAX_FRAMES:
-            self.missed_frames += 1
-        self.frames.append((stream, stream.status.update(result)))
+        stream.status.update(result)
+        for event in result.events:
+            self.new_events.append((stream, origin(result), event))
 
     def close(self) -> None:
         """End all objects, publish that the streams are offline, and disconnect.
@@ -136,9 +137,6 @@ class MQTT:
         unsent += self.lost_events - self.reported_lost
         if unsent:
             say(f"{self.label}: {unsent} messages were not sent.", sys.stderr)
-        if self.missed_frames:
-            say(f"{self.label}: {self.missed_frames} frames were skipped, because they came faster "
-                "than they could be processed.", sys.stderr)
         self.client.disconnect()
         # loop_stop() may wait for a TLS handshake.
         stopping = threading.Thread(target=self.client.loop_stop, daemon=True)
@@ -155,14 +153,14 @@ class MQTT:
             while not self.closing.is_set():
                 self._wait()
                 self._agree()
-                self._process_frames()
+                self._process_events()
+                self._update_snapshots()
                 if time.perf_counter() >= next_state:
                     next_state = time.perf_counter() + STATE_SECONDS
                     self._update_retained()
                 self._send()
-            self._process_frames()
-            for stream in self.streams.values():
-                self._add_events(stream, stream.objects.end(), stream.status.newest)
+            self._process_events(ended=True)
+            self._update_snapshots()
             self._update_retained(ended=True)
             deadline = time.perf_counter() + CLOSE_SECONDS
             while time.perf_counter() < deadline and self._has_unsent():
@@ -220,32 +218,37 @@ class MQTT:
         for topic in stream.retained:  # the other program has published there
             self.published.pop(topic, None)
 
-    def _process_frames(self) -> None:
-        """Turn the queued results into events. The objects of an ended stream end."""
-        # First: an ended stream adds no results after this.
-        ended = [each for each in self.streams.values() if each.status.state == "ended"]
-        while self.frames:
-            stream, result = self.frames.popleft()
-            self._add_events(stream, stream.objects.update(result), result)
-        for stream in ended:
-            self._add_events(stream, stream.objects.end(), stream.status.newest)
+    def _process_events(self, ended: bool = False) -> None:
+        """Take the new events. The objects of an ended stream end; ended: all streams have."""
+        # First: an ended stream adds no events after this.
+        streams = [each for each in self.streams.values()
+                   if ended or each.status.state == "ended"]
+        while self.new_events:
+            self._add_event(*self.new_events.popleft())
+        for stream in streams:
+            for event in stream.status.stream.objects.end():
+                self._add_event(stream, origin(stream.status.newest), event)
 
-    def _add_events(self, stream: StreamTopics, events: List[Dict[str, Any]], result: Any) -> None:
-        """Queue events. Each gets a unique id, so that subscribers notice a repeated message."""
-        for event in events:
-            self.last_event += 1
-            if len(self.events) == MAX_EVENTS:
-                self.events.popleft()
-                self.lost_events += 1
-            event = {"id": f"{self.run_id}-{self.last_event:09d}", **origin(result), **event}
-            self.events.append((stream, json.dumps(event, ensure_ascii=False)))
+    def _add_event(self, stream: StreamTopics, of: Dict[str, Any], event: Dict[str, Any]) -> None:
+        """Queue an event. It gets a unique id, so that subscribers notice a repeated message."""
+        self.last_event += 1
+        if len(self.events) == MAX_EVENTS:
+            self.events.popleft()
+            self.lost_events += 1
+        event = {"id": f"{self.run_id}-{self.last_event:09d}", **of, **event}
+        self.events.append((stream, json.dumps(event, ensure_ascii=False)))
+
+    def _update_snapshots(self) -> None:
+        latest = self.snapshots.latest if self.snapshots else {}
+        for (name, label), jpeg in latest.items():
+            self.streams[name].set_snapshot(label, jpeg)
 
     def _update_retained(self, ended: bool = False) -> None:
         self.retained[self.available] = "offline" if ended else "online"
         for stream in self.streams.values():
             stream.update(ended)
 
-    def unpublished(self) -> List[Tuple[str, str]]:
+    def unpublished(self) -> List[Tuple[str, Payload]]:
         """Return the topics whose retained payload was not handed over yet, and the payloads."""
         ours = [stream.retained for stream in self.streams.values() if stream.owner.state == "own"]
         return [(topic, payload) for retained in [self.retained, *ours]
@@ -281,10 +284,11 @@ class MQTT:
         return (self.connected and not self.reconnected and self.acknowledged >= self.repeated_until
                 and self.handed_over - self.acknowledged < MAX_UNACKNOWLEDGED)
 
-    def _publish(self, topic: str, payload: str, retain: bool) -> None:
+    def _publish(self, topic: str, payload: Payload, retain: bool) -> None:
         self.handed_over += 1
+        data = payload if isinstance(payload, bytes) else payload.encode("utf-8", "replace")
         # QoS 1, because paho would queue messages of QoS 0 without limit for a hung broker.
-        self.client.publish(topic, payload.encode("utf-8", "replace"), qos=1, retain=retain)
+        self.client.publish(topic, data, qos=1, retain=retain)
 
     # ---- callbacks, in paho's thread ----
 

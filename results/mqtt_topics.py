@@ -9,11 +9,10 @@ import json
 import re
 import unicodedata
 import zlib
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
 from urllib.parse import unquote, urlsplit
 
 from results.mqtt_owner import Owner
-from results.objects import Objects
 from results.status import Status
 from vision.errors import InputError
 
@@ -21,7 +20,9 @@ DISCOVERY_PREFIX = "homeassistant"
 MAX_LEVEL = 200  # characters of one level of a topic
 PREFIX_RESERVED = {"available", "events"}  # levels below the prefix that are not streams
 # Levels below a stream or zone that are not classes. fps is an entity of Home Assistant only.
-STREAM_RESERVED = {"all", "available", "fps", "in", "out", "owner", "state"}
+STREAM_RESERVED = {"all", "available", "fps", "in", "out", "owner", "snapshot", "state"}
+
+Payload = Union[str, bytes]  # bytes: a JPEG
 
 
 def parse_url(url: str) -> Tuple[str, int, bool, str]:
@@ -92,20 +93,22 @@ def available_topic(prefix: str, program: str) -> str:
 class StreamTopics:
     """What is published about one stream.
 
-    program: the id of this program, whose availability is below the prefix; run_id: distinguishes
-    the ids of objects from those of another run. `retained` is {topic: payload} of the stream's
-    retained messages, which `update()` and `announce()` fill.
+    program: the id of this program, whose availability is below the prefix; snapshots: whether
+    pictures of objects are published. `retained` is {topic: payload} of the stream's retained
+    messages, which `update()`, `set_snapshot()` and `announce()` fill. An empty payload deletes
+    what an earlier message left there.
     """
 
-    def __init__(self, stream: Any, prefix: str, program: str, run_id: str):
+    def __init__(self, stream: Any, prefix: str, program: str, snapshots: bool):
         self.status, self.available = Status(stream), available_topic(prefix, program)
-        self.retained: Dict[str, str] = {}
+        self.retained: Dict[str, Payload] = {}
         self.topic = f"{prefix}/{topic_level(stream.name, PREFIX_RESERVED)}"
         self.node, self.owner = slug(self.topic), Owner(self.topic, program)
         self.publisher: Optional[str] = None  # the program that publishes it, as far as known
-        self.objects = Objects(f"{run_id}-{self.node}")
         self.epoch = 0  # of the newest result; results of an earlier epoch are ignored
         self.counters: Set[str] = set()  # topics below the stream's that had a value
+        self.snapshots = snapshots
+        self.jpegs: Dict[str, bytes] = {}  # by class
         self.announce("available", "binary_sensor", name="delivers",
                       state_topic=f"{self.topic}/available", payload_on="online",
                       payload_off="offline", device_class="connectivity",
@@ -133,32 +136,67 @@ class StreamTopics:
                 self.counters.add(below)
                 self.announce(below, "sensor", name=label, state_topic=f"{self.topic}/{below}",
                               state_class=state_class)
+        if self.status.newest:  # its lines and zones are known
+            for below in [below for below in self.counters if is_removed(below, state)]:
+                self.counters.remove(below)
+                self._withdraw(below, "sensor")
         for below in self.counters:
-            retained[f"{self.topic}/{below}"] = str(counters[below][1] if below in counters else 0)
+            # The crossings of an earlier run may continue: they are not 0 before the first frame.
+            if below in counters or not is_of_line(below):
+                value = counters[below][1] if below in counters else 0
+                retained[f"{self.topic}/{below}"] = str(value)
+
+    def set_snapshot(self, label: str, jpeg: bytes) -> None:
+        """Publish the newest snapshot of a class. It may be called again with the same one."""
+        if self.jpegs.get(label) is jpeg:
+            return
+        below = f"{topic_level(label, STREAM_RESERVED)}/snapshot"
+        if label not in self.jpegs:
+            self._announce_snapshot(below, f"{label} snapshot")
+        self.jpegs[label] = self.retained[f"{self.topic}/{below}"] = jpeg
+
+    def _announce_snapshot(self, below: str, name: str) -> None:
+        self.announce(below, "image", name=name, image_topic=f"{self.topic}/{below}",
+                      content_type="image/jpeg")
 
     @property
     def subscriptions(self) -> List[str]:
         """The topics whose messages receive() takes."""
-        return [self.owner.topic, f"{DISCOVERY_PREFIX}/sensor/{self.node}/+/config"]
+        return [self.owner.topic, *(f"{DISCOVERY_PREFIX}/{component}/{self.node}/+/config"
+                                    for component in ("sensor", "image"))]
 
     def receive(self, topic: str, payload: str, now: float) -> None:
         """Take a message of another program or of an earlier run; any others are ignored."""
         if topic == self.owner.topic:
             self.owner.receive(payload, now)
-        elif topic.startswith(f"{DISCOVERY_PREFIX}/sensor/{self.node}/"):
+        elif topic not in self.retained:
             try:
-                self._continue_counter(topic, json.loads(payload))
+                self._continue(topic, json.loads(payload))
             except (ValueError, TypeError, KeyError, AttributeError):  # not an announcement of ours
                 pass
 
-    def _continue_counter(self, topic: str, config: Dict[str, Any]) -> None:
-        """Continue a counter that was announced before: it is 0 until its class is seen again."""
-        start, _, below = config["state_topic"].partition(f"{self.topic}/")
-        ours = not start and topic == self._discovery_topic("sensor", below)
-        if ours and topic not in self.retained:
+    def _continue(self, topic: str, config: Dict[str, Any]) -> None:
+        """Continue what was announced before. A counter is 0 until its class is seen again; an
+        image stays until the next one. Without snapshots, images are withdrawn."""
+        component = "image" if "image_topic" in config else "sensor"
+        start, _, below = config["image_topic" if component == "image" else
+                                 "state_topic"].partition(f"{self.topic}/")
+        if start or topic != self._discovery_topic(component, below):
+            return
+        if component == "sensor":
             self.counters.add(below)
             self.announce(below, "sensor", name=str(config["name"]),
                           state_topic=f"{self.topic}/{below}", state_class=config["state_class"])
+        elif self.snapshots:
+            self._announce_snapshot(below, str(config["name"]))
+        else:
+            self._withdraw(below, "image")
+
+    def _withdraw(self, below: str, component: str) -> None:
+        """Delete an entity and its value. The announcement goes last: a later run looks for it."""
+        for topic in (f"{self.topic}/{below}", self._discovery_topic(component, below)):
+            self.retained.pop(topic, None)
+            self.retained[topic] = ""
 
     def _discovery_topic(self, component: str, below: str) -> str:
         return f"{DISCOVERY_PREFIX}/{component}/{self.node}/{slug(below)}/config"
@@ -175,6 +213,18 @@ class StreamTopics:
                       origin={"name": "rknnpool"}, device=device)
         topic = self._discovery_topic(component, below)
         self.retained[topic] = json.dumps(config, ensure_ascii=False)
+
+
+def is_of_line(below: str) -> bool:
+    """Whether a topic below a stream's is a line's counter, such as "door/in"."""
+    return below.endswith(("/in", "/out"))
+
+
+def is_removed(below: str, state: Dict[str, Any]) -> bool:
+    """Whether a topic below a stream's belongs to a line or zone that is not in its state."""
+    level, slash, _ = below.partition("/")
+    present = state["lines" if is_of_line(below) else "zones"] or {}
+    return bool(slash) and level not in map(topic_level, present)
 
 
 Counters = Dict[str, Tuple[str, int, str]]

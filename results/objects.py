@@ -1,22 +1,35 @@
 """Events of tracked objects: they appear, cross a line, enter and leave a zone, and end.
 
     objects = Objects("run1-gate")
-    for event in objects.update(result):
+    for event in objects.update(result):    # also in result.events, for every sink
         print(event["type"], event["after"]["label"])
 
 The events use the field names of Frigate's MQTT events.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+import os
+import time
+from typing import Any, Dict, Iterable, List, Optional
+
+import numpy as np
 
 # An object ends if it is not seen for this many seconds of the stream's time, and in this many
 # frames. Must be more than the tracker waits for a lost object (LOST_SECONDS, LOST_FRAMES).
 END_SECONDS, END_FRAMES = 2.5, 3
 
 
+def follow(streams: Iterable[Any], snapshots: bool) -> None:
+    """Give each stream its Objects. snapshots: whether pictures of the objects are saved."""
+    run = f"{int(time.time()):x}{os.urandom(2).hex()}"  # so that no two runs have the same ids
+    for stream in streams:
+        stream.objects = Objects(f"{run}-{stream.name}", snapshots)
+
+
 class Objects:
-    """The objects that are present in one stream. name: the prefix of their ids.
+    """The objects that are present in one stream.
+
+    name: the prefix of their ids. snapshots: whether pictures of them are saved.
 
     An event is a dict with the keys:
     type: "new", "update" or "end"; event: "appears", "crosses", "enters", "leaves" or "ends";
@@ -24,17 +37,19 @@ class Objects:
     line, direction and since (as in --json), or zone.
     """
 
-    def __init__(self, name: str):
-        self.name = name
+    def __init__(self, name: str, snapshots: bool = False):
+        self.name, self.snapshots = name, snapshots
         self.present: Dict[int, _Object] = {}  # by the tracker's id
 
     def update(self, result: Any) -> List[Dict[str, Any]]:
-        """Return the events of the next frame. A frame without ids has none."""
+        """Set result.events to the events of the next frame, and return them. A frame without ids
+        has none."""
+        events: List[Dict[str, Any]] = []
+        result.events = events
         found = result.detections
         ids = getattr(found, "ids", None)
         if ids is None:
-            return []
-        events: List[Dict[str, Any]] = []
+            return events
         zones_of: Dict[int, List[str]] = {}
         for zone, inside in (getattr(result, "inside", None) or {}).items():
             for track in inside:
@@ -44,7 +59,7 @@ class Objects:
             if track < 0:  # not confirmed by the tracker yet
                 continue
             known = self.present.get(track)
-            thing = known or _Object(track, result, f"{self.name}-{track}")
+            thing = known or _Object(track, result, f"{self.name}-{track}", self.snapshots)
             self.present[track] = thing
             thing.update(result, index, score)
             if known is None:
@@ -54,7 +69,8 @@ class Objects:
             if crossing["id"] in self.present:
                 fields = {key: crossing.get(key) for key in ("line", "direction", "since")}
                 events.append(self.present[crossing["id"]].event("update", "crosses", **fields))
-        return events + self._end_missing(set(ids), result.time)
+        events += self._end_missing(set(ids), result.time)
+        return events
 
     def _end_missing(self, seen: set, now: float) -> List[Dict[str, Any]]:
         events: List[Dict[str, Any]] = []
@@ -68,8 +84,9 @@ class Objects:
         return events
 
     def end(self) -> List[Dict[str, Any]]:
-        """Return the events of the end of the stream: every object leaves its zones and ends."""
-        events = [event for thing in self.present.values() for event in thing.finish()]
+        """Return the events of the end of the stream: every object leaves its zones and ends. Call
+        it when no more results come."""
+        events = [event for thing in list(self.present.values()) for event in thing.finish()]
         self.present.clear()
         return events
 
@@ -77,9 +94,10 @@ class Objects:
 class _Object:
     """One tracked object, and what its last event reported."""
 
-    def __init__(self, track: int, result: Any, name: str):
-        self.track, self.name = track, name
-        self.result, self.index, self.score, self.time = result, 0, 0.0, result.time
+    def __init__(self, track: int, result: Any, name: str, snapshots: bool):
+        self.track, self.name, self.snapshots = track, name, snapshots
+        self.camera, self.detections = result.stream.name, result.detections
+        self.number, self.index, self.score, self.time = result.number, 0, 0.0, result.time
         self.start, self.end_time, self.top_score = result.time, None, 0.0
         self.missed = 0  # frames since it was last seen
         self.zones: List[str] = []    # where it is now
@@ -87,7 +105,8 @@ class _Object:
         self.reported: Optional[Dict[str, Any]] = None
 
     def update(self, result: Any, index: int, score: float) -> None:
-        self.result, self.index, self.score, self.time = result, index, score, result.time
+        self.detections, self.number = result.detections, result.number  # not its picture
+        self.index, self.score, self.time = index, score, result.time
         self.missed = 0
         self.top_score = max(self.top_score, score)
 
@@ -119,13 +138,14 @@ class _Object:
         box and area are in pixels of the frame. Times are in seconds of the stream's clock, which
         is Unix time for a live stream.
         """
-        found, index = self.result.detections, self.index
-        x1, y1, x2, y2 = (round(float(value), 1) for value in found.boxes[index])
+        found, index = self.detections, self.index
+        box = np.nan_to_num(found.boxes[index])  # a func file may give NaN
+        x1, y1, x2, y2 = (round(float(value), 1) for value in box)
         return {
             "id": self.name,
-            "camera": self.result.stream.name,
+            "camera": self.camera,
             "frame_time": self.time,
-            "frame": self.result.number,
+            "frame": self.number,
             "label": str(found.name(int(found.classes[index]))),
             "sub_label": None,
             "track": self.track,
@@ -138,6 +158,6 @@ class _Object:
             "end_time": self.end_time,
             "current_zones": list(self.zones),
             "entered_zones": list(self.entered),
-            "has_snapshot": False,
+            "has_snapshot": self.snapshots,
             "has_clip": False,
         }

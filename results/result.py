@@ -27,7 +27,7 @@ class Result:
     file: name of the picture, if the source consists of pictures, else None.
     error: a sentence if the frame failed, else None.
     detections: what the func file's detect() returned, else None.
-    crossings, lines, zones: set by results/lines.py.
+    crossings, lines, zones: set by results/lines.py. events: set by results/objects.py.
     overlay: functions (picture) -> None that draw on the picture after the func file's draw().
     drawing: seconds that all this took, 0 before.
     """
@@ -42,6 +42,7 @@ class Result:
         self.crossings: list[Any] = []
         self.lines: Any = None
         self.zones: Any = None
+        self.events: list[Any] = []
         self.overlay: list[Callable[[Any], None]] = []
         self.draw: Callable[[Any, Any], Any] | None = draw_nothing  # None if myFunc has drawn
         self.drawing = 0.0

@@ -11,10 +11,11 @@ class NotSaved(InputError):
 
 
 class UnsavedResults:
-    """Counts the results that a sink could not save. what: "--json out.jsonl"."""
+    """Counts the results that a sink could not save. what: "--json out.jsonl"; unit: what a result
+    is in these files."""
 
-    def __init__(self, what: str):
-        self.what, self.missing, self.text = what, 0, ""
+    def __init__(self, what: str, unit: str = "frame"):
+        self.what, self.unit, self.missing, self.text = what, unit, 0, ""
 
     def add(self, result: Any, reason: object) -> NotSaved:
         """Count a result that is not saved. Returns the exception for the sink to raise; its text
@@ -30,17 +31,18 @@ class UnsavedResults:
         if self.missing:
             where = f", in {path}" if path else ""
             result.stream.print_once(f"{self.what}: written again from {name(result)} on{where}; "
-                                     f"{self._frames()} missing.")
+                                     f"{self._count()} missing.")
             self.missing = 0
 
     def close(self) -> None:
         """Raises InputError if results are missing at the end."""
         if self.missing:
-            text, self.missing = f"{self.what}: {self._frames()} missing at the end.", 0
+            text, self.missing = f"{self.what}: {self._count()} missing at the end.", 0
             raise InputError(text)
 
-    def _frames(self) -> str:
-        return "1 frame is" if self.missing == 1 else f"{self.missing} frames are"
+    def _count(self) -> str:
+        many = f"{self.missing} {self.unit}s are"
+        return f"1 {self.unit} is" if self.missing == 1 else many
 
 
 def name(result: Any) -> str:

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from results.objects import Objects
+
 NAMES = ["person", "car", "dog"]
 
 
@@ -43,6 +45,7 @@ def stream(name="gate", live=True):
     return SimpleNamespace(
         name=name,
         live=live,
+        objects=Objects(f"run-{name}"),
         count=0,
         dropped=0,
         failed=0,
@@ -57,11 +60,11 @@ def stream(name="gate", live=True):
 def result(
     of, objects=(), crossings=(), lines=None, zones=None, inside=None, time_=None, picture=None
 ):
-    """Return the stream's next result. Its time advances at 25 FPS."""
+    """Return the stream's next result, with its events. Its time advances at 25 FPS."""
     number, of.count = of.count, of.count + 1
     if picture is None:
         picture = np.full((360, 640, 3), number % 256, np.uint8)
-    return SimpleNamespace(
+    made = SimpleNamespace(
         stream=of,
         number=number,
         time=number / 25 if time_ is None else time_,
@@ -77,3 +80,5 @@ def result(
         received=time.perf_counter() - 0.02,
         drawing=0.0,
     )
+    of.objects.update(made)
+    return made

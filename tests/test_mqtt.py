@@ -343,7 +343,7 @@ def test_waiting_events_are_limited_and_discarded_ones_are_reported_once(
     broker, gate = Broker(tmp_path), fakes.stream()
     sink = opened(broker.url, gate)
     appear(sink, gate, range(200))
-    wait_until(lambda: not sink.frames and sink.last_event > 200)
+    wait_until(lambda: not sink.new_events and sink.last_event > 200)
     lost = sink.last_event - 50
     wait_until(lambda: sink.lost_events == lost)
     assert len(sink.events) == 50
@@ -685,7 +685,7 @@ def test_invalid_detections_stop_this_sink_and_not_the_stream(broker, listener, 
     sink = opened(broker.url, gate)
     listener.wait_for_value(sink.available, "online")
     broken = fakes.result(gate, [(1, "person", 10)])
-    broken.detections.scores = None
+    broken.detections.classes = None
     sink.write(broken)
     wait_until(lambda: sink.broken)
     with pytest.raises(InputError, match="--mqtt"):

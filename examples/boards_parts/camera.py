@@ -80,8 +80,8 @@ class Camera(Delivery):
         self.deliver(SimpleNamespace(
             stream=self, number=record["frame"], time=record["time"], size=tuple(record["size"]),
             file=record.get("file"), error=error, detections=detections, crossings=[], lines=None,
-            zones=None, inside=None, overlay=[], received=time.perf_counter(), drawing=0.0,
-            board=board, epoch=epoch))
+            zones=None, inside=None, events=[], overlay=[], received=time.perf_counter(),
+            drawing=0.0, board=board, epoch=epoch))
         if error is not None:
             self.code = self.code or 2
         return True
