@@ -22,6 +22,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import func  # noqa: E402
+from results import objects  # noqa: E402
 from results.mqtt import MQTT  # noqa: E402
 from results.result import FrameTask, Result  # noqa: E402
 from results.tracking import Tracker  # noqa: E402
@@ -162,6 +163,10 @@ def main():
     def page(stream):
         return Web("0", [stream])
 
+    def broker(stream):
+        objects.follow([stream], snapshots=False)
+        return MQTT(args.mqtt, [stream])
+
     rows = [
         Row("no page"),
         Row("page without clients", page),
@@ -179,7 +184,7 @@ def main():
     if args.mqtt:
         rows += [
             Row("tracking", track=True),
-            Row("tracking and --mqtt", lambda stream: MQTT(args.mqtt, [stream]), track=True),
+            Row("tracking and --mqtt", broker, track=True),
         ]
     rows = rows[: args.rows]
     for number in range(1, args.rounds + 1):
