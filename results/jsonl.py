@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import select
 import stat
@@ -51,24 +50,30 @@ def as_dict(result: Any) -> Dict[str, Any]:
 
 def objects(detections: Any) -> List[Dict[str, Any]]:
     """Convert Detections to a list with one dict per object, without the fields they lack."""
+    def listed(name: str, digits: int = 1) -> Any:
+        values = getattr(detections, name, None)
+        return None if values is None else rounded(values, digits)
+
+    # Whole arrays at once: number by number took six times as long, a tenth of a frame's CPU time.
+    scores, boxes, corners = listed("scores", 4), listed("boxes"), listed("corners")
+    points, point_scores = listed("keypoints"), listed("keypoints", 3)
     # polygons: those of another board, which sends no masks
-    boxes, ids, masks, keypoints, corners, polygons = (
-        getattr(detections, name, None)
-        for name in ("boxes", "ids", "masks", "keypoints", "corners", "polygons"))
+    ids, masks, polygons = (getattr(detections, name, None)
+                            for name in ("ids", "masks", "polygons"))
     score_field = "score" if getattr(detections, "class_map", None) is None else "share"
     converted = []
-    for index, (number, score) in enumerate(zip(detections.classes, detections.scores)):
-        one: Dict[str, Any] = {"class": detections.name(int(number)), "number": int(number),
-                               score_field: rounded(score, 4)}
+    for index, number in enumerate(map(int, detections.classes)):
+        one: Dict[str, Any] = {"class": detections.name(number), "number": number,
+                               score_field: scores[index]}
         if boxes is not None:
-            one["box"] = rounded(boxes[index])
+            one["box"] = boxes[index]
         if ids is not None and ids[index] >= 0:  # -1: not confirmed by the tracker yet
             one["id"] = int(ids[index])
-        if keypoints is not None:
-            one["keypoints"] = [rounded(point[:2]) + [rounded(point[2], 3)]
-                                for point in np.asarray(keypoints[index])]
+        if points is not None:
+            one["keypoints"] = [[x, y, score] for (x, y, _), (_, _, score)
+                                in zip(points[index], point_scores[index])]
         if corners is not None:
-            one["corners"] = rounded(corners[index])
+            one["corners"] = corners[index]
         if masks is not None:
             one["polygon"] = outline(*masks[index])
         elif polygons is not None:
@@ -92,9 +97,10 @@ def outline(x: int, y: int, mask: np.ndarray) -> List[List[int]]:
 
 def rounded(values: Any, digits: int = 1) -> Any:
     """Round a number, or an array to nested lists. NaN and infinity, unknown to JSON, give None."""
-    if np.ndim(values):
-        return [rounded(value, digits) for value in values]
-    return round(float(values), digits) if math.isfinite(values) else None
+    array = np.asarray(values, np.float64).round(digits)
+    if not np.isfinite(array).all():
+        array = np.where(np.isfinite(array), array, None)
+    return array.tolist()
 
 
 def plain(value: Any) -> Any:
