@@ -102,6 +102,16 @@ def test_a_small_frame_is_scaled_up_like_its_picture(demo_frames):
     assert difference(frame_of_array(as_array(small, "NV12"), "NV12")) == 0
 
 
+@pytest.mark.parametrize("size", [(1920, 1080), (1280, 720), (3200, 1800), (640, 360), (1920, 901)])
+def test_a_picture_is_scaled_linearly(size):
+    """Where that takes one pixel of several, OpenCV is asked for it in a faster way."""
+    picture = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    square, (left, top, x_scale, y_scale) = letterbox(picture, 640)
+    w, h = round(size[0] * x_scale), round(size[1] * y_scale)
+    linear = cv2.resize(picture, (w, h), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(square[top : top + h, left : left + w], linear[..., ::-1])
+
+
 # ---- JPEG ----
 
 

@@ -52,7 +52,18 @@ def picture_of(frame: Picture | None) -> np.ndarray | None:
 
 def write_rgb(bgr: np.ndarray, rgb: np.ndarray) -> None:
     # Only the small picture is converted to RGB, not the whole frame.
-    cv2.cvtColor(cv2.resize(bgr, rgb.shape[1::-1]), cv2.COLOR_BGR2RGB, dst=rgb)
+    cv2.cvtColor(scaled(bgr, rgb.shape[1::-1]), cv2.COLOR_BGR2RGB, dst=rgb)
+
+
+def scaled(picture: np.ndarray, size: Sequence[int], dst: np.ndarray | None = None) -> np.ndarray:
+    """A picture scaled to a size (width, height) by linear interpolation; dst: an array for it."""
+    way, (h, w) = cv2.INTER_LINEAR, picture.shape[:2]
+    factor = w // size[0]
+    if factor % 2 and (w, h) == (factor * size[0], factor * size[1]):
+        # Three columns become the one in the middle, as from 1920 to 640. The result is the same,
+        # and takes OpenCV half the time.
+        way = cv2.INTER_NEAREST_EXACT
+    return cv2.resize(picture, size, dst=dst, interpolation=way)
 
 
 class YUVFrame(Frame):
@@ -71,7 +82,7 @@ class YUVFrame(Frame):
         if self.planes[0].shape[1] < rgb.shape[1]:  # the frame is the smaller of the two
             return super().scale_into(rgb)
         y, *colours = self.planes
-        small = [cv2.resize(y, rgb.shape[1::-1])]
+        small = [scaled(y, rgb.shape[1::-1])]
         # The nearest colours are those that OpenCV and FFmpeg give a pixel, too.
         small += [cv2.resize(plane, rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
                   for plane in colours]

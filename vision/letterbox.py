@@ -8,7 +8,7 @@ from typing import Sequence, Tuple
 import cv2
 import numpy as np
 
-from vision.frame import Frame, Picture
+from vision.frame import Frame, Picture, scaled
 from vision.settings import Size, pair
 
 GREY = 114  # of the bars, as the models were trained
@@ -55,7 +55,7 @@ def letterbox(IMG: Picture, size: Size) -> Tuple[np.ndarray, Placement]:
     if isinstance(IMG, Frame):
         IMG.scale_into(inside)
     else:  # only the small picture is converted to RGB, not the whole frame
-        cv2.resize(IMG, (new_w, new_h), dst=small)
+        scaled(IMG, (new_w, new_h), small)
         cv2.cvtColor(small, cv2.COLOR_BGR2RGB, dst=inside)
     return image, (left, top, new_w / w, new_h / h)
 
