@@ -2,13 +2,14 @@
 
     python benchmark.py                                             # the settings below
     python benchmark.py --simulate yolov5s_relu@rk3588              # the speed Rockchip publishes
-    python benchmark.py --simulate 16.9x3 --threads 3 6 --profile   # three cores of 16.9 ms; stages
+    python benchmark.py --simulate 16.9x3 --threads 3 6             # three cores of 16.9 ms
     python benchmark.py --simulate 10,10,30 --threads 6             # cores of different speed
     python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera with 30 FPS
     python benchmark.py --threads plain 2                           # against a loop without a pool
     python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
     python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7    # many cameras
     python benchmark.py --simulate 16.9x3 --threads 6 --runtime wheel library   # the wheel's copies
+    python benchmark.py --profile --cap rtsp://192.168.1.20/live    # CPU time of a frame by stage
 
 Each frame is decoded, inferred and drawn on as in main.py, without a window. measure.py measures.
 The plot needs matplotlib.
@@ -16,11 +17,13 @@ The plot needs matplotlib.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import re
 import sys
 from pathlib import Path
+from typing import Iterator
 
 from vision.packages import needed_packages, pip_install
 
@@ -33,6 +36,7 @@ import runtimes
 from process import stay_on_big_cores
 from runtimes.simulated import PUBLISHED
 from runtimes.simulated_library import KINDS
+from sources import READERS
 from vision.errors import InputError, ModelError
 
 # --------------------------------------------------------------------------------------------------
@@ -94,13 +98,32 @@ def limits(table: list[dict]) -> list[str]:
             for column in table if column["limit"] and column["threads"] != "plain"]
 
 
-def markdown_stages(table: list[dict]) -> str:
-    """The figures behind limits(), with one column per thread count and runtime."""
-    rows = [["", *(title(column["threads"], column["runtime"]) for column in table)],
-            ["---"] * (len(table) + 1)]
-    for name in table[0]["stages"]:
-        rows.append([name, *(column["stages"][name] for column in table)])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def profile(bench: measure.Bench) -> None:
+    """Print the CPU time of a frame by stage, and what limited each column; save both."""
+    import cpu_profile  # only here: it needs all parts of main.py
+    table = cpu_profile.profile(bench)
+    args = bench.args
+    print(f"{args.cap}, {bench.npu}, {args.rounds} x {args.seconds:g} s a column\n\n"
+          f"{cpu_profile.markdown(table)}")
+    for column in table:
+        if column["limit"]:
+            print(f"\n{column['title']}: {column['limit']}")
+    for column in table:
+        print(f"\n| {column['title']} | |\n| --- | --- |")
+        for name, value in column["stages"].items():
+            print(f"| {name} | {value} |")
+    result = dict(settings=vars(args), npu=bench.npu, cpu_cores=bench.cpus, profile=table)
+    with writing(args) as path:
+        Path(path + ".json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def writing(args: argparse.Namespace) -> Iterator[str]:
+    """Gives the path of the output. Raises InputError if it cannot be written."""
+    try:
+        yield args.output
+    except OSError as error:
+        raise InputError(f"--output {args.output}: cannot be written ({error.strerror}).") from None
 
 
 def plot(table: list[dict], limit_fps: float, name: str, path: str) -> None:
@@ -140,25 +163,25 @@ def check(args: argparse.Namespace) -> None:
         if name not in KINDS:
             raise InputError(f"--runtime {name}: unknown for a simulated NPU; choose from "
                              f"{', '.join(KINDS)}.")
-    if args.profile and args.func:
-        raise InputError("--profile: knows the stages of func.py only; leave out --func.")
+    if args.reader and not args.profile:
+        raise InputError("--reader: only --profile reads with it.")
     if args.streams and min(args.streams) < 1:
         raise InputError(f"--streams {min(args.streams)}: must be above 0.")
     for name in ("seconds", "rounds", "live", "soak"):
         value = getattr(args, name)
         if value is not None and not value > 0:
             raise InputError(f"--{name} {value:g}: must be above 0.")
-    try:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        open(args.output + ".json", "a").close()
-    except OSError as error:
-        raise InputError(f"--output {args.output}: cannot be written ({error.strerror}).") from None
+    with writing(args) as path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        open(path + ".json", "a").close()
 
 
 def run(args: argparse.Namespace) -> None:
     check(args)
     columns = list(dict.fromkeys(args.threads))
     bench = measure.Bench(args)
+    if args.profile:
+        return profile(bench)
     if bench.cores == 1 and "all" in columns:
         print("One core: no column for all cores on one frame.", file=sys.stderr)
         columns.remove("all")
@@ -178,17 +201,9 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{sentence}")
     result = dict(settings=vars(args), npu=bench.name, cpu_cores=bench.cpus, table=table,
                   limit_fps=limit_fps if np.isfinite(limit_fps) else None)  # JSON has no infinity
-    if args.profile:
-        print(f"\n{markdown_stages(table)}")
-        result["profile"] = stages = measure.profile(bench)
-        print("\n| CPU, ms per frame | in all | holding the GIL, at most |\n| --- | --- | --- |")
-        for name, (in_all, held) in stages.items():
-            print(f"| {name} | {in_all:.3f} | {held:.3f} |")
-    try:
-        Path(args.output + ".json").write_text(json.dumps(result, indent=1) + "\n")
-        plot(table, limit_fps, bench.name, args.output + ".png")
-    except OSError as error:  # the disk is full
-        raise InputError(f"--output {args.output}: cannot be written ({error.strerror})") from None
+    with writing(args) as path:
+        Path(path + ".json").write_text(json.dumps(result, indent=1) + "\n")
+        plot(table, limit_fps, bench.name, path + ".png")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -216,7 +231,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--streams", type=int, nargs="+", metavar="N",
         help="instead of the table: so many sources on one pool, first of --threads")
     add("--profile", action="store_true",
-        help="add the time of each stage of a run, and the CPU time of each step of a frame")
+        help="instead of the table: the CPU time of a frame by stage; --cap may be any source of "
+             "main.py (on a simulated NPU only a video)")
+    add("--reader", choices=READERS, help="what reads the source for --profile, as in main.py")
     add("--soak", type=int, metavar="FRAMES",
         help="instead of the table: memory over so many frames, first of --threads")
     return parser.parse_args()

@@ -1,8 +1,7 @@
-"""What benchmark.py measures: the pool's FPS, latency, CPU and memory, and a frame's stages."""
+"""What benchmark.py measures: the pool's FPS, latency, CPU and memory."""
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import dataclasses
 import functools
@@ -13,27 +12,21 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tuple
 
-import cv2
 import numpy as np
 
 import funcs
 import rknnpool
 import runtimes
-from funcs import yolov5
 from limits import Figures, limit_of, stages
 from meter import Meter, usable_cpus
 from runtimes import cpu
 from runtimes.simulated import Recorder, opened, parse_simulate, record, simulated
 from runtimes.simulated_library import simulated_library
 from sources import Video, open_source
-from vision import drawing, inference, labels, letterbox
-from vision import nms as nms_module
 from vision.errors import InputError
 from vision.model import describe
-from vision.settings import settings_of
 
 RECORDED = 60     # frames of the video whose outputs a simulated NPU returns: 2.1 MB each
 IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
@@ -89,22 +82,19 @@ class Bench:
         self.args = args
         self.soc = rknnpool.soc()
         self.model = describe(*runtimes.model_for(None, args.model, self.soc))
-        module = funcs.load(args.func) if args.func else funcs.find(self.model)
-        self.myFunc = module.myFunc
+        self.func = funcs.load(args.func) if args.func else funcs.find(self.model)
+        self.myFunc = self.func.myFunc
         self.cpus, self.read = usable_cpus(), 0.0  # seconds of reading and decoding so far
         names = list(dict.fromkeys(args.runtime or [None]))
         self.limit_fps: Optional[float] = None
         if not args.simulate:
             self._use_this_machine(names)
-        video = opened_video(args.cap)
         if args.simulate:
-            self._simulate(names, video.total)
+            self._simulate(names, opened_video(args.cap).total)
         self.runtime = self.runtimes[names[0]]
         self.held: Optional[List[np.ndarray]] = None
         if args.no_decode:
-            self.held = list(itertools.islice(looped(args.cap), min(video.total, IN_MEMORY)))
-        width, height = video.size
-        self.name = f"{Path(args.cap).name} {width}x{height}, {self.npu}"
+            self.held = list(itertools.islice(looped(args.cap), IN_MEMORY))
 
     def _use_this_machine(self, names: List[Optional[str]]) -> None:
         self.runtimes: Dict[Optional[str], Any] = {
@@ -130,16 +120,22 @@ class Bench:
             times = " ".join(f"{seconds * 1000:.1f}" for seconds in each)
         self.npu = f"simulated NPU, {times} ms"
 
+    @property
+    def name(self) -> str:
+        width, height = opened_video(self.args.cap).size
+        return f"{Path(self.args.cap).name} {width}x{height}, {self.npu}"
+
     def frames(self) -> Iterator[np.ndarray]:
         if self.held is None:
             return looped(self.args.cap)
         return (frame.copy() for frame in itertools.cycle(self.held))  # myFunc draws on them
 
-    def pool(self, column: str, function: Callable, runtime: Any = None) \
+    def pool(self, column: Optional[str], function: Callable, runtime: Any = None) \
             -> rknnpool.rknnPoolExecutor:
+        """A pool with as many threads as `column` says; None: with main.py's default."""
         runtime = runtime or self.runtime
         mask = runtime.NPU_CORE_0_1_2 if column == "all" else None
-        count = 2 if column == "all" else int(column)
+        count = 2 if column == "all" else int(column) if column else None
         try:
             return rknnpool.rknnPoolExecutor(self.args.model, count, function, coreMask=mask,
                                              runtime=runtime)
@@ -253,87 +249,6 @@ def _summary(column: tuple, rounds: List[dict], limit_fps: float) -> dict:
                 runs=[sum(of_core) for of_core in zip(*every["runs"])],
                 rss_mb=max(every["rss_mb"]), dropped=sum(every["dropped"]),
                 limit=limit_of(every["figures"][-1]), stages=stages(every["figures"][-1]))
-
-
-class Stopwatch:
-    """Takes the place of the module cv2: `seconds` is the CPU time inside OpenCV, which does not
-    hold the GIL."""
-
-    seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(cv2, name)
-        return functools.partial(self.timed, value) if callable(value) else value
-
-    def timed(self, call: Callable, *args: Any, **options: Any) -> Any:
-        began = time.process_time()
-        result = call(*args, **options)
-        self.seconds += time.process_time() - began
-        return result
-
-
-class Profile:
-    """CPU time of each stage: `stages[name]` is [ms per frame, of these holding the GIL, at most].
-
-    Stages run one after the other, so the process's CPU time is the stage's. Time outside OpenCV
-    and the runtime counts as holding the GIL; this is an upper bound, because NumPy releases it in
-    longer loops. The stopwatch costs time itself: it measures every second frame, and the sums are
-    those of the others.
-    """
-
-    MODULES: List[ModuleType] = [letterbox, nms_module, drawing, labels]
-    WITHOUT_GIL = "decode the video", "inference call"
-
-    def __init__(self) -> None:
-        self.watch: Optional[Stopwatch] = None
-        self.stages: Dict[str, List[float]] = collections.defaultdict(lambda: [0.0, 0.0])
-
-    def use_stopwatch(self, use: bool) -> None:
-        self.watch = Stopwatch() if use else None
-        for module in self.MODULES:
-            setattr(module, "cv2", self.watch or cv2)  # noqa: B010
-
-    def stage(self, name: str, call: Callable, *args: Any, frames: int) -> Any:
-        """Call, and add its time; frames: how many frames there are in all."""
-        began, inside = time.process_time(), self.watch.seconds if self.watch else 0.0
-        result = call(*args)
-        spent = (time.process_time() - began) * 1000 / frames
-        if not self.watch:
-            self.stages[name][0] += spent
-        elif name not in self.WITHOUT_GIL:
-            self.stages[name][1] += spent - (self.watch.seconds - inside) * 1000 / frames
-        return result
-
-
-def profile(bench: Bench) -> Dict[str, List[float]]:
-    """Profile's stages of a YOLOv5's frame, and the hand-over from and to the pool."""
-    count = max(1, round(60 * bench.args.seconds))
-    frames, context = looped(bench.args.cap), opened(bench.runtime, bench.args.model)
-    settings, timed = settings_of(context.model, 640, 0.25, 0.45), Profile()
-    stage = functools.partial(timed.stage, frames=count)
-    for number in range(-(count // 5), 2 * count):
-        if number == 0:
-            timed.stages.clear()  # those of the warm-up
-        timed.use_stopwatch(bool(number % 2))
-        frame = stage("decode the video", next, frames)
-        square, placement = stage("letterbox", letterbox.letterbox, frame, settings.size)
-        outputs = stage("inference call", inference.infer_raw, context, square)
-        boxes, classes, scores = stage("decode the heads", yolov5.decode, outputs, settings)
-        best = stage("NMS", nms_module.nms, boxes, classes, scores, settings)
-        boxes = letterbox.unletterbox(boxes[best], placement, frame)
-        found = drawing.Detections(boxes, classes[best], scores[best])
-        stage("draw", drawing.draw, frame, found)
-    timed.use_stopwatch(False)
-    context.release()
-    # Each job sleeps, so that threads wake up as in practice.
-    with bench.pool(str(2 * bench.cores), lambda context, frame: time.sleep(0.001)) as pool:
-        timed.stage("hand-over", lambda: list(pool.map(range(10 * count))), frames=10 * count)
-    stages = timed.stages
-    stages["hand-over"][1] = stages["hand-over"][0]
-    for times in stages.values():
-        times[1] = max(0.0, min(times))  # the two were measured on different frames
-    own = zip(*(stages[name] for name in ("letterbox", "decode the heads", "NMS", "draw")))
-    return {**stages, "func.py's own: letterbox, heads, NMS, draw": [sum(part) for part in own]}
 
 
 def soak(bench: Bench, column: str, step: int = 2000) -> None:
