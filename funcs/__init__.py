@@ -202,7 +202,7 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
     for name in ("conf", "iou"):
         if getattr(args, name) is not None:
             setattr(model, name, getattr(args, name))
-    count = model.classes or (func.classes_of(model) if hasattr(func, "classes_of") else None)
+    count = class_count(model, func)
     if args.names:
         _set_names(model, args.names, count)
     check_names(model, count)
@@ -228,17 +228,25 @@ def _set_names(model: Model, path: str, count: Optional[int]) -> None:
     model.names = names
 
 
+def class_count(model: Model, func: Any) -> Optional[int]:
+    """The number of a model's classes; None if unknown."""
+    return model.classes or (func.classes_of(model) if hasattr(func, "classes_of") else None)
+
+
 def class_names(model: Model, func: Any) -> Dict[int, str]:
-    """The names of a model's classes by number; empty if neither it nor its func file says them."""
+    """The names of a model's classes by number; empty if neither it nor its func file has them."""
     names: Any = model.names or getattr(func, "CLASSES", None) or ()
+    if not model.names and class_count(model, func) not in (None, len(names)):
+        names = ()  # those of other classes
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     return {number: str(name) for number, name in pairs}
 
 
 def default_conf(func: Any) -> Optional[float]:
-    """The minimum confidence of a func file if the model has none; None if it does not read the
-    model's."""
-    return getattr(func, "OBJ_THRESH", 0.25) if hasattr(func, "settings_of") else None
+    """The minimum confidence of a func file's detect() if the model has none; None if detect() does
+    not read the model's."""
+    names = getattr(getattr(func, "detect", None), "__globals__", {})
+    return names.get("OBJ_THRESH", 0.25) if "settings_of" in names else None
 
 
 def class_ids(words: List[str], names: Any) -> Set[int]:

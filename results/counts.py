@@ -122,7 +122,7 @@ class CountStore:
 
 def rows_of(lines: Mapping[str, np.ndarray], counts: Counts) -> List[Row]:
     """The rows of one stream."""
-    return [(line, points_as_text(points), direction, name, count)
+    return [(line, points_as_text(points), direction, as_text(name), count)
             for line, points in lines.items()
             for direction, classes in counts[line].items()
             for name, count in classes.items()]
@@ -132,6 +132,6 @@ def points_as_text(points: np.ndarray) -> str:
     return json.dumps(points.tolist())
 
 
-def as_text(stream: str) -> str:
-    """A stream's name without the bytes of a file's name that are not UTF-8."""
-    return stream.encode("utf-8", "backslashreplace").decode()
+def as_text(name: str) -> str:
+    """A name, with escapes for what is not UTF-8, such as in the name of a file."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -789,6 +789,7 @@ def test_a_missing_folder_of_the_project_is_reported_in_one_sentence(clip, tmp_p
     for flag, name in (
         (["--track"], "tracking"),
         (["--line", "a:1,2,3,4"], "lines"),
+        (["--setup", "site.json"], "setup"),
         (["--json", "-"], "jsonl"),
         (["--save", "x.mp4"], "save_paths"),
         (["--mqtt", "mqtt://h"], "tracking"),
