@@ -182,6 +182,8 @@ def add_result_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
         "until Ctrl-C, unless results are saved or sent")
     add("--web-name", action="append", default=list(settings["web_name"] or []), metavar="NAME",
         help="another host name for the page, such as that of a proxy; can be repeated")
+    add("--web-readonly", action="store_true", default=settings["web_readonly"],
+        help="refuse changes on the page")
     add("--headless", action="store_true",
         help="open no window (default: one window per stream if there is a display. When all files "
         "have ended, it stays until a key is pressed, unless results are saved or sent)")
@@ -212,8 +214,9 @@ def add_performance_flags(parser: argparse.ArgumentParser, settings: dict[str, A
 
 def check_combinations(args: argparse.Namespace) -> None:
     """Raise InputError for flags that exclude, or need, each other."""
-    if args.web_name and not args.web:
-        raise InputError("--web-name needs --web.")
+    for flag, value in (("--web-name", args.web_name), ("--web-readonly", args.web_readonly)):
+        if value and not args.web:
+            raise InputError(f"{flag} needs --web.")
     if args.reset_counts and not args.setup:
         raise InputError("--reset-counts needs --setup.")
     for flag, value, why in (("--save", args.save, "the file would never end"),

@@ -57,6 +57,7 @@ max_snapshots = 1000  # pictures in this folder; then the oldest are deleted
 mqtt = None        # "mqtt://host:1883/prefix": publish to an MQTT broker
 web = None         # "8000" or "HOST:PORT": serve a web page
 web_name = None    # ["cam.example.com"]: other host names of the page, such as a proxy's
+web_readonly = False  # the page shows the setup, but cannot change it
 loop = False       # play files again and again
 fps = None         # process at most this many frames per second of each stream; None: all
 reader = None      # "opencv" or "av" (PyAV) for files and URLs; None: the hardware decoder, if any

@@ -134,7 +134,8 @@ def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
         shared.append(module.MQTT(args.mqtt, streams, snapshots))
     if args.web:
         module = import_optional("results.web", "--web")
-        shared.append(module.Web(str(args.web), streams, args.web_name, setup))
+        shared.append(module.Web(str(args.web), streams, args.web_name, snapshots, setup,
+                                 args.web_readonly))
     window = None if args.headless else open_window(streams, args)
     if window is not None:
         shared.append(window)

@@ -19,6 +19,7 @@ from vision.errors import InputError
 
 MAX_CONNECTIONS = 256
 REQUEST_SECONDS = 10     # for a client to send the head of its request
+SETUP = "/setup.json"    # the only address that accepts POST
 RESPONSE_SECONDS = 30    # for a client to receive a response; streams have no limit
 BURST_BYTES, BYTES_PER_SECOND = 65536, 8192  # that a client may send at once, and on average
 
@@ -90,10 +91,11 @@ class Access:
         """Return (status, sentence) for a request that nobody may make, else None.
 
         This protects against other web sites: against their host names for this machine's
-        address (DNS rebinding), and against WebSockets of their scripts.
+        address (DNS rebinding), and against WebSockets and POST requests of their scripts.
         """
-        if request.method not in ("GET", "HEAD"):
-            return 405, "Only GET and HEAD are allowed."
+        changes = request.method == "POST" and request.path == SETUP
+        if request.method not in ("GET", "HEAD") and not changes:
+            return 405, "Only GET and HEAD are allowed here."
         hosts = request.headers.getall("Host", [])
         name = host_name(hosts[0]) if len(hosts) == 1 else None
         if name is None:
@@ -104,6 +106,8 @@ class Access:
             return 421, (f"This page is not available under the name {name}. If this is a name of "
                          f"this machine or of its proxy, start main.py with --web-name {name}")
         origin = request.headers.get("Origin")
+        if origin is None and changes:
+            return 403, "A request that changes something must have the header Origin."
         # A proxy that replaces Host adds X-Forwarded-Host. Pages of other sites cannot set it.
         forwarded = request.headers.get("X-Forwarded-Host", "").partition(",")[0].strip()
         if origin is not None and not any(self.is_own_page(origin, host)

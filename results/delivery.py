@@ -28,12 +28,13 @@ class Delivery:
     twice in unsaved. code: the exit code; 0 if nothing failed.
     began, ended: time.perf_counter(); ended is None until the end.
     draws: whether a picture of every frame is needed; set it before the stream runs.
+    keeps_plain: whether somebody needs the pictures without lines and zones, too (Result.plain).
     meter: the meter.Meter that measures this stream, or None. spent: {class of a sink or tracker,
     or "draw": seconds in the stream's thread; "read": seconds in the thread that reads}.
     """
 
     meter: Any = None
-    draws = False
+    draws = keeps_plain = False
     count = failed = unsaved = unshown = code = 0
 
     def __init__(self, name: str, max_fps: float | None = None):

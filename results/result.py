@@ -30,6 +30,7 @@ class Result:
     crossings, lines, zones: set by results/lines.py. events: set by results/objects.py.
     overlay: functions (picture) -> None that draw on the picture after the func file's draw().
     drawing: seconds that all this took, 0 before.
+    plain: a copy of the picture before `overlay`, made only while stream.keeps_plain; else None.
     """
 
     def __init__(self, stream: Any, number: int, time: float, as_read: Any, received: float,
@@ -46,6 +47,7 @@ class Result:
         self.overlay: list[Callable[[Any], None]] = []
         self.draw: Callable[[Any, Any], Any] | None = draw_nothing  # None if myFunc has drawn
         self.drawing = 0.0
+        self.plain: Any = None
         self.shown: Any = None  # what myFunc returned; later, what draw() returned
         self._lock, self._drawn = threading.RLock(), False
 
@@ -69,6 +71,8 @@ class Result:
                 try:
                     if self.draw is not None:
                         self.shown = self.draw(self.frame, self.detections)
+                    if self.overlay and self.stream.keeps_plain:
+                        self.plain = self.shown.copy()
                     for draw in self.overlay:
                         draw(self.shown)
                 except Exception as error:  # an error in the user's code, not in the sink

@@ -12,10 +12,13 @@ from typing import Any, Deque, Dict, Optional
 
 from aiohttp import web
 
-from results.access import RESPONSE_SECONDS, Access
+from results.access import RESPONSE_SECONDS, SETUP, Access
+from results.setup_routes import SetupRoutes, text
 
 MAX_EVENTS = 1000      # that wait for one client of /events; then the oldest is discarded
 PICTURE_SECONDS = 5    # how long a request for a single picture waits for one
+SNAPSHOT = "/snapshots/"   # and the name of a file
+MAX_SNAPSHOTS = 20     # that the page shows
 MJPEG = "multipart/x-mixed-replace; boundary=frame"
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
            "Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin",
@@ -44,12 +47,14 @@ class Routes:
 
     def __init__(self, server: Any, access: Access):
         self.server, self.access = server, access
+        self.setup = None if server.setup is None else SetupRoutes(
+            server.setup, server.feeds, server.readonly)
         self.html = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
         inline = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", self.html, re.DOTALL)
         digests = (hashlib.sha256(text.encode()).digest() for text in inline)
         hashes = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
         self.content_policy = (
-            f"default-src 'none'; style-src {hashes}; script-src {hashes}; img-src blob:; "
+            f"default-src 'none'; style-src {hashes}; script-src {hashes}; img-src blob: 'self'; "
             "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'")
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -81,6 +86,11 @@ class Routes:
             return self.page(request)
         if path == "/status.json":
             return web.json_response(self.server.status())
+        if path == SETUP and self.setup:
+            return await self.setup.answer(request)
+        is_snapshot = path == "/snapshots.json" or path.startswith(SNAPSHOT)
+        if is_snapshot and self.server.snapshots is not None:
+            return await self.snapshot(path)
         name, _, extension = path[1:].rpartition(".")
         feed = self.server.feeds.get(name)
         if path == "/ws" and is_get:
@@ -110,6 +120,16 @@ class Routes:
             response.set_cookie(self.access.cookie, self.access.token, httponly=True,
                                 samesite="Strict", path="")
         return response
+
+    async def snapshot(self, path: str) -> web.Response:
+        """The list of the newest snapshots, or the picture of one."""
+        snapshots, run = self.server.snapshots, asyncio.get_running_loop().run_in_executor
+        if path == "/snapshots.json":
+            return web.json_response(await run(None, snapshots.newest, MAX_SNAPSHOTS))
+        jpeg = await run(None, snapshots.jpeg, path[len(SNAPSHOT):])
+        if jpeg is None:
+            return text(404, "Not found.")
+        return web.Response(body=jpeg, content_type="image/jpeg")
 
     async def picture(self, feed: Any) -> web.StreamResponse:
         client = Client()
@@ -172,8 +192,9 @@ class Routes:
     async def websocket(self, request: web.BaseRequest, connection: Any) -> web.StreamResponse:
         """The page's WebSocket. The page sends {"streams": [names]} to choose streams.
 
-        It gets the status as text, and pictures of these streams: the length of the name in two
-        bytes, the name, the JPEG.
+        "plain" names those that it wants without lines and zones, besides or instead. It gets the
+        status as text, and pictures of these streams: the length of the name in two bytes, the
+        name, the JPEG.
         """
         socket = web.WebSocketResponse(heartbeat=60, max_msg_size=16384, compress=False)
         if not socket.can_prepare(request):
@@ -204,7 +225,7 @@ class Routes:
             if client.status:
                 status, client.status = client.status, None
                 await socket.send_str(status)
-            for feed in self.server.feeds.values():
+            for feed in self.server.all_feeds:
                 new = feed.message is not None and sent.get(feed) != feed.number
                 if new and client in feed.clients:
                     sent[feed] = feed.number
@@ -215,11 +236,11 @@ class Routes:
     async def read_choices(self, socket: web.WebSocketResponse, client: Client) -> None:
         async for message in socket:
             try:
-                names = json.loads(message.data)["streams"]
-                self.server.watch(client, {name for name in names if isinstance(name, str)})
-            except (ValueError, TypeError, KeyError, RecursionError):
+                choice = json.loads(message.data)
+                names, plain = ({name for name in each if isinstance(name, str)}
+                                for each in (choice["streams"], choice.get("plain", [])))
+                self.server.watch(client, names, plain)
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 return
 
 
-def text(status: int, sentence: str) -> web.Response:
-    return web.Response(status=status, text=sentence + "\n")

@@ -9,6 +9,8 @@
     /NAME.jpg    its newest picture
     /status.json rates, counts, what limits the rate, NPU load and temperatures
     /events      the lines of --json as server-sent events
+    /setup.json  lines, zones, confidence and classes of each stream; POST changes them
+    /snapshots.json, /snapshots/FILE   the newest snapshots
 
 Needs the package aiohttp. On a host that other machines can reach, a password is required in the
 environment variable RKNNPOOL_WEB_PASSWORD.
@@ -59,8 +61,9 @@ class Web:
     """A sink that shows results on a web page.
 
     address: [HOST:]PORT, port 0 for any free port; streams: the Streams whose Results will be
-    written; names: further host names under which the page may be reached; setup: a Setup whose
-    settings the page edits, or None. `url` is the address of the page.
+    written; names: further host names under which the page may be reached; snapshots,
+    setup: the results.snapshots.Snapshots to show, and the results.setup.Setup that the page may
+    change, or None; readonly: refuse changes. `url` is the address of the page.
 
     A thread draws and encodes each picture once for all clients, and only while somebody watches
     the stream. Raises InputError if the address cannot be used, if a password is required, or if
@@ -70,15 +73,18 @@ class Web:
     display = True
 
     def __init__(self, address: Any, streams: Iterable[Any], names: Iterable[str] = (),
-                 setup: Any = None):
+                 snapshots: Any = None, setup: Any = None, readonly: bool = False):
         host, port = parse_address(address)
         try:
             from results.routes import Routes
         except ImportError as error:
             raise InputError(missing_package("--web", error)) from None
-        self.access, self.setup = Access(host, names), setup
-        self.routes = Routes(self, self.access)
+        self.access = Access(host, names)
+        self.snapshots, self.setup, self.readonly = snapshots, setup, readonly
         self.feeds = {stream.name: Feed(stream) for stream in streams}
+        self.all_feeds: List[Pictures] = [each for feed in self.feeds.values()
+                                          for each in (feed, feed.plain)]
+        self.routes = Routes(self, self.access)
         # Frozen sets of routes.Client: the server's thread replaces them, other threads read them.
         self.pages: FrozenSet[Any] = frozenset()          # WebSockets
         self.event_clients: FrozenSet[Any] = frozenset()  # of /events
@@ -105,7 +111,7 @@ class Web:
         feed = self.feeds[result.stream.name]
         record = feed.status.update(result)
         if result.error is None:
-            feed.result = result
+            feed.result = feed.plain.result = result
         if self.event_clients:
             self.records.append(record)
 
@@ -124,7 +130,9 @@ class Web:
         # One meter measures all streams.
         meter = next((getattr(feed.status.stream, "meter", None)
                       for feed in self.feeds.values()), None)
-        return {"streams": streams, "limit": meter.recent_limit() if meter else "", **board()}
+        return {"streams": streams, "limit": meter.recent_limit() if meter else "",
+                "editable": self.setup is not None and not self.readonly,
+                "snapshots": None if self.snapshots is None else self.snapshots.count, **board()}
 
     # ---- the encoder's thread ----
 
@@ -134,24 +142,24 @@ class Web:
             while not self.closing.is_set():
                 self.watched.wait()
                 started = time.perf_counter()
-                pictures = [(feed, jpeg) for feed in self.feeds.values()
+                pictures = [(feed, jpeg) for feed in self.all_feeds
                             for jpeg in [self._new_jpeg(feed)] if jpeg is not None]
                 events = self._new_events()
                 if pictures or events:
                     self.loop.call_soon_threadsafe(self._deliver, pictures, events)
-                clients = sum(len(feed.clients) for feed in self.feeds.values())
+                clients = sum(len(feed.clients) for feed in self.all_feeds)
                 period = max(1 / MAX_FPS, clients / MAX_TOTAL_FPS)
                 self.closing.wait(max(0.002, started + period - time.perf_counter()))
         except Exception:  # a bug here or in user-defined detections must not end the streams
             self.broken = f"--web: {traceback.format_exc().rstrip()}"
 
-    def _new_jpeg(self, feed: Feed) -> Optional[bytes]:
+    def _new_jpeg(self, feed: Pictures) -> Optional[bytes]:
         """Encode the newest picture of a feed. None if nobody watches or it is encoded already."""
         result = feed.result
         if not feed.clients or result is None or result is feed.encoded:
             return None
         feed.encoded = result
-        jpeg = encode_jpeg(result.picture)
+        jpeg = encode_jpeg(feed.picture_of(result))
         if jpeg is None and not feed.warned:
             feed.warned = True
             say(f"{feed.name}: myFunc does not return a picture, so the page shows none.",
@@ -218,7 +226,7 @@ class Web:
                     client.wake.set()
             await asyncio.sleep(1)
 
-    def _deliver(self, pictures: List[Tuple[Feed, bytes]], events: List[bytes]) -> None:
+    def _deliver(self, pictures: List[Tuple[Pictures, bytes]], events: List[bytes]) -> None:
         to_wake = set(self.event_clients) if events else set()
         for feed, jpeg in pictures:
             feed.keep(jpeg)
@@ -228,31 +236,38 @@ class Web:
         for client in to_wake:
             client.wake.set()
 
-    def watch(self, client: Any, names: Iterable[str]) -> None:
-        """Let a client watch the streams with these names, and no others."""
+    def watch(self, client: Any, names: Iterable[str], plain: Iterable[str] = ()) -> None:
+        """Let a client watch the streams with these names, and no others. plain: those that it
+        watches without lines and zones."""
         for feed in self.feeds.values():
-            if feed.name in names and client not in feed.clients:
-                if not feed.clients:
-                    feed.forget()
-                feed.clients |= {client}
-            elif feed.name not in names and client in feed.clients:
-                feed.clients -= {client}
-        if self.event_clients or any(feed.clients for feed in self.feeds.values()):
+            feed.watch(client, feed.name in names)
+            feed.plain.watch(client, feed.name in plain)
+        if self.event_clients or any(feed.clients for feed in self.all_feeds):
             self.watched.set()
         elif not self.closing.is_set():
             self.watched.clear()
 
 
-class Feed:
-    """One stream: its status, its newest result, its clients, and its encoded picture."""
+class Pictures:
+    """The pictures of one stream: the newest result, the clients, and the encoded picture."""
 
     def __init__(self, stream: Any):
-        self.name, self.status = stream.name, Status(stream)
+        self.name, self.stream = stream.name, stream
         self.result: Any = None                     # the newest
-        self.clients: FrozenSet[Any] = frozenset()  # watching this stream
+        self.clients: FrozenSet[Any] = frozenset()  # watching
         self.number = 0                             # of the encoded picture
         self.warned = False                         # that the result has no picture
         self.forget()
+
+    def picture_of(self, result: Any) -> Any:
+        """The picture of a result that is to be encoded."""
+        return result.picture
+
+    def watch(self, client: Any, watches: bool) -> None:
+        """Add or remove a client."""
+        if watches and not self.clients:
+            self.forget()
+        self.clients = self.clients | {client} if watches else self.clients - {client}
 
     def forget(self) -> None:
         """Drop the encoded picture. It is outdated when the first client begins to watch."""
@@ -268,3 +283,26 @@ class Feed:
         self.jpeg, self.message = jpeg, len(name).to_bytes(2, "big") + name + jpeg
         self.mjpeg_part = (b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
                            b"%s\r\n" % (len(jpeg), jpeg))
+
+
+class PlainPictures(Pictures):
+    """The same without lines and zones, for a page on which they are being drawn."""
+
+    def picture_of(self, result: Any) -> Any:
+        """The picture without lines and zones; with them, if it was drawn before anyone watched."""
+        drawn = result.picture
+        plain = getattr(result, "plain", None)
+        return drawn if plain is None else plain
+
+    def watch(self, client: Any, watches: bool) -> None:
+        """Add or remove a client. Without clients, no plain pictures are made."""
+        super().watch(client, watches)
+        self.stream.keeps_plain = bool(self.clients)
+
+
+class Feed(Pictures):
+    """The pictures of one stream, and its status."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self.status, self.plain = Status(stream), PlainPictures(stream)

@@ -59,6 +59,23 @@ class Browser:
         """Run a script, the body of a function, in the page. Returns what it returns."""
         return self.ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
+    def drag(self, *points, kind="mouse"):
+        """Press at the first point, move to the others and release: (x, y) in pixels of the window.
+        A single point is a click. kind: "mouse" or "touch"."""
+        moves = [
+            {"type": "pointerMove", "duration": 0, "x": round(x), "y": round(y)} for x, y in points
+        ]
+        press, lift = ({"type": f"pointer{way}", "button": 0} for way in ("Down", "Up"))
+        pointer = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}}
+        pointer["actions"] = [moves[0], press, *moves[1:], lift]
+        self.ask("POST", "/actions", {"actions": [pointer]})
+
+    def resize(self, width, height):
+        """Emulate a window of this size, also narrower than Chromium's smallest, 500 pixels."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
+        self.ask("POST", "/goog/cdp/execute", command)
+
     def screenshot(self, path):
         path.write_bytes(base64.b64decode(self.ask("GET", "/screenshot")))
 

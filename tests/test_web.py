@@ -55,8 +55,9 @@ def opened(printed):
 class Playing:
     """Writes a result of each stream 30 times per second. Its grey level is its number."""
 
-    def __init__(self, page, *streams_, **fields):
-        self.page, self.streams, self.fields, self.stop = page, streams_, fields, threading.Event()
+    def __init__(self, page, *streams_, make=fakes.result, **fields):
+        self.page, self.streams, self.stop = page, streams_, threading.Event()
+        self.make = lambda stream: make(stream, [(1, "person", 10)], **fields)
         self.thread = threading.Thread(target=self.play, daemon=True)
         self.thread.start()
 
@@ -64,7 +65,7 @@ class Playing:
         while not self.stop.wait(1 / 30):
             for stream in self.streams:
                 if stream.ended is None and not stream.away:
-                    self.page.write(fakes.result(stream, [(1, "person", 10)], **self.fields))
+                    self.page.write(self.make(stream))
 
     def __enter__(self):
         return self

@@ -1,0 +1,91 @@
+"""/setup.json: shows the lines, zones, confidence and classes of each stream, and changes them.
+
+    GET  {"gate": the state, ...}
+    POST {"stream": "gate", "action": "change", "version": 3, "setup": {...}, "save": false}
+         {"stream": "gate", "action": "discard", "version": 3}    back to what is saved
+         {"stream": "gate", "action": "reset"}                    all counts to 0
+
+A POST request is answered with the new state. A refused one changes nothing, and its answer is a
+sentence. results/access.py has checked password, host and origin before.
+"""
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Dict, Iterable, NoReturn, Optional
+
+from aiohttp import web
+
+from results.setup import Conflict
+
+MAX_BYTES = 32768  # of a request
+
+
+class SetupRoutes:
+    """Answers requests for /setup.json. setup: the Setup; names: of its streams; readonly: refuse
+    changes."""
+
+    def __init__(self, setup: Any, names: Iterable[str], readonly: bool):
+        self.setup, self.names, self.readonly = setup, list(names), readonly
+
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        if request.method == "POST":
+            return await self.change(request)
+        return web.json_response({name: self.setup.state(name) for name in self.names})
+
+    async def change(self, request: web.BaseRequest) -> web.Response:
+        if self.readonly:
+            return text(403, "This page changes nothing: main.py runs with --web-readonly.")
+        if request.content_type != "application/json":
+            return text(415, "The request must be JSON: Content-Type: application/json.")
+        body = await read(request)
+        if body is None:
+            return text(413, f"The request is too large: it must have at most {MAX_BYTES} bytes.")
+        try:
+            wanted = json.loads(body, parse_constant=refuse_constant)
+        except (ValueError, RecursionError):
+            return text(400, "The request is not valid JSON.")
+        try:
+            # Writing a file may take long: not in the thread that serves the pictures.
+            run = asyncio.get_running_loop().run_in_executor
+            return web.json_response(await run(None, self.call, wanted))
+        except Conflict as error:
+            return text(409, str(error))
+        except ValueError as error:
+            return text(400, str(error))
+
+    def call(self, wanted: Any) -> Dict[str, Any]:
+        """Do what a request wants. Returns the new state. Raises Conflict and ValueError."""
+        if not isinstance(wanted, dict):
+            raise ValueError("The request must be a JSON object.")
+        stream, action, version = (wanted.get(key) for key in ("stream", "action", "version"))
+        if not isinstance(stream, str) or stream not in self.names:
+            raise ValueError("There is no such stream.")
+        if action == "change":
+            save = wanted.get("save") is True
+            return self.setup.change(stream, wanted.get("setup"), version, save)
+        if action == "discard":
+            return self.setup.discard(stream, version)
+        if action == "reset":
+            self.setup.reset(stream)
+            return self.setup.state(stream)
+        raise ValueError('"action" must be "change", "discard" or "reset".')
+
+
+async def read(request: web.BaseRequest) -> Optional[bytes]:
+    """The body of a request. None if it is too large."""
+    body = b""
+    while len(body) <= MAX_BYTES:
+        chunk = await request.content.readany()
+        if not chunk:
+            return body
+        body += chunk
+    return None
+
+
+def refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number.")
+
+
+def text(status: int, sentence: str) -> web.Response:
+    return web.Response(status=status, text=sentence + "\n")
