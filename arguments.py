@@ -66,6 +66,7 @@ def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespa
     args.model = beside_main(str(args.model))
     args.lines, args.zones = results.parse_lines(args, settings["lines"] or {},
                                                   settings["zones"] or {})
+    args.tiles = results.parse_tiles(args.tiles)
     check(args)
     check_combinations(args)
     return args
@@ -142,6 +143,10 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
         help="threshold of non-maximum suppression: if two boxes of one class overlap more than "
         "this (intersection over union), only the one with the higher score is kept (default: "
         "0.45; for Ultralytics' exports 0.7)")
+    add("--tiles", default=settings["tiles"], metavar="COLUMNSxROWS",
+        help="also run the model on overlapping parts of each frame, such as 3x2, to find small "
+        "objects. auto: chosen from the sizes of frame and model; motion, motion:3x2: only the "
+        "parts in which something moves")
 
 
 def add_counting_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:

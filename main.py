@@ -32,7 +32,7 @@ from results.console import PoolMessages, prepare_output, say, users_traceback
 from results.summary import Findings, exit_code, report
 from rknnpool import rknnPoolExecutor
 from sources.names import hide, name_streams
-from streams import FrameTask, Stream
+from streams import Stream
 from vision.errors import InputError
 
 # --------------------------------------------------------------------------------------------------
@@ -46,6 +46,7 @@ runtime = None     # "wheel", "library", "cpu" or "teflon"; None: the first that
 conf = None        # minimum confidence of a detection, 0 to 1; None: the func file's, usually 0.25
 iou = None         # NMS threshold: maximum overlap of two boxes of one class; None: the func file's
 classes = None     # ["person", "car"]: keep only these classes, by name or number; None: all
+tiles = None       # "3x2", "auto" or "motion": the model also runs on parts, for small objects
 track = False      # give each object an id that lasts from frame to frame
 lines = None       # {"door": ((x1, y1), (x2, y2))}: count the objects that cross; implies track
 zones = None       # {"yard": [(x, y), (x, y), (x, y)]}: count the objects inside
@@ -114,7 +115,7 @@ def find_model_and_func(args: Any) -> tuple[Any, Any]:
 def open_pool(args: Any, model: Any, func: Any, streams: list[Stream]) -> rknnPoolExecutor:
     """A pool that runs the func file and measures it for `streams`. Raises InputError if it cannot
     be opened."""
-    task = Meter(streams).timed(FrameTask(func, results.needs_boxes(args)))
+    task = Meter(streams).timed(results.frame_task(args, model, func, streams))
     try:
         return rknnPoolExecutor(model, args.threads, task, runtime=runtimes.by_name(args.runtime))
     except (RuntimeError, ValueError, TypeError) as error:  # a sentence without its full stop

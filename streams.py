@@ -182,7 +182,10 @@ class Stream(Delivery):
         if not self.connection.wait():
             return
         self.live = self.connection.live  # unknown before the source was opened
-        results = self._results = pool.map(self.frames(), live=self.live)
+        if self.tiles is None:
+            results = self._results = pool.map(self.frames(), live=self.live)
+        else:
+            results = self._results = self.tiles.map(pool, self.frames(), self.live, self.tracker)
         newest = -1
         try:
             while True:

@@ -13,8 +13,10 @@ from typing import Any
 import funcs
 from results.console import say
 from results.protocol import Sink
+from results.result import FrameTask
 from vision.errors import InputError
 from vision.packages import missing_package
+from vision.settings import settings_of
 
 STDOUT = "-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"  # as --json may be given
 POLL_SECONDS = 0.05  # between two looks at the keys and signals
@@ -51,6 +53,11 @@ def open_setup(args: Any, names: list[str], model: Any, func: Any) -> Any:
     return import_optional("results.setup", "--setup").Setup(args.setup, names, args, model, func)
 
 
+def parse_tiles(text: str | None) -> Any:
+    """The value of --tiles as a results.tile_grid.Tiling; None without it."""
+    return import_optional("results.tiles", "--tiles").parse(str(text)) if text else None
+
+
 def check_func(args: Any, func: Any) -> None:
     """Raise InputError if a flag needs detections, or boxes, that a func file does not give."""
     flag, has_detections = needs_boxes(args), funcs.has_detections(func)
@@ -68,8 +75,21 @@ def check_func(args: Any, func: Any) -> None:
 def needs_boxes(args: Any) -> str:
     """The flag that needs boxes, such as "--track"; empty if none is given."""
     flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones,
-             "--setup": args.setup, "--snapshots": args.snapshots}
+             "--setup": args.setup, "--snapshots": args.snapshots, "--tiles": args.tiles}
     return next((flag for flag, value in flags.items() if value), "")
+
+
+def frame_task(args: Any, model: Any, func: Any, streams: list[Any]) -> Any:
+    """What the pool runs: a FrameTask, or with --tiles a TileTask, and then the streams get their
+    Tiles."""
+    task = FrameTask(func, needs_boxes(args))
+    if not args.tiles:
+        return task
+    module = import_optional("results.tiles", "--tiles")
+    size = settings_of(model, getattr(func, "IMG_SIZE", 640)).size
+    for stream in streams:
+        stream.tiles = module.Tiles(args.tiles, size)
+    return module.TileTask(task)
 
 
 # ---- sinks ----

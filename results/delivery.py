@@ -22,6 +22,7 @@ class Delivery:
     max_fps: the most frames per second that are processed; None for all.
     setup, tracker, lines, objects, findings: get every result with detections first
     (`update(result)`), or None. objects: only if a sink needs result.events.
+    tiles: divides the frames (results.tiles.Tiles), or None.
     sinks: get every result next.
     stop: an Event; set it to end the stream.
     count, failed, unsaved, unshown: numbers of frames. A frame that two sinks could not save counts
@@ -40,6 +41,7 @@ class Delivery:
     def __init__(self, name: str, max_fps: float | None = None):
         self.name, self.max_fps, self.live = name, max_fps, True
         self.setup: Any = None
+        self.tiles: Any = None
         self.tracker: Any = None
         self.lines: Any = None
         self.objects: Any = None

@@ -118,6 +118,13 @@ class Tracker:
             np.asarray(detections.boxes, np.float64).reshape(-1, 4),
             np.asarray(detections.classes), np.asarray(detections.scores, np.float64))
 
+    def unsteady(self, speed: float) -> np.ndarray:
+        """Where objects are expected that move, or that were not found in the last frame: boxes,
+        (n, 4) xyxy in pixels. speed: minimum speed of those that move, in box sides per second."""
+        sides = (self.boxes[:, 2:] - self.boxes[:, :2]).max(1, initial=0)
+        moves = np.abs(self.velocities).max(1, initial=0) > speed * sides
+        return self._predicted(np.flatnonzero(moves | (self.missed > 0)))
+
     def _advance_clock(self, result: Any) -> None:
         """Advance the tracker's clock by the time between two frames.
 

@@ -26,6 +26,7 @@ MISSING = {  # the reason why a script cannot run here, or ""
     "tests/compare_func.py": not (shutil.which("git") and (ROOT / ".git").exists())
     and "needs git and a clone",
     "tests/compare_reading.py": not importlib.util.find_spec("av") and "pip install av",
+    "tests/compare_tiles.py": NO_FONT,
     "tests/compare_trackers.py": NO_FONT,
     "tests/line_counts.py": NO_FONT,
     "tests/many_cameras.py": not importlib.util.find_spec("av") and "pip install av",
@@ -45,4 +46,4 @@ def test_the_short_run_of_a_manual_script_works(command):
 
 
 def test_the_page_has_these_commands():
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11

@@ -38,6 +38,11 @@ class Frame:
         Raises Undecodable."""
         write_rgb(self.bgr(), rgb)
 
+    def crop(self, x1: int, y1: int, x2: int, y2: int) -> Frame:
+        """The part of the frame from pixel (x1, y1) to before (x2, y2): even numbers, or the edges
+        of the frame. Its bgr() is a view of this frame's, which is converted once for all parts."""
+        return Frame((y2 - y1, x2 - x1, 3), lambda: self.bgr()[y1:y2, x1:x2])
+
 
 Picture = Union[np.ndarray, Frame]
 
@@ -87,6 +92,14 @@ class YUVFrame(Frame):
         small += [cv2.resize(plane, rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
                   for plane in colours]
         cv2.transform(cv2.merge(small), self.to_rgb, dst=rgb)
+
+    def crop(self, x1: int, y1: int, x2: int, y2: int) -> Frame:
+        part, planes = super().crop(x1, y1, x2, y2), []
+        for plane in self.planes:
+            across, down = (round(whole / of_plane) for whole, of_plane
+                            in zip(self.shape[1::-1], plane.shape[1::-1]))  # 1 or 2
+            planes.append(plane[y1 // down:-(-y2 // down), x1 // across:-(-x2 // across)])
+        return YUVFrame(part.shape, part.make_bgr, planes, self.to_rgb)
 
 
 def yuv_to_rgb(red: float, blue: float, full: bool) -> np.ndarray:

@@ -162,15 +162,16 @@ def strip_of_shops():
     return strip, mask
 
 
-def backdrop(time, shops, mask):
+def backdrop(time, shops, mask, width=width):
     """The street without its actors: (height, width, 3) uint8 BGR."""
     rows = np.linspace(0, 1, 300, dtype=np.float32)[:, None, None]
     image = np.empty((height, width, 3), np.uint8)
     top, bottom = np.array([226, 170, 110], np.float32), np.array([214, 224, 250], np.float32)
     image[:300] = ((1 - rows) * top + rows * bottom).astype(np.uint8)
     cv2.circle(image, (1040, 80), 44, (190, 236, 255), -1, cv2.LINE_AA)
-    for number in range(14):  # far houses
-        x = int((number * 130 - 10 * time) % 1820) - 200
+    houses = width // 130 + 5
+    for number in range(houses):  # far away
+        x = int((number * 130 - 10 * time) % (houses * 130)) - 200
         cv2.rectangle(image, (x, 92 + 37 * number % 70), (x + 108, 300), (206, 190, 176), -1)
     shift = shop_speed * time % shops.shape[1]
     columns = slice(0, width + 2)
@@ -199,9 +200,9 @@ def frame_at(time, actors, shops, mask):
     return identified_frame_at(time, actors, shops, mask)[:2]
 
 
-def identified_frame_at(time, actors, shops, mask):
+def identified_frame_at(time, actors, shops, mask, width=width):
     """As frame_at(), and who the objects are: a list of (number of the actor, lap)."""
-    image = backdrop(time, shops, mask)
+    image = backdrop(time, shops, mask, width)
     owner = np.zeros((height, width), np.uint8)
     own = np.zeros(len(actors), int)
     for number, actor in enumerate(actors):

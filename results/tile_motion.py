@@ -1,0 +1,109 @@
+"""Chooses the tiles of a stream's frames that the model has to see again (--tiles motion).
+
+A tile runs if
+
+- something in it looks different from the last time that it ran,
+- a tracked object moves there, or was just lost there (with --track), or
+- it is its turn: in every TURN-th frame, the tile that has not run for the longest time.
+
+The others keep what was found in them. So does a tile in which nothing moves: comparing it with the
+last time that it ran, not with the last frame, also finds what moves slowly.
+"""
+from __future__ import annotations
+
+from typing import Any, List, Sequence, Tuple
+
+import cv2
+import numpy as np
+
+from results.tile_grid import Box
+from vision.frame import Frame, Picture, Undecodable
+
+NO_BOXES = np.empty((0, 4))
+
+# --------------------------------------------------------------------------------------------------
+CELLS = 240          # cells in a row of the frame; they are compared by their mean brightness
+CHANGE = 10          # 0..255: a cell that changes by more than this looks different,
+CHANGED_CELLS = 2    # and a tile with this many of them
+SPEED = 0.1          # a tracked object moves if it covers this fraction of its size in a second
+TURN = 3             # in frames
+# --------------------------------------------------------------------------------------------------
+
+
+def cells_of(frame: Picture) -> np.ndarray | None:
+    """The mean brightness of the frame's cells: (rows, CELLS) int16; None if it cannot be decoded.
+
+    frame: a Frame, or (h, w, 3) uint8 BGR.
+    """
+    height, width = frame.shape[:2]
+    rows = max(1, round(CELLS * height / width))
+    small = np.empty((4 * rows, 4 * CELLS, 3), np.uint8)
+    try:
+        if isinstance(frame, Frame):
+            frame.scale_into(small)
+        else:
+            cv2.resize(frame, (4 * CELLS, 4 * rows), dst=small)
+    except Undecodable:
+        return None
+    grey = cv2.resize(small, (CELLS, rows), interpolation=cv2.INTER_AREA)
+    return grey.astype(np.int16).sum(2) // 3
+
+
+class Motion:
+    """The tiles of one stream."""
+
+    def __init__(self) -> None:
+        self.tiles: Sequence[Box] = ()
+        self.seen: List[Any] = []       # the cells of each tile when it last ran; None: it must run
+        self.rested: List[int] = []     # for how many frames each has not run
+        self.turn = 0
+
+    def choose(self, cells: np.ndarray | None, tiles: Sequence[Box], size: Tuple[int, int],
+               tracked: np.ndarray) -> List[int]:
+        """The numbers of the tiles to run in the next frame.
+
+        cells: what cells_of() returned; tiles: of the frame, in pixels; size: (width, height) of
+        the frame; tracked: boxes (n, 4) xyxy of tracked objects that move or were lost.
+        """
+        if cells is None:
+            return list(range(len(tiles)))
+        if tiles != self.tiles:
+            self.tiles, self.seen, self.rested = tiles, [None] * len(tiles), [0] * len(tiles)
+        now = [part_of(cells, tile, size) for tile in tiles]
+        chosen = {number for number, tile in enumerate(tiles)
+                  if changed(self.seen[number], now[number]) or any_inside(tracked, tile)}
+        resting = set(range(len(tiles))) - chosen
+        self.turn = (self.turn + 1) % TURN
+        if resting and self.turn == 0:
+            chosen.add(max(resting, key=lambda number: self.rested[number]))
+        for number in range(len(tiles)):
+            self.rested[number] += 1
+            if number in chosen:
+                self.seen[number], self.rested[number] = now[number], 0
+        return sorted(chosen)
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Run these tiles in the next frame: what was found in them is lost."""
+        for number in numbers:
+            self.seen[number] = None
+
+
+def part_of(cells: np.ndarray, tile: Box, size: Tuple[int, int]) -> np.ndarray:
+    """The cells that a tile touches."""
+    rows, columns = cells.shape
+    x1, x2 = tile[0] * columns // size[0], -(-tile[2] * columns // size[0])
+    y1, y2 = tile[1] * rows // size[1], -(-tile[3] * rows // size[1])
+    return cells[y1:y2, x1:x2]
+
+
+def changed(before: np.ndarray | None, now: np.ndarray) -> bool:
+    if before is None:
+        return True
+    return bool(np.count_nonzero(np.abs(now - before) > CHANGE) >= CHANGED_CELLS)
+
+
+def any_inside(boxes: np.ndarray, tile: Box) -> bool:
+    """Whether any of the boxes, (n, 4) xyxy, lies at least partly in a tile."""
+    x1, y1, x2, y2 = tile
+    return bool(((boxes[:, 0] < x2) & (boxes[:, 2] > x1)
+                 & (boxes[:, 1] < y2) & (boxes[:, 3] > y1)).any())
