@@ -144,9 +144,8 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
         "this (intersection over union), only the one with the higher score is kept (default: "
         "0.45; for Ultralytics' exports 0.7)")
     add("--tiles", default=settings["tiles"], metavar="COLUMNSxROWS",
-        help="also run the model on overlapping parts of each frame, such as 3x2, to find small "
-        "objects. auto: chosen from the sizes of frame and model; motion, motion:3x2: only the "
-        "parts in which something moves")
+        help="also run the model on overlapping parts of each frame, to find small objects: 3x2, "
+        "auto, or motion (only parts in which something moves)")
 
 
 def add_counting_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:
