@@ -205,6 +205,17 @@ def test_what_others_write_into_the_file_meanwhile_is_kept(opened, path):
         assert file.read() == '{"gate": '
 
 
+def test_the_file_is_replaced_as_a_whole(opened, path):
+    """So that a power cut leaves the old content or the new one."""
+    setup = opened({"gate": {"conf": 0.5}})
+    os.chmod(path, 0o640)
+    with open(path) as old:
+        setup.change("gate", {"conf": 0.6}, setup.state("gate")["version"], save=True)
+        assert json.load(old) == {"gate": {"conf": 0.5}}
+    assert content(path)["gate"]["conf"] == 0.6 and os.stat(path).st_mode & 0o777 == 0o640
+    assert os.listdir(os.path.dirname(path)) == ["site.json"]
+
+
 # ---- changes ----
 
 
@@ -559,14 +570,19 @@ def test_a_kill_at_any_moment_leaves_a_readable_file_with_the_counts_of_one_mome
         )
         with writer:
             assert int(writer.stdout.readline()) == last
-            wait_until(lambda before=last: os.path.exists(file) and written(file) > before)
+            seen = [last]
+            # As another program that reads the file meanwhile, until it was written five times.
+            wait_until(lambda seen=seen: len(set(seen)) > 5 or seen.append(written(file)))
             writer.send_signal(signal.SIGKILL)
-        last = written(file)
-    assert last > 0
+        seen.append(written(file))
+        assert seen == sorted(seen)
+        last = seen[-1]
 
 
 def written(file):
-    """The only count of WRITER's file."""
+    """The only count of WRITER's file; 0 if there is none yet."""
+    if not os.path.exists(file):
+        return 0
     with contextlib.closing(sqlite3.connect(file)) as database:
         with contextlib.suppress(sqlite3.OperationalError):  # no table yet
             found = database.execute("SELECT DISTINCT count FROM counts").fetchall()
@@ -580,7 +596,7 @@ def test_counts_are_written_while_the_stream_runs(opened, path, monkeypatch):
     setup = opened({"gate": {"lines": DOOR}})
     cross(attached(setup))
     file = path.replace(".json", ".counts.sqlite3")
-    wait_until(lambda: os.path.exists(file) and written(file) == 1)
+    wait_until(lambda: written(file) == 1)
 
 
 def test_a_damaged_file_of_counts_is_one_sentence(tmp_path):
