@@ -50,7 +50,7 @@ class Figures:
 
     # since() subtracts these:
     seconds: float = 0.0          # length of this part of the run
-    frames: int = 0               # that func processed
+    frames: float = 0             # that func processed
     dropped: int = 0              # of live sources: replaced by newer ones
     wait: float = 0.0             # of frames for a context
     func: float = 0.0             # in func

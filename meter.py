@@ -54,7 +54,8 @@ class Meter:
         self.funcs = Busy()
         self.of_core: Dict[str, Busy] = collections.defaultdict(Busy)
         self.failures: Dict[str, int] = collections.Counter()
-        self.frames = self.runs = 0
+        self.frames: float = 0
+        self.runs = 0
         self.wait = self.cpu = 0.0
         self.shortest = float("inf")
         self.began = self.cpu_began = 0.0
@@ -77,7 +78,7 @@ class Meter:
                 with self.lock:
                     self.funcs.change(-1)
                     self.cpu += time.thread_time() - cpu
-                    self.frames += 1
+                    self.frames += getattr(frame, "share", 1)  # of a tile in its frame
         return measured
 
     def _attach(self, context: Any) -> None:

@@ -15,7 +15,7 @@ import functools
 import threading
 import time
 from concurrent.futures import CancelledError, Future
-from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Tuple
 
 from results.result import Result
 from results.tile_grid import Tiling, parse
@@ -48,17 +48,22 @@ class TileTask:
 
 
 class Ticket:
-    """The right of a stream to run a tile. queued: see Result; tile: None until a context is free,
-    and if the stream has no tile left then."""
+    """The right of a stream to run a tile.
 
-    def __init__(self, take: Callable[[], Result | None]):
+    queued: see Result. tile: None until a context is free, and if the stream has no tile left then.
+    share: of the tile in its frame, for the Meter, which counts frames.
+    """
+
+    def __init__(self, take: Callable[[], Tuple[Result | None, float]]):
         self.queued, self.taken = time.perf_counter(), False
         self.tile: Result | None = None
+        self.share = 0.0
         self._take = take
 
     def take(self) -> Result | None:
         if not self.taken:  # the pool may call func again after a failed run
-            self.taken, self.tile = True, self._take()
+            self.taken = True
+            self.tile, self.share = self._take()
         return self.tile
 
 
@@ -201,8 +206,9 @@ class TiledResults(Iterator):
                 return
             future.add_done_callback(functools.partial(self._done, ticket))
 
-    def _take(self) -> Result | None:
-        """The next tile to run. If it is the first of its frame, newer frames wait from now on."""
+    def _take(self) -> Tuple[Result | None, float]:
+        """The next tile to run and its share of its frame. With the first tile of a frame, this
+        frame can no longer be replaced by newer ones."""
         with self.changed:
             self.queued -= 1
             group = next((group for group in self.started if group.unstarted), None)
@@ -211,7 +217,7 @@ class TiledResults(Iterator):
                 group.start(self._choose(group))
                 self.started.append(group)
                 self.changed.notify_all()
-            return group.unstarted.popleft() if group else None
+            return (group.unstarted.popleft(), 1 / len(group.tiles)) if group else (None, 0.0)
 
     def _choose(self, group: Group) -> List[int]:
         """The numbers of the tiles of a frame that run, besides the whole frame."""

@@ -791,6 +791,7 @@ def test_a_missing_folder_of_the_project_is_reported_in_one_sentence(clip, tmp_p
         (["--line", "a:1,2,3,4"], "lines"),
         (["--setup", "site.json"], "setup"),
         (["--json", "-"], "jsonl"),
+        (["--tiles", "3x2"], "tiles"),
         (["--save", "x.mp4"], "save_paths"),
         (["--mqtt", "mqtt://h"], "tracking"),
         (["--web", "0"], "web"),

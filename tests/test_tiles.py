@@ -14,6 +14,7 @@ import pytest
 from fakes import wait_until
 
 import rknnpool
+from meter import Meter
 from results.result import FrameTask, Result
 from results.tile_grid import Tiling, parse
 from results.tile_merging import merged
@@ -334,6 +335,14 @@ def test_every_frame_comes_out_in_order_whatever_the_number_of_tiles_and_context
         assert [result.number for result in tiles.map(pool, pictures(range(20)))] == [*range(20)]
     runs = sum(core.runs for core in runtime.cores.values())
     assert runs == 20 * (columns + 1 if columns > 1 else 1)
+
+
+def test_the_meter_counts_frames_not_tiles(runtime):
+    meter = Meter()
+    task = meter.timed(task_of(one_box))
+    with rknnPoolExecutor("model", 2, task, runtime=runtime) as pool:
+        assert len(list(HALVES.map(pool, pictures(range(6))))) == 6
+    assert meter.figures().frames == pytest.approx(6) and meter.figures().runs == 18
 
 
 def test_a_newer_live_frame_replaces_all_tiles_of_an_older_one_or_none(runtime):
