@@ -17,7 +17,7 @@ from conftest import ROOT
 
 import func
 from results.result import FrameTask, Result
-from sources.yuv import frame_of_array
+from sources.yuv import frame_of_array, guessed_format
 from streams import Stream
 from vision.frame import YUVFrame
 from vision.jpeg import JPEGFrame, frame_of_file
@@ -97,6 +97,13 @@ def test_opencvs_arrays_are_read_as_their_format_says(demo_frames, form):
     assert difference(frame) < 1
 
 
+@pytest.mark.parametrize("form", ["NV12", "I420"])
+@pytest.mark.parametrize("size", [(1920, 1080), (64, 48)])
+def test_a_format_that_nobody_names_is_seen_in_the_frame(demo_frames, form, size):
+    for picture in demo_frames[::15]:
+        assert guessed_format(as_array(cv2.resize(picture, size), form)) == form
+
+
 def test_a_small_frame_is_scaled_up_like_its_picture(demo_frames):
     small = cv2.resize(demo_frames[0], (320, 240))
     assert difference(frame_of_array(as_array(small, "NV12"), "NV12")) == 0
@@ -129,6 +136,14 @@ def test_a_jpeg_that_its_exif_data_turns_is_upright():
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
     assert frame_of_file(turned).shape == (60, 40, 3)
+
+
+def test_a_jpeg_that_is_cut_off_anywhere_is_none_or_a_frame(demo_frames):
+    jpeg = cv2.imencode(".jpg", demo_frames[0])[1].tobytes()
+    start = jpeg.index(b"\xff\xda")  # of the compressed data
+    for length in range(start):
+        frame = frame_of_file(jpeg[:length])
+        assert frame is None or frame.shape == (720, 1280, 3)
 
 
 def test_a_jpeg_that_cannot_be_decoded_fails_alone(demo_frames):

@@ -61,7 +61,7 @@ def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
     """(height, width, 3) of a JPEG (ISO/IEC 10918-1, B.2). None if it is something else, or has
     EXIF data, which may turn it."""
     at = 2
-    while data[:2] == b"\xff\xd8" and data[at:at + 1] == b"\xff":
+    while data[:2] == b"\xff\xd8" and data[at:at + 1] == b"\xff" and len(data) > at + 8:
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], "big")
         if data[at + 4:at + 8] == b"Exif":
             return None
