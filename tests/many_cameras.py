@@ -63,7 +63,7 @@ class PyAVCamera(Camera, sources.pyav.AVVideo):
         super().__init__(*arguments, **options)
 
 
-def write_clip(path, seconds=4):
+def write_clip(path, seconds):
     """The demo at the size, rate and bits of a common camera, H.264."""
     import av
 
@@ -152,7 +152,7 @@ def main():
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     with tempfile.TemporaryDirectory() as folder:
         clip = os.path.join(folder, "camera.mp4")
-        write_clip(clip)
+        write_clip(clip, seconds=4 if args.seconds > 1 else 1)
         for count in args.counts:
             for fps, reader in itertools.product((args.fps, None), ("opencv", "av")):
                 rates, delays, cpu = measure(runtime, clip, count, fps, reader, args.seconds)

@@ -33,7 +33,7 @@ from sources import frames_of  # noqa: E402
 from streams import Stream  # noqa: E402
 
 MODEL, VIDEO = str(ROOT / "models/yolov5n_emoji.rknn"), str(ROOT / "models/demo.mp4")
-WARM_UP = 2  # seconds that are not measured
+WARM_UP = 2  # seconds that are not measured, or as many as are, if these are fewer
 CLIENT = """
 import socket, sys, time
 port, count, path, slow = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4] == "slow"
@@ -81,14 +81,14 @@ class RepeatedVideo(Stream):
 
 
 class Meter:
-    """A sink that measures a stream for some seconds, after WARM_UP seconds, and then stops it."""
+    """A sink that measures a stream for some seconds, after a warm-up, and then stops it."""
 
     def __init__(self, seconds):
         self.seconds, self.count, self.warm = seconds, 0, None
 
     def write(self, result):
         now = time.perf_counter()
-        self.warm = self.warm or now + WARM_UP
+        self.warm = self.warm or now + min(WARM_UP, self.seconds)
         if now < self.warm:
             self.start, self.cpu_start = now, time.process_time()
         elif not result.stream.stop.is_set():

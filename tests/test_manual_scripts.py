@@ -39,8 +39,9 @@ def test_the_short_run_of_a_manual_script_works(command):
     words = shlex.split(command)
     if MISSING.get(words[0]):
         pytest.skip(MISSING[words[0]])
+    # timeout ends the programs that the script started, too
     ran = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=300
+        ["timeout", "300", sys.executable, *words], cwd=ROOT, capture_output=True, text=True
     )
     assert ran.returncode == 0 and ran.stdout, ran.stderr
 
