@@ -13,7 +13,6 @@ from typing import Any, Deque, Dict, Optional
 from aiohttp import web
 
 from results.access import RESPONSE_SECONDS, SETUP, Access
-from results.setup_routes import SetupRoutes, text
 
 MAX_EVENTS = 1000      # that wait for one client of /events; then the oldest is discarded
 PICTURE_SECONDS = 5    # how long a request for a single picture waits for one
@@ -47,8 +46,10 @@ class Routes:
 
     def __init__(self, server: Any, access: Access):
         self.server, self.access = server, access
-        self.setup = None if server.setup is None else SetupRoutes(
-            server.setup, server.feeds, server.readonly)
+        self.setup: Any = None
+        if server.setup is not None:
+            from results.setup_routes import SetupRoutes  # only here: it needs sqlite3
+            self.setup = SetupRoutes(server.setup, server.feeds, server.readonly)
         self.html = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
         inline = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", self.html, re.DOTALL)
         digests = (hashlib.sha256(text.encode()).digest() for text in inline)
@@ -244,3 +245,5 @@ class Routes:
                 return
 
 
+def text(status: int, sentence: str) -> web.Response:
+    return web.Response(status=status, text=sentence + "\n")

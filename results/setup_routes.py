@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, NoReturn, Optional
 
 from aiohttp import web
 
+from results.routes import text
 from results.setup import Conflict
 
 MAX_BYTES = 32768  # of a request
@@ -85,7 +86,3 @@ async def read(request: web.BaseRequest) -> Optional[bytes]:
 
 def refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number.")
-
-
-def text(status: int, sentence: str) -> web.Response:
-    return web.Response(status=status, text=sentence + "\n")

@@ -637,6 +637,16 @@ def test_main_py_counts_with_the_file(main_py, clip, car_func, path, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["car.py", "site.json"]  # no counts of files
 
 
+def test_without_setup_nothing_of_it_is_imported():
+    pytest.importorskip("aiohttp")
+    script = "import sys, results.web; results.web.Web('0', []); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "results.routes" in loaded
+    assert not {"results.setup", "results.setup_routes", "results.counts", "sqlite3"} & loaded
+
+
 def test_a_classifier_has_nothing_to_set_up(main_here, path):
     words = "models/result.jpg", "--model", "models/resnet18_emoji.rknn", "--setup", path
     done = main_here(*words)
