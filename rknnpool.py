@@ -3,8 +3,8 @@
     with rknnPoolExecutor("models/yolov5n_emoji.rknn", TPEs=6, func=myFunc) as pool:
         for result in pool.map(frames):    # in the order of the frames
 
-Threads take frames, a frame takes an idle context, results come out in order. This is the one file
-to copy into another program: with Rockchip's wheel rknn-toolkit-lite2 it needs no other.
+Each thread takes an idle context and the next frame; results come out in order. This is the one
+file to copy into another program: with Rockchip's wheel rknn-toolkit-lite2 it needs no other.
 """
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from queue import Empty, SimpleQueue
 from typing import Any, Callable, Iterable, Iterator
 
 __version__ = "0.1.0"
-CORES = {"rk3588": 3, "rk3582": 3, "rk3576": 2, "rk356": 1, "rv1126b": 1}  # by a SoC name's start
+CORES = {"rk3588": 3, "rk3582": 3, "rk3576": 2, "rk356": 1, "rv1126b": 1}  # by prefix of the name
 COMPATIBLE = "/proc/device-tree/compatible"
-HANG_SECONDS = 12             # in inference; the driver itself gives up a run after 6 to 10
-DEAD_AFTER_FAILURES = 10      # runs in a row
-PAUSE_SECONDS = 30, 600       # of a core that failed: at first, and at most; doubled each time
+HANG_SECONDS = 12             # maximum time of an inference; the driver's own limit is 6 to 10 s
+DEAD_AFTER_FAILURES = 10      # failed runs in a row after which the NPU counts as dead
+PAUSE_SECONDS = 30, 600       # first and longest pause of a failing core; each failure doubles it
 SLOW_CONSUMER_SECONDS = 0.02  # live: how long a result may wait before a newer one replaces it
 RELEASED = "the pool was released"
 log = logging.getLogger("rknnpool")
@@ -40,7 +40,7 @@ class NPUError(RuntimeError):
 
     def __init__(self, message: str, fatal: bool = False, label: str = "", frame: Any = None):
         super().__init__(f"the NPU does not answer: {message}" if fatal else message)
-        self.fatal, self.label, self.frame = fatal, label, frame  # "context 2 of 6, core 1"
+        self.fatal, self.label, self.frame = fatal, label, frame  # label: "context 2 of 6, core 1"
 
 
 def soc() -> str | None:
@@ -62,16 +62,16 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
 
     rknnModel: path of the model, or a vision.model.Model; TPEs: number of contexts, each with a
         thread, by default two per NPU core.
-    func: callable (context, frame) -> result; default: myFunc of func.py. One thread at a time uses
-        a context. It carries `model` (a vision.model.Model) and `label` ("context 2 of 6, core 1").
-    coreMask: cores of all contexts (RKNNLite.NPU_CORE_0_1_2); default: single cores in turn.
+    func: callable (context, frame) -> result; default: myFunc of func.py. A context is used by one
+        thread at a time; its `model` is a vision.model.Model, its `label` "context 2 of 6, core 1".
+    coreMask: the cores of every context (RKNNLite.NPU_CORE_0_1_2); default: one core for each.
     runtime: a class with RKNNLite's methods; default: the wheel, or what runtimes/ has instead.
 
-    `inference` adds the batch axis to a frame (height, width, channels). It raises ValueError if
-    the input is refused, and NPUError if the run fails. The core then pauses for 30, 60, ... 600 s,
-    and the frame is retried on another core: **func is called again**. If no other core works, the
-    NPUError is the frame's result, even if func caught it. Raises RuntimeError if a context does
-    not open, and InputError if this machine cannot run the model.
+    A context's inference() adds the batch axis to a frame (height, width, channels). It raises
+    ValueError if the input is refused, and NPUError if the run fails. After a failed run the core
+    pauses for 30 to 600 s, and another core retries the frame: **func is called again**. If no
+    other core works, the NPUError is the frame's result, even if func caught it. The constructor
+    raises RuntimeError if a context does not open, InputError if this machine cannot run the model.
     """
 
     def __init__(self, rknnModel: Any, TPEs: int | None = None, func: Callable | None = None, *,
@@ -94,26 +94,26 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
 
     def submit(self, frame: Any) -> Future:
         """Enqueue a frame, from any thread: a concurrent.futures.Future of func's result. Do not
-        change it until then. Raises RuntimeError after release() and in a forked process."""
+        change the frame until it is done. Raises RuntimeError after release() and in a fork."""
         task = _Task(self._func, frame, self)
         self._engine.submit(task, None)
         return task
 
     def map(self, frames: Iterable, live: bool = False) -> Results:
-        """Iterate over the results for `frames`, in order; a thread reads them. map()s take turns.
+        """Iterate over the results for `frames`, in order. Several map()s take turns.
 
-        frames: any iterable; if it reuses one buffer, pass (frame.copy() for frame in frames). At
-            most 3 * TPEs frames are read ahead.
+        frames: any iterable, read in a thread of its own, at most 3 * TPEs frames ahead. If it
+            reuses one buffer, pass (frame.copy() for frame in frames).
         live: for a camera. Reading never waits: a newer frame replaces the one that waits for a
             context, and a newer result those that a slow consumer has not taken.
 
-        An exception of func or `frames` is raised at its frame's position; after one of func the
-        iteration can go on. Leaving the loop stops reading. After release(): CancelledError.
+        An exception in func or `frames` is raised at its frame's position. After one in func the
+        iteration can continue. Leaving the loop stops reading. After release(): CancelledError.
         """
         return Results(self, self._func, frames, live)
 
     def put(self, frame: Any) -> None:
-        """Enqueue a frame for get(). Call get() as often: the queue has no limit."""
+        """Enqueue a frame for get(). Call get() as often as put(): the queue has no limit."""
         self._put.append(self.submit(frame))
 
     def get(self) -> tuple:
@@ -130,10 +130,10 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
     def release(self, timeout: float | None = None, wait: bool = True) -> None:
         """Cancel waiting frames, finish those in progress, and close the contexts.
 
-        timeout: seconds after which TimeoutError names the contexts that are still busy; None: it
-            names those that hang. Python waits for their threads: end the program with os._exit().
-        wait: False returns at once, and is allowed in signal handlers, callbacks and __del__. In
-            the pool's own threads release() never waits. May be called again.
+        timeout: seconds to wait; None: until each context is closed or hangs. TimeoutError names
+            those still open. Python's exit waits for their threads; os._exit() does not.
+        wait: False returns at once, and is allowed in signal handlers, callbacks and __del__. A
+            call from the pool's own threads never waits. May be called again.
         """
         engine = self._engine
         engine.check()
@@ -158,7 +158,7 @@ class Results(Iterator):
 
     def __init__(self, pool: rknnPoolExecutor, func: Any, frames: Iterable, live: bool) -> None:
         self._pool, self._engine = pool, pool._engine  # the pool lives as long as its results
-        # The feeder has no reference to self, so that leaving the loop ends it.
+        # The feeder does not refer to self, so leaving the loop deletes self and stops the feeder.
         self._stream = _Stream(self._engine, live)
         self._engine.check()
         with self._engine.usable:
@@ -190,7 +190,7 @@ class _Task(Future):
 
     def __init__(self, func: Any = None, frame: Any = None, pool: Any = None) -> None:
         super().__init__()
-        self.func, self.frame, self.pool = func, frame, pool  # a dropped pool still serves it
+        self.func, self.frame, self.pool = func, frame, pool  # the pool lives until then
         self.done_at = 0.0  # time.perf_counter(); 0 until it is done
 
     def end(self, error: BaseException | None, result: Any = None) -> None:
@@ -201,7 +201,7 @@ class _Task(Future):
             elif not (isinstance(error, CancelledError) and self.cancel()):
                 self.set_exception(error)
         except BaseException as raised:
-            if not isinstance(raised, InvalidStateError):  # its context was given up meanwhile
+            if not isinstance(raised, InvalidStateError):  # already ended: its context hung
                 log.exception("exception in a callback of a future")
 
 
@@ -214,7 +214,7 @@ class _Stream:
         self.changed = threading.Condition(lock)  # for the consumer
         self.room = threading.Condition(lock)     # for the feeder
         self.tasks: collections.deque[_Task] = collections.deque()  # read and not yet taken
-        self.newest, self.ended = 0.0, False  # when it was done; the last task raises the end
+        self.newest_taken, self.ended = 0.0, False  # its done_at; once ended, tasks[-1] raises
 
     def feed(self, frames: Any, func: Callable) -> None:
         """The feeder thread. It keeps neither frames nor exceptions alive."""
@@ -250,7 +250,7 @@ class _Stream:
         done = [task for task in self.tasks if task.done_at and task.func] if self.live else []
         while done and self.tasks[0] is not done[-1]:
             first, now = self.tasks[0].done_at, time.perf_counter()
-            late = first and now > max(first, self.newest) + SLOW_CONSUMER_SECONDS
+            late = first and now > max(first, self.newest_taken) + SLOW_CONSUMER_SECONDS
             if not late and len(self.tasks) <= self.max_tasks:
                 break
             self.tasks.popleft()
@@ -261,7 +261,7 @@ class _Stream:
         """Wait for the next task that is done."""
         with self.changed:
             self.changed.wait_for(self._next_is_done)
-            self.newest = max(self.newest, self.tasks[0].done_at)
+            self.newest_taken = max(self.newest_taken, self.tasks[0].done_at)
             self.room.notify_all()
             task = self.tasks.popleft()
             if self.ended and not self.tasks:  # further calls get StopIteration
@@ -291,14 +291,14 @@ class _Core:
 
     def __init__(self, npu: Any, mask: int | None) -> None:
         self.npu, self.mask, self.frames = npu, mask, 0
-        self.pause, self.paused_until = 0, 0.0  # seconds, 0: it works; until this time.monotonic()
+        self.pause, self.paused_until = 0, 0.0  # seconds, 0: it works; a time.monotonic()
         self.on_trial = False  # one context serves one frame after a pause
 
     def busy(self, or_open: bool = False) -> int:
         """The number of busy (or open) contexts on it, of all pools of this process."""
         return sum(each.core.npu is self.npu and (each.core.mask or 1) & (self.mask or 1) > 0
                    and (not each.closed if or_open else each.task is not None)
-                   for engine in list(_alive) for each in engine.contexts)
+                   for engine in list(_engines) for each in engine.contexts)
 
 
 class _Context:
@@ -311,8 +311,8 @@ class _Context:
         self.label = f"context {number} of {engine.count}{', core ' * (cores != '')}{cores}"
         self.task: _Task | None = None        # in progress
         self.failure: NPUError | None = None  # of that task
-        self.began = 0                        # engine.seconds when its inference began, or 0
-        self.run_failed = self.given_up = self.closed = False
+        self.began = 0                        # engine.clock when its inference began, or 0
+        self.run_failed = self.hung = self.closed = False
 
     def open(self, runtime: Any, model: Any) -> None:
         self.lite, path = runtime(), getattr(model, "path", model)
@@ -333,7 +333,7 @@ class _Context:
         self.lite, self.closed = None, True
 
     def _run(self, run, *args, **options):
-        """The wheel ignores what rknn_run returns: a failed run would give the last outputs."""
+        """The wheel ignores what rknn_run returns: a failed run would return the last outputs."""
         returned = run(*args, **options)
         code = returned[0] if isinstance(returned, tuple) else returned
         self.run_failed = isinstance(code, int) and code < 0
@@ -345,7 +345,7 @@ class _Context:
         inputs = [each[None] if getattr(each, "ndim", 0) == 3 and 3 not in axes else each
                   for each in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
         self.run_failed = False
-        self.began = 0 if getattr(self.lite, "ON_CPU", False) else self.engine.seconds
+        self.began = 0 if getattr(self.lite, "ON_CPU", False) else self.engine.clock
         try:
             outputs = infer(inputs, *args, **options)
         finally:
@@ -353,7 +353,7 @@ class _Context:
         reason = getattr(self.lite, "error", None) or "see the message above"
         has_reasons = hasattr(self.lite, "error") or hasattr(self.lite, "rknn_runtime")
         if self.run_failed or getattr(self.lite, "run_failed", outputs is None and not has_reasons):
-            self.failure = self.engine.run_failed(self, reason)
+            self.failure = self.engine.record_failure(self, reason)
             raise self.failure
         if outputs is None:
             shapes = ", ".join(str(getattr(each, "shape", each)) for each in inputs)
@@ -375,23 +375,23 @@ class _Engine:
         self.contexts: list[_Context] = []
         self.waiting: collections.OrderedDict = collections.OrderedDict()  # stream: deque of tasks
         self.maps: set[_Stream] = set()
-        self.seconds = 1  # that this process has run: a stopped process stands still
+        self.clock = 1  # seconds, counted by the helper: stands still while the process is stopped
         self.failures, self.released = 0, False  # failed runs in a row
-        self.todo: SimpleQueue = SimpleQueue()  # functions for the helper; put() takes no lock
+        self.todo: SimpleQueue = SimpleQueue()  # functions for the helper; put() is reentrant
         self.ended = threading.Event()
         self.executor = ThreadPoolExecutor(count, "rknnpool", setattr, (_local, "engine", self))
-        first = self.pid % len(masks)  # small programs do not all use core 0
+        first = self.pid % len(masks)  # so that programs with one context do not all use core 0
         cores = self.cores[first:] + self.cores[:first]
-        _alive.append(self)
+        _engines.append(self)
         try:
             for number in range(1, count + 1):
                 core = min(cores, key=lambda core: core.busy(or_open=True))
                 self.contexts.append(_Context(self, core, number))
                 self.contexts[-1].open(runtime, model)
             self.idle = self.contexts[:]
-            threading.Thread(target=self._help, name="rknnpool-helper", daemon=True).start()
+            threading.Thread(target=self._run_helper, name="rknnpool-helper", daemon=True).start()
         except BaseException:
-            _alive.remove(self)
+            _engines.remove(self)
             for context in self.contexts:
                 context.close()
             raise
@@ -425,13 +425,13 @@ class _Engine:
             if tasks:
                 self.waiting[stream] = tasks  # the other streams come first
         result, error = None, None
-        wanted = task.set_running_or_notify_cancel()
+        running = task.set_running_or_notify_cancel()  # False: it is cancelled
         while context:
             try:
-                result, error = task.func(context.lite, task.frame) if wanted else None, None
+                result, error = task.func(context.lite, task.frame) if running else None, None
             except BaseException as raised:
                 error = raised
-                if isinstance(raised, (StopIteration, CancelledError)):  # it would end a map()
+                if isinstance(raised, (StopIteration, CancelledError)):  # these would end a map()
                     error = RuntimeError(f"func raised {type(raised).__name__}")
                     error.__cause__ = raised
             error = context.failure or error  # func may have caught it
@@ -445,7 +445,7 @@ class _Engine:
         """Wait for the idle context whose core has the least work; None after release()."""
         with self.usable:
             while not self.released:
-                working, now = self._working(), time.monotonic()
+                working, now = self._working_cores(), time.monotonic()
                 contexts = [each for each in self.idle if each.core in working or not working
                             or now >= each.core.paused_until and not each.core.on_trial]
                 if contexts:
@@ -458,29 +458,29 @@ class _Engine:
                 self.usable.wait(1.0)
         return None
 
-    def _working(self):
+    def _working_cores(self):
         """The cores that do not pause and have a context that does not hang."""
-        return {each.core for each in self.contexts if not each.core.pause and not each.given_up}
+        return {each.core for each in self.contexts if not each.core.pause and not each.hung}
 
     def _give_back(self, context, task):
-        """True: the task's run failed, and another core works."""
+        """Make a context idle. True if its task's run failed and another core can retry it."""
         with self.usable:
             failure, context.failure, context.task = context.failure, None, None
-            context.core.on_trial = context.given_up = False  # it came back after all
+            context.core.on_trial = context.hung = False  # a hung context has returned after all
             self.idle.append(context)
             self.usable.notify_all()
         if self.released:
-            self._close_idle()  # the helper may have ended without a context that hung
+            self._close_idle()  # if this context hung, the helper may have ended already
             self.todo.put(bool)  # wakes the helper
-        return bool(failure and context.core.pause and self._working() and not self.released
+        return bool(failure and context.core.pause and self._working_cores() and not self.released
                     and not task.done())
 
-    def run_failed(self, context: _Context, reason: str) -> NPUError:
-        """The error for a failed run. The context's core pauses if another one works."""
+    def record_failure(self, context: _Context, reason: str) -> NPUError:
+        """Count a failed run, and return its error. The core pauses if another one works."""
         what, core = f"{context.label}: a run failed on the NPU ({reason})", context.core
         with self.usable:
             self.failures += 1
-            if self._working() - {core}:
+            if self._working_cores() - {core}:
                 if not core.pause:
                     log.warning("%s. Its core pauses and is tried again with one frame after %d s.",
                                 what, PAUSE_SECONDS[0])
@@ -494,30 +494,30 @@ class _Engine:
     def _look_for_hung(self):
         for context in self.contexts:
             began, task = context.began, context.task
-            if began and task and not context.given_up and self.seconds >= began + HANG_SECONDS:
-                context.given_up = True
+            if began and task and not context.hung and self.clock >= began + HANG_SECONDS:
+                context.hung = True
                 what = f"{context.label} hangs: no answer from the NPU for {HANG_SECONDS} s"
                 dead = (self.failures >= DEAD_AFTER_FAILURES
-                        or all(other.given_up for other in self.contexts))
+                        or all(other.hung for other in self.contexts))
                 error = NPUError(what, dead, context.label, task.frame)
                 log.warning("%s.", error)
                 task.end(error)
                 if dead:
                     self.cancel(error)
 
-    def _help(self):
-        """The helper thread: ends what others want to end, and looks for contexts that hang."""
+    def _run_helper(self):
+        """The helper thread: calls what is in `todo`, and looks for contexts that hang."""
         _local.engine, last = self, time.monotonic()
-        while not (self.released and all(each.closed or each.given_up for each in self.contexts)):
+        while not (self.released and all(each.closed or each.hung for each in self.contexts)):
             with contextlib.suppress(Empty):
                 self.todo.get(timeout=1.0)()
             if time.monotonic() >= last + 1.0:
-                last, self.seconds = time.monotonic(), self.seconds + 1
+                last, self.clock = time.monotonic(), self.clock + 1
                 self._look_for_hung()
             if self.released:
                 self._close_idle()
         self.executor.shutdown(wait=all(each.closed for each in self.contexts))
-        _alive.remove(self)
+        _engines.remove(self)
         self.ended.set()
 
     def _close_idle(self):
@@ -537,14 +537,14 @@ class _Engine:
             stream_or_task.end(error or CancelledError(RELEASED))
 
 
-_alive: list[_Engine] = []   # all pools of this process share the NPU
+_engines: list[_Engine] = []  # of all pools of this process, which share the NPU
 _local = threading.local()  # engine: the one that a thread works for
 
 
 @atexit.register
 def _end_at_exit():
     """Pools that were not released serve what was submitted and close their contexts."""
-    for engine in [each for each in _alive if each.pid == os.getpid()]:  # not in a fork
+    for engine in [each for each in _engines if each.pid == os.getpid()]:  # not in a fork
         engine.executor.shutdown()
         engine.todo.put(engine.cancel)
         engine.ended.wait()
