@@ -79,12 +79,13 @@ class Agreement:
 
     def report(self, where: str) -> str:
         """The result in lines. where: what ran the int8 model."""
-        frames = f"{self.frames} frame{'s' * (self.frames != 1)} that did not calibrate it"
+        frames = f"{self.frames} frame{'s' * (self.frames != 1)} not used for calibration"
         if not self.total:
             return (f"Agreement: unknown, because the float model finds nothing in {frames}. Use "
                     f"pictures that show what it detects.")
         lines = [f"Agreement: int8 ({where}) finds {self.share():.1%} of the float model's "
-                 f"{sum(self.total.values())} detections in {frames}, and {self.more} more."]
+                 f"{sum(self.total.values())} detections in {frames}, and {self.more} that the "
+                 f"float model does not find."]
         width = max(map(len, self.total))
         lines += [f"    {name:{width}}  {self.share(name):6.1%} of {count}"
                   for name, count in self.total.most_common()]

@@ -65,7 +65,7 @@ def test_the_report_has_the_share_of_each_class():
     lines = agreement_of(20, 20, 12, 11, more=3).report("on the NPU").splitlines()
     assert lines == [
         "Agreement: int8 (on the NPU) finds 96.9% of the float model's 32 detections in 35 frames "
-        "that did not calibrate it, and 3 more.",
+        "not used for calibration, and 3 that the float model does not find.",
         "    cat  100.0% of 20",
         "    dog   91.7% of 12",
     ]
