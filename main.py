@@ -62,7 +62,7 @@ web_readonly = False  # the page shows the setup, but cannot change it
 loop = False       # play files again and again
 fps = None         # process at most this many frames per second of each stream; None: all
 reader = None      # "opencv" or "av" (PyAV) for files and URLs; None: the hardware decoder, if any
-silence = None     # open a network camera again after this many seconds without a picture
+silence = None     # reconnect to a network camera after this many seconds without a picture
 camera_size = None    # "1920x1080": size to request from USB cameras; None: their default
 camera_fps = None     # 30
 camera_format = None  # "MJPG"
@@ -118,7 +118,7 @@ def open_pool(args: Any, model: Any, func: Any, streams: list[Stream]) -> rknnPo
     task = Meter(streams).timed(results.frame_task(args, model, func, streams))
     try:
         return rknnPoolExecutor(model, args.threads, task, runtime=runtimes.by_name(args.runtime))
-    except (RuntimeError, ValueError, TypeError) as error:  # a sentence without its full stop
+    except (RuntimeError, ValueError, TypeError) as error:  # the message has no full stop
         missing = rknnpool.soc() and args.runtime in (None, "wheel") and runtimes.missing()
         raise InputError(f"{error}{f'; {missing}' if missing else ''}.") from None
 
@@ -219,7 +219,7 @@ def main() -> None:
         if args.bigCores == "yes":
             process.stay_on_big_cores()
         if args.doctor:
-            import doctor  # only here: a run needs none of its parts
+            import doctor  # only here: nothing else needs it
             sys.exit(doctor.examine(args))
         sys.exit(run(args))
     except InputError as error:

@@ -6,12 +6,12 @@ A func file defines myFunc(rknn_lite, IMG), which returns the picture to show. I
     draw(IMG, detections)      returns the picture; with both, myFunc is draw(IMG, detect(...))
     reads(model)               True if it can read the model's outputs
     classes_of(model)          the number of classes, if only the file can tell it
-    doubt(model)               a sentence for the user if it had to guess
+    warning(model)             a sentence for the user if it had to guess, else None
     unclear(model)             a sentence for the user, "its output ... may be ...", if the file can
                                read the outputs, but another reading is possible
     FRAMES = True              detect() also takes a vision.frame.Frame, as letterbox() and
-                               unletterbox() do: less work than a BGR array. func.py does not say
-                               so, because you may edit it: cv2 and NumPy take arrays only
+                               unletterbox() do, which is less work than a BGR array. func.py does
+                               not set it: it is made for editing, and cv2 needs an array
     BOXES = False              its Detections have no boxes, as those of a classifier
 
 This file is the only one that imports the user's func.py.
@@ -128,7 +128,7 @@ def load(path: str, prefix: str = "--func ") -> ModuleType:
 
 
 def _run(loader: Any, module: ModuleType, folder: str) -> None:
-    """Execute a module that may import its neighbours, even if they are named like our files."""
+    """Execute a module. It may import files beside it, even if they are named like our files."""
     neighbours = {Path(entry).stem for entry in os.listdir(folder)}
     hidden = {name: sys.modules.pop(name) for name in list(sys.modules)
               if name.partition(".")[0] in neighbours and _is_ours(sys.modules[name], folder)}
@@ -157,7 +157,8 @@ def check(module: Any, where: str) -> None:
                          "and the frame.")
 
 
-JOINED = eval("lambda rknn_lite, IMG: draw(IMG, detect(rknn_lite, IMG))").__code__
+# The bytecode of such a myFunc.
+DETECT_AND_DRAW = eval("lambda rknn_lite, IMG: draw(IMG, detect(rknn_lite, IMG))").__code__
 
 
 def has_detections(module: Any) -> bool:
@@ -168,7 +169,8 @@ def has_detections(module: Any) -> bool:
     if not hasattr(module, "myFunc"):
         return True
     code = getattr(module.myFunc, "__code__", None)
-    return code is not None and (code.co_code, code.co_names) == (JOINED.co_code, JOINED.co_names)
+    return code is not None and (code.co_code, code.co_names) == (
+        DETECT_AND_DRAW.co_code, DETECT_AND_DRAW.co_names)
 
 
 def _takes(function: Any, count: int) -> bool:
@@ -206,9 +208,9 @@ def apply_settings(args: Any, model: Model, func: Any) -> None:
     if args.names:
         _set_names(model, args.names, count)
     check_names(model, count)
-    doubt = func.doubt(model) if hasattr(func, "doubt") else None
-    if doubt:
-        print(doubt, file=sys.stderr)
+    warning = func.warning(model) if hasattr(func, "warning") else None
+    if warning:
+        print(warning, file=sys.stderr)
     if args.classes:
         names = class_names(model, func)
         words = [args.classes] if isinstance(args.classes, (str, int)) else args.classes

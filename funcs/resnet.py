@@ -24,12 +24,12 @@ from vision.quantised import as_raw, sigmoid
 from vision.settings import Size, names_of, pair, settings_of
 
 # --------------------------------------------------------------------------------------------------
-IMG_SIZE = 224          # of the model's input, or (width, height), if the model does not say it
+IMG_SIZE = 224          # side or (width, height) of the input, if the model does not state it
 CROP = 224 / 256        # part of the frame's shorter side that the model sees, as in torchvision
 TOP = 5                 # classes shown, the best first
-SCORES = None           # "probabilities"; "logits", of which one class is right; "multilabel",
-                        # logits of which each class is right or not; None: decided by the values
-CLASSES = COCO_CLASSES  # names, if the model has none, as the demo model
+SCORES = None           # the outputs: "probabilities", "logits" (softmax: one class is right) or
+                        # "multilabel" (sigmoid for each class); None: decided by the values
+CLASSES = COCO_CLASSES  # the names for a model without names, such as the demo model
 # --------------------------------------------------------------------------------------------------
 
 BOXES = False  # detect() returns classes of the whole frame
@@ -53,13 +53,13 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     outputs = infer_raw(rknn_lite, preprocess(IMG, model))
     scores = probabilities(outputs, rknn_lite if model is None else model)
     if len(scores) == 1 and len(getattr(model, "names", None) or ()) == 2:
-        scores = np.concatenate([1 - scores, scores])  # one value tells class 1 from class 0
+        scores = np.concatenate([1 - scores, scores])  # the only output is the score of class 1
     names = names_of(model, len(scores), CLASSES)
     settings = settings_of(model, conf=0)
-    wanted = scores >= settings.conf    # NaN is not
+    selected = scores >= settings.conf    # NaN is not
     if settings.class_ids is not None:
-        wanted &= np.isin(np.arange(len(scores)), list(settings.class_ids))
-    classes = np.flatnonzero(wanted)
+        selected &= np.isin(np.arange(len(scores)), list(settings.class_ids))
+    classes = np.flatnonzero(selected)
     classes = classes[np.argsort(-scores[classes], kind="stable")[:TOP]]
     return Detections(None, classes, scores[classes], names)
 
@@ -73,9 +73,9 @@ def classify(rknn_lite: Any, IMG: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
 def reads(model: Any) -> bool:
     """True if a model is a classifier.
 
-    Its one output must be (1, n) or (1, n, 1, 1). Embeddings have the same shape, so something must
-    speak for classes: the task or the class names of the model, or a usual n: ImageNet's 1000,
-    1001, 21841 or 21843, or the number of names in CLASSES.
+    Its one output must be (1, n) or (1, n, 1, 1). Embeddings have the same shape, so one more sign
+    is needed: the model's task, scores or class names, or a known n, which is one of
+    IMAGENET_COUNTS or the number of names in CLASSES.
     """
     shapes = [shape for _, shape in model.outputs]
     if model.task not in (None, "classify") or not is_vector(shapes):
@@ -107,7 +107,7 @@ def preprocess(IMG: np.ndarray, model: Any) -> np.ndarray:
     """What a model sees of a frame: (height, width, 3) uint8 RGB. model: a Model, or None."""
     size = settings_of(model, IMG_SIZE).size
     if getattr(model, "task", None) == "classify" and "imgsz" in model.metadata:  # Ultralytics
-        return smooth(IMG, size)
+        return crop_like_ultralytics(IMG, size)
     return crop(IMG, size)
 
 
@@ -127,10 +127,9 @@ def crop(IMG: np.ndarray, size: Size, share: Optional[float] = None) -> np.ndarr
     return cv2.cvtColor(middle, cv2.COLOR_BGR2RGB)
 
 
-def smooth(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
-    """A frame as Ultralytics' classifiers see it: scaled by Pillow, which averages over all pixels
-    under a new one, until the shorter side fits, and then its middle; for an input that is not a
-    square the whole frame. Without Pillow it is crop() of the whole shorter side.
+def crop_like_ultralytics(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """What Ultralytics' classifiers see of a frame: the middle for a square input, else the whole
+    frame, distorted; scaled by Pillow with antialiasing. Without Pillow, crop() takes the middle.
 
     IMG: (h, w, 3) uint8 BGR, or what as_bgr() converts; size: (width, height). Returns (height,
     width, 3) uint8 RGB.
@@ -153,9 +152,9 @@ def smooth(IMG: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 def probabilities(outputs: Sequence[Any], owner: Any = None) -> np.ndarray:
     """The score of each class, (classes,) float32 in 0..1; NaN if the model's value is not finite.
 
-    outputs: of infer() or infer_raw(). owner: a Model or context; what the outputs are is written
-    to its attribute `scores` once the values have told it, so that it is the same for all frames.
-    Raises ModelError if there is another output than (1, classes) or (1, classes, 1, 1).
+    outputs: of infer() or infer_raw(). owner: a Model or context; the kind of the outputs, once the
+    values show it, is stored in its attribute `scores`, so that it stays the same for all frames.
+    Raises ModelError unless there is one output (1, classes) or (1, classes, 1, 1).
     """
     raw = as_raw(outputs)
     shapes = [output.shape for output in raw]

@@ -3,8 +3,8 @@
     yolo export model=yolo11n.pt format=rknn name=rk3588    # on a PC; format=onnx for the PC itself
     python main.py street.mp4 --model yolo11n_rknn_model    # on the board
 
-The layouts, for an input of width x height and n cells, over the strides s the sum of (width / s) *
-(height / s):
+The layouts, where n is the number of cells, the sum of (width / s) * (height / s) over the strides
+s:
 
     detect   (1, 4 + classes, n): x and y of the box's centre, its width and height, class scores
              after the sigmoid
@@ -14,14 +14,14 @@ The layouts, for an input of width x height and n cells, over the strides s the 
              after the sigmoid
     obb      (1, 4 + classes + 1, n): the box before its rotation, and at the end the angle in
              radians
-    end2end  (1, 300, 6 + the same as above): x1, y1, x2, y2 (obb: x, y, width, height), score,
-             class; these rows need no NMS
+    end2end  (1, 300, 6 + what the task adds above): x1, y1, x2, y2 (obb: x, y, width, height),
+             score, class; these rows need no NMS
     YOLOv5   (1, 3 * n, 5 + classes), from its own repository: as detect, but with an objectness
              before the classes
 
-Coordinates are pixels of the input or, in int8, parts of its width and height (ultralytics 8.4.190,
-read from its exports). tests/compare_ultralytics.py compares each with Ultralytics' predict(). The
-tests build YOLOv5's layout themselves. Classifiers are read by funcs/resnet.py.
+Coordinates are pixels of the input or, in int8, fractions of its width and height (as ultralytics
+8.4.190 exports them). tests/compare_ultralytics.py compares each layout with Ultralytics'
+predict(). The tests build YOLOv5's layout themselves. Classifiers are read by funcs/resnet.py.
 """
 from __future__ import annotations
 
@@ -75,16 +75,16 @@ class Found(NamedTuple):
     boxes: np.ndarray      # (n, 4) float32 in pixels of the input: xyxy; obb: x, y, width, height
     classes: np.ndarray    # (n,) int64
     scores: np.ndarray     # (n,) float32
-    more: Raw              # (channels, cells): mask coefficients, key points or the angle
-    cells: np.ndarray      # (n,) int64: the column of `more` that belongs to each box
+    extra: Raw             # (channels, cells): mask coefficients, key points or the angle
+    cells: np.ndarray      # (n,) int64: the column of `extra` that belongs to each box
 
     def select(self, index: np.ndarray) -> Found:
         return self._replace(boxes=self.boxes[index], classes=self.classes[index],
                              scores=self.scores[index], cells=self.cells[index])
 
-    def more_of(self, index: np.ndarray) -> np.ndarray:
-        """The values of `more` of some boxes: (n, channels) float32."""
-        return self.more.columns(self.cells[index]).floats().T
+    def extra_of(self, index: np.ndarray) -> np.ndarray:
+        """The values of `extra` of some boxes: (n, channels) float32."""
+        return self.extra.columns(self.cells[index]).floats().T
 
 
 def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
@@ -133,8 +133,8 @@ def classes_of(model: Any) -> Optional[int]:
     return layout.classes or None if layout else None
 
 
-def doubt(model: Any) -> Optional[str]:
-    """A sentence for the user if the task had to be guessed and another is possible, or None."""
+def warning(model: Any) -> Optional[str]:
+    """A sentence for the user if the task had to be guessed and may be another one, else None."""
     layout = layout_of(model)
     if (layout is None or _task_of(model) or layout.task == "segment"
             or layout.kind != "columns"):
@@ -219,9 +219,9 @@ def layout_of_shapes(shapes: Sequence[Shape], size: Tuple[int, int], task: Optio
 
 def _kind_of(shape: Shape, size: Tuple[int, int], task: Optional[str], names: Optional[int]
              ) -> Tuple[str, int]:
-    """The kind of the output with the boxes ("" for another one), and how many values each box has
-    besides its sides (of yolov5: and the objectness; of rows: and score and class). A side of 0 is
-    left open, as dynamic=True does."""
+    """The kind of the output with the boxes ("" if it is none), and how many values each box has
+    besides its coordinates, and besides objectness (yolov5) or score and class (rows). A dimension
+    of 0 is open: exported with dynamic=True."""
     _, first, last = shape
     cells = _cells(size)
     if first == last == 0:
@@ -266,8 +266,8 @@ def _guess_points(values: int) -> Optional[Tuple[int, int]]:
 def decode(output: Raw, layout: Layout, settings: Settings, relative: bool = False) -> Found:
     """The boxes of one output, before NMS.
 
-    relative: coordinates are parts of the input's sides, not pixels. Coordinates that all lie in
-    0..2 are read so in any case, because no object is that small.
+    relative: coordinates are fractions of the input's width and height, not pixels. Coordinates
+    that all lie in 0..2 always count as relative, because no object is that small.
     """
     output = output.reshape(*output.shape[1:3])
     read = {"columns": _columns, "rows": _rows, "yolov5": _yolov5}[layout.kind]
@@ -290,12 +290,12 @@ def _columns(output: Raw, layout: Layout, settings: Settings) -> Found:
     cells = np.flatnonzero(scores.highest() >= scores.threshold(settings.conf))
     values = scores.columns(cells).floats()
     boxes = output.part(np.s_[:4]).columns(cells).floats().T
-    more = output.part(np.s_[4 + layout.classes:])
-    return Found(boxes, values.argmax(0), values.max(0), more, cells)
+    extra = output.part(np.s_[4 + layout.classes:])
+    return Found(boxes, values.argmax(0), values.max(0), extra, cells)
 
 
 def _rows(output: Raw, layout: Layout, settings: Settings) -> Found:
-    columns = output._replace(stored=output.stored.T)                   # (6 + more, rows)
+    columns = output._replace(stored=output.stored.T)                   # (6 + extra, rows)
     cells = np.flatnonzero(columns.stored[4] >= columns.threshold(settings.conf))
     values = columns.part(np.s_[:6]).columns(cells).floats()
     classes = np.round(np.nan_to_num(values[5])).astype(np.int64)
@@ -320,11 +320,11 @@ def _finish(found: Found, layout: Layout, outputs: Sequence[Raw], settings: Sett
     classes, scores = found.classes[best], found.scores[best]
     if layout.task == "segment":
         prototypes = outputs[1 - layout.boxes]
-        masks = masks_of(found.more_of(best), prototypes, boxes, settings.size, placement)
+        masks = masks_of(found.extra_of(best), prototypes, boxes, settings.size, placement)
         detections = Detections(boxes, classes, scores, masks=masks)
         return detections.select(np.array([mask.any() for _, _, mask in masks], bool))
     if layout.task == "pose":
-        points = found.more_of(best).reshape(len(best), layout.points, layout.values)
+        points = found.extra_of(best).reshape(len(best), layout.points, layout.values)
         if relative or points.size and np.nanmax(np.abs(points[..., :2])) <= 2:
             points[..., :2] *= np.array(settings.size, np.float32)
         keypoints = unletterbox_keypoints(points, placement, IMG.shape)
@@ -333,7 +333,7 @@ def _finish(found: Found, layout: Layout, outputs: Sequence[Raw], settings: Sett
 
 
 def _rotated(found: Found, layout: Layout, settings: Settings, placement: Placement) -> Detections:
-    angles = found.more_of(np.arange(len(found.cells)))[:, 0]
+    angles = found.extra_of(np.arange(len(found.cells)))[:, 0]
     rotated = np.column_stack([found.boxes, angles])
     if layout.kind == "rows":
         best = best_first(rotated, found.classes, found.scores, settings)[:MAX_BOXES]

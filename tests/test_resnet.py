@@ -309,9 +309,9 @@ def test_ultralytics_classifiers_get_the_same_pixels_as_from_pillow(monkeypatch,
     picture = Image.fromarray(frame[..., ::-1]).resize(size, Image.BILINEAR)
     left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
     expected = np.array(picture.crop((left, top, left + 224, top + 224)))
-    np.testing.assert_array_equal(resnet.smooth(frame, (224, 224)), expected)
+    np.testing.assert_array_equal(resnet.crop_like_ultralytics(frame, (224, 224)), expected)
     monkeypatch.setitem(sys.modules, "PIL", None)  # without Pillow, almost the same
-    off = np.abs(resnet.smooth(frame, (224, 224)).astype(int) - expected)
+    off = np.abs(resnet.crop_like_ultralytics(frame, (224, 224)).astype(int) - expected)
     assert off.mean() < 2
 
 
