@@ -30,7 +30,7 @@ class Detections:
     scores: np.ndarray                         # (n,) float32, 0..1; with a class_map, each
                                                # class's share of the frame
     names: Names = ()                          # class names by number
-    ids: Optional[np.ndarray] = None           # (n,) int64, from a tracker; -1: not sure yet
+    ids: Optional[np.ndarray] = None           # (n,) int64, from a tracker; -1: no id yet
     masks: Optional[List[Mask]] = None         # n masks of 0 and 1
     keypoints: Optional[np.ndarray] = None     # (n, k, 3) float32: x, y, score
     corners: Optional[np.ndarray] = None       # (n, 4, 2) float32, of rotated boxes
@@ -84,7 +84,8 @@ class Detections:
         return replace(self, **selected)
 
     def inside_frame(self) -> Detections:
-        """Without the boxes that lay on the grey bars: clipping to the frame left them empty."""
+        """The detections whose box is not empty. A box on letterbox()'s grey bars is empty after
+        unletterbox() has clipped it to the frame."""
         assert self.boxes is not None
         inside = (self.boxes[:, 2:] > self.boxes[:, :2]).all(1)
         return self if inside.all() else self.select(inside)

@@ -1,4 +1,4 @@
-"""Errors whose message is meant for the person at the board, and a hint for typing errors."""
+"""Errors whose message is meant for the person at the board, and a suggestion for typos."""
 from __future__ import annotations
 
 import difflib

@@ -1,5 +1,5 @@
-"""A frame as its source gave it, such as in YUV. A model's input is made from it directly, a BGR
-picture only when somebody needs one."""
+"""A frame in the format of its source, such as YUV. A model's input is made from it directly, and a
+BGR picture only when somebody needs one."""
 from __future__ import annotations
 
 import threading
@@ -88,7 +88,7 @@ class YUVFrame(Frame):
             return super().scale_into(rgb)
         y, *colours = self.planes
         small = [scaled(y, rgb.shape[1::-1])]
-        # The nearest colours are those that OpenCV and FFmpeg give a pixel, too.
+        # OpenCV and FFmpeg do not interpolate colours between pixels either.
         small += [cv2.resize(plane, rgb.shape[1::-1], interpolation=cv2.INTER_NEAREST_EXACT)
                   for plane in colours]
         cv2.transform(cv2.merge(small), self.to_rgb, dst=rgb)
@@ -105,8 +105,8 @@ class YUVFrame(Frame):
 def yuv_to_rgb(red: float, blue: float, full: bool) -> np.ndarray:
     """(3, 4) float32, from (Y, U, V, 1) to (R, G, B), all from 0 to 255 (ITU-R BT.709, 3.2 to 3.5).
 
-    red, blue: their shares in Y. full: Y, U and V use all values from 0 to 255; else Y those from
-    16 to 235, U and V those from 16 to 240.
+    red, blue: their weights in Y (Kr and Kb). full: Y, U and V use all values from 0 to 255; else
+    Y those from 16 to 235, U and V those from 16 to 240.
     """
     v_to_red, u_to_blue, green = 2 * (1 - red), 2 * (1 - blue), 1 - red - blue
     matrix = np.array([[1, 0, v_to_red],
@@ -118,6 +118,6 @@ def yuv_to_rgb(red: float, blue: float, full: bool) -> np.ndarray:
     return np.column_stack([matrix, -zero]).astype(np.float32)
 
 
-# By "full", see above.
+# Key: `full`, see above.
 BT601 = {full: yuv_to_rgb(0.299, 0.114, full) for full in (False, True)}
 BT709 = {full: yuv_to_rgb(0.2126, 0.0722, full) for full in (False, True)}

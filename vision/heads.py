@@ -25,8 +25,8 @@ class Groups(NamedTuple):
 
 
 def group_by_stride(shapes: Shapes, size: Tuple[int, int]) -> Optional[Groups]:
-    """The outputs of each stride, which follow each other. None unless there is one group for each
-    stride, all with the same channels. size: (width, height) of the model's input."""
+    """Group consecutive outputs by stride. None unless there is one group for each stride, and all
+    groups have the same channels. size: (width, height) of the model's input."""
     step, rest = divmod(len(shapes), len(STRIDES))
     if rest or not step or any(len(shape) != 4 or shape[0] != 1 for shape in shapes):
         return None

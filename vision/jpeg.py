@@ -1,5 +1,5 @@
-"""A frame that is still a JPEG: decoded when needed, for a model's small input at less than its
-size."""
+"""A frame that is still a JPEG: decoded when needed, and at a reduced size if the model's input is
+small."""
 from __future__ import annotations
 
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 from vision.frame import Frame, Picture, Undecodable, write_rgb
 
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4,
-           2: cv2.IMREAD_REDUCED_COLOR_2}  # by the part of its size, 1/8 and so on
+           2: cv2.IMREAD_REDUCED_COLOR_2}  # 8: decodes at 1/8 of the size
 
 
 class JPEGFrame(Frame):
@@ -26,8 +26,8 @@ class JPEGFrame(Frame):
         self.data = data
 
     def scale_into(self, rgb: np.ndarray) -> None:
-        room = min(self.shape[0] / rgb.shape[0], self.shape[1] / rgb.shape[1])
-        flags = [flag for part, flag in REDUCED.items() if part <= room]
+        ratio = min(self.shape[0] / rgb.shape[0], self.shape[1] / rgb.shape[1])
+        flags = [flag for divisor, flag in REDUCED.items() if divisor <= ratio]
         if self.made is None and flags:
             write_rgb(decode(self.data, flags[0]), rgb)
         else:
@@ -59,7 +59,7 @@ def frame_of_file(data: Any) -> Picture | None:
 
 def jpeg_shape(data: bytes) -> tuple[int, int, int] | None:
     """(height, width, 3) of a JPEG (ISO/IEC 10918-1, B.2). None if it is something else, or has
-    EXIF data, which may turn it."""
+    EXIF data, which may rotate it."""
     at = 2
     while data[:2] == b"\xff\xd8" and data[at:at + 1] == b"\xff" and len(data) > at + 8:
         marker, length = data[at + 1], int.from_bytes(data[at + 2:at + 4], "big")

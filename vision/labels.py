@@ -1,4 +1,4 @@
-"""Labels: the picture of a text on its class's colour, and where it goes in a frame."""
+"""Labels: pictures of a text on the colour of its class, and their positions in a frame."""
 from __future__ import annotations
 
 import colorsys
@@ -73,7 +73,7 @@ def text_picture(text: str, height: int, paint: Colour, ink: Colour) -> np.ndarr
     """A text drawn by Pillow, about `height` pixels high: (h, w, 3) uint8 BGR. Raises ImportError
     if Pillow is missing, or a font with all letters of the text."""
     from PIL import Image, ImageDraw
-    # A font for "a0" has all of ASCII; so another count needs no other search.
+    # "a0" stands for ASCII letters and digits, so a text with another number finds its font cached.
     font = _font(frozenset("a0") | {letter for letter in text if not letter.isascii()}, height)
     if font is None:
         raise ImportError("no font has all these letters")

@@ -11,13 +11,13 @@ import numpy as np
 from vision.frame import Frame, Picture, scaled
 from vision.settings import Size, pair
 
-GREY = 114  # of the bars, as the models were trained
+GREY = 114  # of the bars, as in the training of YOLO models
 # Where the frame lies in the model's input: left, top, x scale, y scale, from letterbox()
 Placement = Tuple[int, int, float, float]
 
 
 def as_bgr(IMG: Picture) -> np.ndarray:
-    """A frame as (h, w, 3) uint8 BGR that can be drawn on; a frame that is so is not copied.
+    """A frame as (h, w, 3) uint8 BGR that can be drawn on; copied only if it is not one already.
 
     IMG: a Frame; or uint8, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA. Raises
     ValueError for anything else.

@@ -60,7 +60,7 @@ def family(soc: str | None) -> str | None:
 class Model:
     """A model as describe() found it. What is unknown is None; unknown inputs and outputs are [].
 
-    Each pool has an object of its own: its contexts carry it as their attribute `model`, and funcs
+    Each pool has its own Model: its contexts have it as their attribute `model`, where func files
     read it. conf, iou and class_ids are settings, which main.py's flags set.
     """
     path: str                                    # the file to load
@@ -79,7 +79,7 @@ class Model:
     class_ids: Optional[Collection[int]] = None  # numbers of the classes to keep; None: all
     folder: Optional[str] = None                 # the folder, if one was given
     names_from: Optional[str] = None             # the file that the names were read from
-    warnings: List[str] = field(default_factory=list)  # files beside the model, left out
+    warnings: List[str] = field(default_factory=list)  # on files beside it that are ignored
     metadata: Dict[str, Any] = field(default_factory=dict)  # from metadata.yaml and the model file
 
     @property
@@ -94,7 +94,7 @@ def describe(path: str | os.PathLike[str], soc: str | None = None) -> Model:
     path: a .rknn, an .onnx, a .tflite, or a folder with a .rknn or .onnx (Ultralytics' export).
     soc: the SoC whose NPU will run the model ("rk3588s"); None: no NPU will. In a folder it chooses
     the .rknn for that SoC, or without an NPU the .onnx. Without an NPU, x.onnx runs in place of
-    x.rknn, so it describes itself.
+    x.rknn, so x.onnx is described.
 
     Reads the file, metadata.yaml (or NAME.yaml) beside it, and class names from NAME.txt, which
     replaces all others, or one of NAMES_FILES. problems() reports damaged files. Raises
@@ -155,7 +155,7 @@ def _read_names_beside(model: Model, stem: str) -> None:
 
 
 def problems(model: Model, soc: str | None = None, library: str = LIBRARY) -> List[str]:
-    """Warnings about a model that describe() described: a list of sentences, mostly empty.
+    """Warnings about a model that describe() returned: a list of sentences, usually empty.
 
     soc: the SoC whose NPU will run it ("rk3588s"), None if a CPU will.
     library: path of the vendor's librknnrt.so.
@@ -217,7 +217,7 @@ def check_kind(path: str | os.PathLike[str], soc: str | None = None) -> None:
 
 
 def check_names(model: Model, count: int | None) -> None:
-    """Raises InputError if a model has names, but not as many as its `count` of classes."""
+    """Raises InputError if a model has names for more or fewer than its `count` classes."""
     if count is not None and model.names is not None and len(model.names) != count:
         raise InputError(f"{model.names_from or model.path}: has names for {len(model.names)} "
                          f"classes, but {model.path} has {count} classes. Give the right names "
@@ -258,7 +258,7 @@ def for_npu(path: str, soc: str) -> str:
 
 
 def how_to_convert(path: str) -> str:
-    """A sentence with the command that converts the .onnx at `path` on this board."""
+    """Sentences with the command that converts the .onnx at `path` on this board."""
     python = ROOT / "models" / ".venv" / "bin" / "python"
     command = [str(python) if python.exists() else sys.executable,
                str(ROOT / "models" / "convert.py"), path, "--calibration", "SOURCE"]

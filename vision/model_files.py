@@ -38,7 +38,7 @@ def checked_shape(dimensions: Sequence[Any]) -> Tuple[int, ...]:
 
 
 def not_a_model(start: bytes) -> str | None:
-    """What a file with these first bytes is, if it cannot be a model of any kind; else None."""
+    """What a file with these first bytes is instead of a model: "a web page"; None if unknown."""
     if not start:
         return "an empty file"
     if start.startswith(b"version https://git-lfs"):

@@ -9,13 +9,13 @@ import numpy as np
 from vision.rotated import similarity
 from vision.settings import Settings
 
-MAX_BOXES = 300          # detections of a frame at most, the best ones
-MAX_CANDIDATES = 3000    # boxes that enter NMS; 19,000 of a broken model would take seconds
+MAX_BOXES = 300          # maximum number of detections per frame: the best ones are kept
+MAX_CANDIDATES = 3000    # of boxes before NMS; 19,000 of a broken model would take seconds
 
 
 def nms(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Settings
         ) -> np.ndarray:
-    """The indices of the boxes that stay, at most MAX_BOXES, best first: (k,) int64.
+    """The indices of the boxes that are kept, at most MAX_BOXES, best first: (k,) int64.
 
     boxes: (n, 4) xyxy; classes, scores: (n,). Boxes of different classes do not suppress each
     other. Boxes whose values are not finite, and those of other classes than settings.class_ids,
@@ -46,7 +46,7 @@ def rotated_nms(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, sett
     settings.iou (Fast NMS, Bolya et al. 2019, as Ultralytics' predict() does it).
     """
     index = best_first(boxes, classes, scores, settings)
-    stay = np.ones(len(index), bool)
+    kept = np.ones(len(index), bool)
     for number in np.unique(classes[index]):
         members = np.flatnonzero(classes[index] == number)
         own = boxes[index[members]]
@@ -54,8 +54,8 @@ def rotated_nms(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, sett
             end = min(start + 256, len(members))
             better = np.arange(end)[:, np.newaxis] < np.arange(start, end)
             alike = similarity(own[:end], own[start:end]) > settings.iou
-            stay[members[start:end]] = ~(alike & better).any(0)
-    return index[stay][:MAX_BOXES]
+            kept[members[start:end]] = ~(alike & better).any(0)
+    return index[kept][:MAX_BOXES]
 
 
 def best_first(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Settings
@@ -67,7 +67,7 @@ def best_first(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, setti
 
 def usable(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Settings
            ) -> np.ndarray:
-    """The indices of the boxes that are finite and of a wanted class."""
+    """The indices of the boxes that are finite and of a class in settings.class_ids."""
     finite = (np.abs(boxes).max(1) < 1e6) & np.isfinite(scores)  # NaN fails each comparison
     if settings.class_ids is not None:
         finite &= np.isin(classes, list(settings.class_ids))

@@ -30,7 +30,7 @@ def read(path: str) -> Contents:
                     metadata[_text(data, entry[1])] = _text(data, entry[2]) if 2 in entry else ""
                 elif number == GRAPH:
                     _read_graph(data, span, ends, constants)
-    except Exception:  # damaged: not_onnx() says how, and the runtime will judge it
+    except Exception:  # damaged: not_onnx() says how, or the runtime reports it
         return Contents()
     # Older files list constants among the inputs, too.
     inputs = [tensor for tensor in ends[GRAPH_INPUT] if tensor[0] not in constants]
@@ -41,7 +41,7 @@ def read(path: str) -> Contents:
 
 
 def not_onnx(path: str | os.PathLike[str]) -> str | None:
-    """What a file is that cannot be an .onnx, in words; None if it may be one."""
+    """What a file is instead of an .onnx, such as "an empty file"; None if it may be an .onnx."""
     path = os.fspath(path)
     try:
         with open(path, "rb") as file:

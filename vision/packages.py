@@ -16,9 +16,9 @@ PIP_NAMES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert", "cv2": "opencv
 
 
 def pip_install(*arguments: str) -> str:
-    """The command that installs packages for the Python that runs this program, as it is typed.
+    """The command line that installs packages for the Python that runs this program.
 
-    arguments: pip's: packages, or "-r" and a file.
+    arguments: of pip install: packages, or "-r" and a file.
     """
     managed = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     if sys.prefix == sys.base_prefix and os.path.exists(managed):  # Debian's own refuses pip
@@ -47,8 +47,8 @@ def missing_package(what: str, error: ImportError) -> str:
 
 @contextlib.contextmanager
 def needed_packages() -> Iterator[None]:
-    """End the program with a sentence and exit code 2 if a package is missing that is imported
-    inside the with block."""
+    """A context for imports: if a package is missing, it ends the program with a sentence and exit
+    code 2."""
     try:
         yield
     except ImportError as error:

@@ -53,7 +53,7 @@ class Raw(NamedTuple):
         return _stored_threshold(value, self.scale, self.zero_point, self.stored.dtype)
 
     def within(self, low: float, high: float) -> bool:
-        """True if no value outside low..high can be stored, as after a sigmoid in int8."""
+        """True if an integer type cannot store values outside low..high, as after a sigmoid."""
         if self.stored.dtype.kind == "f":
             return False
         limits = np.iinfo(self.stored.dtype)
@@ -85,9 +85,9 @@ def as_raw(outputs: Sequence[Union[np.ndarray, tuple]]) -> List[Raw]:
 
 
 def lacks_sigmoid(scores: Sequence[Raw]) -> bool:
-    """True if scores are logits: over all heads, more than a quarter lies outside 0..1.
+    """True if scores are logits: more than a quarter of the values of all heads lie outside 0..1.
 
-    Some hundred values of each head are checked. A few broken values do not count.
+    A sample of at most 300 values of each head is checked. A few broken values do not count.
     """
     low, high = -0.01, 1.01  # int8 rounds scores to -0.004 .. 1.004
     if all(head.within(low, high) for head in scores):
@@ -110,7 +110,7 @@ def logit(score: float) -> float:
 
 
 def as_scores(values: np.ndarray, logits: bool = False) -> np.ndarray:
-    """Scores in 0..1 from float32 values, which may be logits. A value above 1 is broken: NaN."""
+    """Scores in 0..1 from float32 values, which may be logits. Values above 1 become NaN."""
     if logits:
         return sigmoid(values)
     # int8 rounds 1 up to 1.004 at most

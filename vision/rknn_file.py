@@ -25,7 +25,7 @@ def read(path: str) -> Contents:
             length, = struct.unpack_from("<Q", data, end)
             description = json.loads(data[end + 8:end + 8 + length].decode())
         return _contents(description)
-    except Exception:  # an older format, an encrypted or a damaged file: the runtime will judge it
+    except Exception:  # an older format, an encrypted or a damaged file: the runtime reports it
         return Contents()
 
 
@@ -47,7 +47,7 @@ def _contents(description: Dict[str, Any]) -> Contents:
 
 
 def not_rknn(path: str) -> str | None:
-    """What a file is that cannot be a .rknn, in words; None if it may be one."""
+    """What a file is instead of a .rknn, such as "an empty file"; None if it may be a .rknn."""
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -59,9 +59,9 @@ def not_rknn(path: str) -> str | None:
 
 
 def _damage(path: str) -> str | None:
-    """What is wrong with a .rknn, in words: it is cut off, or its JSON cannot be read.
+    """What is wrong with a .rknn: a clause if it is cut off or its JSON cannot be read, else None.
 
-    At such JSON the vendor's library (1.5.2) aborts the process, so it must be found before.
+    The vendor's library (1.5.2) aborts the process if it cannot read the JSON.
     """
     try:
         with mapped(path) as data:
@@ -73,7 +73,7 @@ def _damage(path: str) -> str | None:
                 return f"only the first {len(data):,} bytes of more than {end:,}: copy it again"
             length, = struct.unpack_from("<Q", data, end)
             text = data[end + 8:end + 8 + length]
-    except (struct.error, OverflowError):  # another format, which the library judges
+    except (struct.error, OverflowError):  # another format, which only the library knows
         return None
     try:
         json.loads(text.decode(errors="replace"))

@@ -28,7 +28,7 @@ def read(path: str) -> Contents:
             recorded = metadata.get(key)  # models/convert.py records the ONNX's own
             if isinstance(recorded, list) and len(recorded) == len(ends[number]):
                 ends[number] = [(str(name), checked_shape(shape)) for name, shape in recorded]
-    except Exception:  # damaged: the runtime will judge it
+    except Exception:  # damaged: the runtime reports it
         return Contents(metadata=metadata)
     return Contents(ends[0], ends[1], metadata)
 
