@@ -216,26 +216,29 @@ def parse_arguments() -> argparse.Namespace:
     add("--threads", nargs="+", default=threads.split(), metavar="N",
         help=f"numbers, all, plain (default: {threads})")
     add("--seconds", type=float, default=seconds,
-        help=f"for each column in each round (default: {seconds:g})")
-    add("--warmup", type=float, default=warmup, help=f"seconds before that (default: {warmup:g})")
+        help=f"seconds to measure each column in each round (default: {seconds:g})")
+    add("--warmup", type=float, default=warmup,
+        help=f"seconds before each measurement (default: {warmup:g})")
     add("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
     add("--simulate", default=simulate, metavar="NPU",
-        help=f"milliseconds x cores, or of each core, or one of {', '.join(PUBLISHED)}")
+        help="milliseconds per frame: for equal cores 16.9x3, or of each core 10,10,30; or one of "
+             f"{', '.join(PUBLISHED)}")
     add("--runtime", nargs="+", default=runtime, metavar="NAME",
-        help=f"a column for each: {', '.join(runtimes.RUNTIMES)}; over a simulated NPU, with a C "
-             f"library in place of NumPy: {', '.join(KINDS)}")
+        help=f"a column for each: {', '.join(runtimes.RUNTIMES)}; with --simulate, on a C "
+             f"library in place of librknnrt.so: {', '.join(KINDS)}")
     add("--output", default=output, help=f"path of the .json and the .png (default: {output})")
     add("--no-decode", action="store_true",
         help=f"first read {measure.IN_MEMORY} frames into memory")
     add("--live", type=float, metavar="FPS", help="a live source with that rate")
     add("--streams", type=int, nargs="+", metavar="N",
-        help="instead of the table: so many sources on one pool, first of --threads")
+        help="instead of the table: N sources on one pool, with the first number of --threads")
     add("--profile", action="store_true",
         help="instead of the table: the CPU time of a frame by stage; --cap may be any source of "
              "main.py (on a simulated NPU only a video)")
     add("--reader", choices=READERS, help="what reads the source for --profile, as in main.py")
     add("--soak", type=int, metavar="FRAMES",
-        help="instead of the table: memory over so many frames, first of --threads")
+        help="instead of the table: memory over this many frames, with the first number of "
+             "--threads")
     return parser.parse_args()
 
 

@@ -18,9 +18,9 @@ NPU = CONTEXTS = 0.95
 NPU_SHORTEST_RUN = 0.85  # if each run is counted with the time of the shortest one
 # Python is the limit if func uses about one CPU core and the contexts are busy.
 PYTHON_MIN, PYTHON_MAX, PYTHON_CONTEXTS = 0.85, 1.20, 0.80
-DROPPED = 0.01           # share of a live source's frames up to which none counts as dropped
+DROPPED = 0.01           # up to this share of a live source's frames, dropped ones do not count
 
-# What results/ calls its classes: (how the user knows them, what makes them faster)
+# Class of results/: (what the user calls it, what would make it faster)
 OUTPUTS = {
     "VideoSaver": ("--save", "Smaller pictures or a faster disk would help"),
     "PictureSaver": ("--save", "Smaller pictures or a faster disk would help"),
@@ -57,7 +57,7 @@ class Figures:
     cpu: float = 0.0              # CPU time of func's threads
     inference: float = 0.0        # in the inference calls of func
     runs: int = 0                 # number of these calls
-    in_flight: Dict[str, float] = dataclasses.field(  # core: with an inference in progress
+    in_flight: Dict[str, float] = dataclasses.field(  # core: time with an inference in progress
         default_factory=dict)
     failures: Dict[str, int] = dataclasses.field(     # core: failed runs
         default_factory=dict)
@@ -77,7 +77,7 @@ class Figures:
 
     @property
     def npu_busy(self) -> float:
-        """Share of the time in which the NPU's cores are in inference, their mean."""
+        """Share of the time in which an inference is in progress, averaged over the NPU's cores."""
         return sum(self.in_flight.values()) / (self.seconds * max(1, self.cores))
 
     @property
@@ -87,7 +87,7 @@ class Figures:
 
     @property
     def contexts_busy(self) -> float:
-        """Share of the time in which the contexts are in func, their mean."""
+        """Share of the time in which func runs, averaged over the contexts."""
         return self.func / (self.seconds * self.threads)
 
     @property
@@ -108,7 +108,7 @@ def percent(share: float) -> str:
 
 
 def ms(seconds: float, frames: float) -> str:
-    """Milliseconds for each frame, with two digits or more."""
+    """Milliseconds per frame, with at least two significant digits."""
     each = 1000 * seconds / max(1, frames)
     return f"{each:.0f}" if each >= 9.95 else f"{each:.1f}"
 
@@ -167,7 +167,7 @@ def output(f: Figures) -> str:
 def npu(f: Figures) -> str:
     """The time in inference includes the wait for Python's lock after it. If that wait may be long,
     because Python is near its limit, each run is counted with the time of the shortest one."""
-    at_least = f.runs * f.shortest / (f.seconds * max(1, f.cores))  # busy, without that wait
+    at_least = f.runs * f.shortest / (f.seconds * max(1, f.cores))  # npu_busy without that wait
     if not f.cores or f.npu_busy < NPU or python(f) and at_least < NPU_SHORTEST_RUN:
         return ""
     cores = "core is" if f.cores == 1 else f"{f.cores} cores are"

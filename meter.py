@@ -21,10 +21,10 @@ from limits import MIN_SECONDS, Figures, limit_of
 
 
 class Busy:
-    """Seconds with at least one call in progress (`any`), and of all calls, added up (`all`)."""
+    """Seconds with at least one call in progress (`any`), and the seconds of all calls (`all`)."""
 
     def __init__(self) -> None:
-        self.calls, self.since = 0, 0.0  # in progress; when that changed
+        self.calls, self.since = 0, 0.0  # number in progress; time of its last change
         self.any = self.all = 0.0
 
     def change(self, step: int) -> float:
@@ -40,8 +40,8 @@ class Busy:
 class Meter:
     """Measures one pool and its streams.
 
-    streams: Streams; they get this Meter as `meter`. queued: a function of func's second argument
-    that returns when the pool got it, in time.perf_counter()'s seconds.
+    streams: Streams; they get this Meter as `meter`. queued: a function that takes func's second
+    argument and returns the time.perf_counter() at which it was given to the pool.
     """
 
     def __init__(self, streams: Iterable[Any] = (),
@@ -148,8 +148,8 @@ class Meter:
         return limit_of(figures) if figures.seconds > MIN_SECONDS and figures.frames else ""
 
     def recent_limit(self) -> str:
-        """What has limited the rate since a call MIN_SECONDS ago or more, or since the start; "" if
-        that is too short, or no frame was processed."""
+        """What has limited the rate since the last call that is at least MIN_SECONDS ago, or since
+        the start; "" if that is too short, or no frame was processed."""
         figures, past = self.figures(), self.earlier
         while len(past) > 1 and past[1].seconds <= figures.seconds - MIN_SECONDS:
             past.popleft()

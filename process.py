@@ -35,7 +35,7 @@ def stay_on_big_cores() -> None:
 
 
 def note_signals() -> list[int]:
-    """From now on, signals that would end the program are only noted, in the list returned."""
+    """From now on, a signal that would end the program is only appended to the returned list."""
     signals: list[int] = []
 
     def note(number: int, _: Any) -> None:

@@ -34,7 +34,7 @@ with needed_packages():
     import process
     import results
     from results.console import say
-    from sources.names import hide, is_camera, is_url, name_streams, normal, split_name
+    from sources.names import hide, is_camera, is_url, lower_scheme, name_streams, split_name
     from vision.errors import InputError
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
@@ -48,7 +48,7 @@ def is_live(source: str) -> bool:
     if is_camera(source):
         raise InputError(f"{source}: a camera that is connected to one board cannot move to "
                          "another. Use main.py on that board.")
-    if is_url(normal(source)):
+    if is_url(lower_scheme(source)):
         return not urlsplit(source).path.lower().endswith(VIDEOS)
     return " ! " in source
 

@@ -21,8 +21,8 @@ from sources.names import (
     is_camera,
     is_url,
     local,
+    lower_scheme,
     malformed,
-    normal,
     shown,
 )
 from sources.opencv import (
@@ -64,7 +64,7 @@ def open_source(source: Any, reader: str | None = None,
     """
     if isinstance(source, list):
         return Pictures([str(path) for path in source])
-    source = normal(str(source))
+    source = lower_scheme(str(source))
     if is_camera(source):
         capture, note = open_camera(source, camera)
         return Video(capture, source, note)

@@ -12,7 +12,7 @@ from vision.errors import InputError
 
 # Seconds between attempts to open a live source again. The last one repeats for ever.
 PAUSES = 1, 2, 4, 8, 15, 30
-# The same for a source that was never there: a camera may be switched on with the board.
+# The same until it has opened once: a camera switched on together with the board is soon there.
 FIRST_PAUSES = 1, 1, 1, 2, 2, 2, 2, 4, 4, 8, 15, 30
 
 
@@ -42,8 +42,8 @@ class Connection:
     say: called with what happens, a sentence such as "disconnected, trying again."
     stop: set it to end the attempts.
 
-    source: the Source as it is open now. live: whether it is a camera or a broadcast; before it has
-    opened for the first time this is unknown, and True. away: True while it is disconnected.
+    source: the Source that is open now. live: whether it is a camera or a broadcast; True until it
+    has opened once, because that is unknown before. away: True while it is disconnected.
     Raises InputError if the source can never be opened.
     """
 

@@ -12,11 +12,11 @@ UNKNOWN_SIZE = (1 << 56) - 1
 
 
 def count_is_exact(path: str) -> bool:
-    """Whether fewer frames than the reader's number mean that a file, or a URL, was cut off.
+    """Whether a file or URL was cut off if it has fewer frames than the reader's number.
 
-    MP4 tells it, unless it is in fragments. Of other containers the reader multiplies length and
-    frame rate, which is wrong for a variable rate. A Matroska or AVI file that was cut off is
-    shorter than it says.
+    An MP4 stores the number, unless it is fragmented. For other containers the reader multiplies
+    duration and frame rate, which is wrong for a variable rate. Matroska and AVI store the size of
+    the file: one that is smaller was cut off.
     """
     if is_url(path):
         return urlsplit(path).path.lower().endswith((".mp4", ".m4v", ".mov"))

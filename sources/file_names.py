@@ -21,8 +21,8 @@ def as_text(path: str) -> str:
 
 
 def on_disk(path: str) -> str:
-    """A path as Python's functions need it. A name that the locale's encoding lacks, or that is not
-    on the disk in it, is taken in UTF-8."""
+    """A path as Python's functions need it: in the locale's encoding, or in UTF-8 if that encoding
+    lacks a character or if only the UTF-8 name exists."""
     in_utf8 = os.fsdecode(path.encode("utf-8", "surrogateescape"))
     try:
         os.fsencode(path)
@@ -35,8 +35,7 @@ def on_disk(path: str) -> str:
 def for_opencv(path: str) -> Iterator[str]:
     """A path under which OpenCV can open a file, to read or to write it, within the `with` block.
 
-    For a name that is not UTF-8 on the disk, this is a link to the file, which exists as long as
-    the block.
+    For a name that is not UTF-8 on the disk, this is a temporary link to the file.
     """
     path = os.path.abspath(path)  # FFmpeg takes "12:30.mp4" for a URL
     try:

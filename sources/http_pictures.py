@@ -24,8 +24,8 @@ from vision.jpeg import frame_of_file
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
           ".3gp")
-LARGEST = 1 << 26         # bytes without a complete picture after which the host sends none
-USUAL_SEGMENT = 10.0      # seconds; in an HLS playlist that does not tell
+MAX_BYTES = 1 << 26       # bytes without a complete picture after which reading gives up
+USUAL_SEGMENT = 10.0      # seconds per segment of an HLS playlist that does not state it
 CHUNK = 1 << 16
 # A marker of a JPEG, but not those that may be within its compressed data (ISO/IEC 10918-1, B.1.1)
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -171,7 +171,7 @@ class HTTPPictures:
                     self.socket.settimeout(self.timeouts.read_timeout(SLOW_READ_TIMEOUT))
                 data = self.answer.read1(CHUNK)
                 self.splitter.rest += data
-                if data and len(self.splitter.rest) < LARGEST:
+                if data and len(self.splitter.rest) < MAX_BYTES:
                     continue
                 picture = self._last()
                 if picture is None:

@@ -23,7 +23,7 @@ class KeyFrames:
 
     def restart(self) -> None:
         """The next packet comes from another position of the video."""
-        self.only = False                # only key frames are decoded
+        self.keys_only = False           # only key frames are decoded
         self.previous: Any = None        # time of the previous key frame in seconds
         self.between = 0                 # other frames since
         self.distances: collections.deque[float] = collections.deque(maxlen=REMEMBERED)
@@ -32,25 +32,26 @@ class KeyFrames:
         """Whether a packet need not be decoded."""
         if not packet.is_keyframe:
             self.between += 1
-            return self.only and packet.size > 0  # an empty packet marks the end
+            return self.keys_only and packet.size > 0  # an empty packet marks the end
         ticks = packet.pts if packet.pts is not None else packet.dts
         now = None if ticks is None else float(ticks * packet.time_base)
         if now is not None and self.previous is not None:
             self.distances.append(now - self.previous)
-            # Decoding begins and ends at a key frame: the frames after one need all before them.
-            self.only = (self.between > 0 and min(self.distances) > 0  # else its times start again
-                         and max(self.distances) <= self.needed)
+            # This changes only at a key frame, because the frames after it need it. A distance that
+            # is not above 0 means that the video's times have started again.
+            self.keys_only = (self.between > 0 and min(self.distances) > 0
+                              and max(self.distances) <= self.needed)
         self.previous, self.between = now, 0
         return False
 
     def decode(self, packet: Any) -> list[Any]:
         """The frames that a packet completes; a key frame alone is complete at once."""
-        if not self.only:
+        if not self.keys_only:
             return packet.decode()
         earlier = self._rest()
         frames = [*packet.decode(), *self._rest()]
-        if not frames:  # it does need other frames, whatever its packet says
-            self.only, self.needed = False, 0.0
+        if not frames:  # it needs other frames, although its packet is marked as a key frame
+            self.keys_only, self.needed = False, 0.0
         return earlier + frames
 
     def _rest(self) -> list[Any]:

@@ -53,14 +53,14 @@ def is_url(source: str) -> bool:
     return "://" in source and " ! " not in source and not source.startswith("file://")
 
 
-def normal(source: str) -> str:
-    """The source with its URL's scheme in small letters, as FFmpeg needs it."""
+def lower_scheme(source: str) -> str:
+    """The source with its URL's scheme in lower case, as FFmpeg needs it."""
     return re.sub(r"^[A-Za-z]+(?=://)", lambda scheme: scheme.group().lower(), source)
 
 
 def local(source: str) -> str:
     """The path of a file:// URL, or of a file named on the command line; a URL unchanged."""
-    source = normal(source)
+    source = lower_scheme(source)
     if source.startswith("file://"):
         source = os.fsdecode(unquote_to_bytes(urlsplit(on_disk(source)).path))
     return source if is_url(source) else on_disk(source)
@@ -85,7 +85,7 @@ def malformed(source: str) -> str | None:
         return f"in the password, write {', '.join(codes)}"
     try:
         parts = urlsplit(source)
-        if not parts.hostname and scheme.lower() not in ("udp", "rtp", "srt"):  # these may listen
+        if not parts.hostname and scheme.lower() not in ("udp", "rtp", "srt"):  # these can listen
             return "the URL names no host"
         parts.port  # noqa: B018  raises ValueError if it is invalid
     except ValueError:
@@ -136,8 +136,8 @@ def split_name(argument: str) -> tuple[str | None, str]:
 
 
 def group_pictures(sources: list[tuple[str | None, Any]]) -> list[tuple[str | None, Any]]:
-    """The sources with all pictures that have no name in one list, as a shell that expands
-    photos/*.jpg needs it: [(None, ["a.jpg", "b.jpg"]), ("gate", "rtsp://...")]."""
+    """The sources, with all unnamed pictures in one list, because a shell expands photos/*.jpg into
+    several arguments: [(None, ["a.jpg", "b.jpg"]), ("gate", "rtsp://...")]."""
     pictures = [source for name, source in sources
                 if name is None and is_picture(source) and os.path.isfile(source)]
     if len(pictures) < 2:
@@ -204,7 +204,7 @@ def short_names(source: Any) -> tuple[str, str]:
         names = (f"camera{source}",) * 2
     elif " ! " in source:
         names = (source.split()[0],) * 2
-    elif is_url(normal(source)):
+    elif is_url(lower_scheme(source)):
         try:
             parts = urlsplit(hide(source))
             host = parts.hostname or parts.scheme

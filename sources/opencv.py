@@ -28,12 +28,12 @@ if "OPENCV_LOG_LEVEL" not in os.environ:  # our own messages say what went wrong
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
-# Of cameras: frames in these are not converted to BGR by OpenCV, but when they are needed.
+# Camera formats in which OpenCV returns frames as they are; they are converted to BGR when needed.
 CAMERA_FORMATS = "MJPG", "YUYV", "NV12"
 
 
 class CameraSettings(NamedTuple):
-    """What to ask of a USB camera; None leaves it to the camera. size: (width, height) in pixels;
+    """What to request from a USB camera; None: its default. size: (width, height) in pixels;
     fps: frames per second; format: four letters, such as MJPG or YUYV."""
 
     size: tuple[int, int] | None = None
@@ -64,7 +64,7 @@ def parse_camera(size: Any = None, fps: float | None = None,
 
 def open_camera(source: str, camera: CameraSettings | None = None
                 ) -> tuple[cv2.VideoCapture, str | None]:
-    """The opened camera, and a note if it does not do what `camera` asks, else None."""
+    """The opened camera, and a note if it does not deliver what `camera` requests, else None."""
     number = int(source) if is_number(source) and len(source) < 10 else None
     capture = cv2.VideoCapture(source if number is None else number)
     if capture.isOpened():

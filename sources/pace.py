@@ -5,8 +5,8 @@ RESTART = 0.3  # seconds; a larger step back means that a file's times have star
 
 
 class FileClock:
-    """Makes the times of a file's frames rise always. A bare .h264 has no times, and in videos
-    joined end to end they start again."""
+    """Makes the times of a file's frames strictly increasing. A bare .h264 has no times, and in
+    videos joined end to end they start again."""
 
     def __init__(self) -> None:
         self.time = self.given = float("-inf")  # of the previous frame: returned, and in the file

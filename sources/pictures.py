@@ -22,7 +22,7 @@ def list_pictures(source: str) -> list[str] | None:
     source = local(source)
     if os.path.isdir(source):
         # Hidden files are no pictures: macOS writes a ._IMG_1.jpg beside each IMG_1.jpg.
-        found = sorted(os.path.join(source, name) for name in listed(source)
+        found = sorted(os.path.join(source, name) for name in names_in(source)
                        if is_picture(name) and not name.startswith("."))
         if not found:
             raise InputError(f"{as_text(source)}: this folder contains no pictures "
@@ -38,7 +38,7 @@ def list_pictures(source: str) -> list[str] | None:
     elif glob.has_magic(source):
         found = sorted(filter(os.path.isfile, glob.glob(source)))
         extension = os.path.splitext(source)[1]
-        if not extension or glob.has_magic(extension):  # only "*.gif" asks for a kind of its own
+        if not extension or glob.has_magic(extension):  # "*.gif" means all .gif files
             found = list(filter(is_picture, found))
     else:
         return None
@@ -52,13 +52,13 @@ def find_numbered(folder: str, before: str, zero: str, width: str, after: str) -
     numbers."""
     digits = rf"(\d{{{width},}})" if zero and width else r"(\d+)"
     pattern = re.compile(re.escape(before) + digits + re.escape(after))
-    names = listed(folder or ".") if os.path.isdir(folder or ".") else []
+    names = names_in(folder or ".") if os.path.isdir(folder or ".") else []
     matches = filter(None, map(pattern.fullmatch, names))
     return [os.path.join(folder, match.group())
             for match in sorted(matches, key=lambda match: int(match.group(1)))]
 
 
-def listed(folder: str) -> list[str]:
+def names_in(folder: str) -> list[str]:
     """The names in a folder. Raises InputError if it cannot be read."""
     try:
         return os.listdir(folder)

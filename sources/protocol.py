@@ -51,8 +51,8 @@ class Source(Protocol):
         """
 
     def frame(self) -> np.ndarray | Frame | None:
-        """The frame grabbed last, as it is: not decoded or converted more than it was. Its bgr() is
-        what retrieve() returns, and raises Undecodable where that is None."""
+        """The frame grabbed last, without further decoding or conversion. If it is a Frame, its
+        bgr() returns what retrieve() does, and raises Undecodable where retrieve() returns None."""
 
     def read(self) -> np.ndarray | None:
         """grab() and retrieve() in one: the next picture, or None at the end."""

@@ -1,6 +1,6 @@
 """Files and URLs read by PyAV (`pip install av`), or by a board's pyav-rkmpp, which has the
-hardware decoder. Frames, times and numbers are the same as OpenCV's. Only Motion JPEG is decoded by
-OpenCV's own decoder, which smooths colours between pixels."""
+hardware decoder. Frames, times and numbers are the same as OpenCV's, except the colours of Motion
+JPEG: OpenCV's JPEG decoder decodes it here, and interpolates colours between pixels."""
 from __future__ import annotations
 
 import collections

@@ -15,9 +15,9 @@ WINDOW = 1000              # pictures that count for the interval: more than an 
 
 
 class Timeouts:
-    """The timeouts of one source. They follow attempts to open it, and each picture.
+    """The timeouts of one source. They adapt to each attempt to open it, and to each picture.
 
-    silence: the user's limit for a live URL that sends nothing, in seconds, or None.
+    silence: --silence: how long a live URL may send nothing, in seconds; None: learned.
     poll: seconds between two requests to a URL that answers with one picture.
     stop: ends the wait between two such requests.
     """
@@ -31,8 +31,9 @@ class Timeouts:
         self._waits: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def note_attempt(self, seconds: float, opened: bool) -> None:
-        """Note that an attempt to open the source took so many seconds, and whether it opened.
-        OpenCV opens a slow source with the few pictures that came in its time."""
+        """Note that an attempt to open the source took so many seconds, and whether it opened. A
+        success counts, too: at its timeout, OpenCV opens a slow source with what it has received.
+        """
         if opened or seconds > 0.8 * self.open_timeout:  # else it was refused at once
             self.open_timeout = max(self._min_open, min(2 * seconds, MAX_OPEN_TIMEOUT))
 

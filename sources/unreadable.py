@@ -27,7 +27,7 @@ def ends_of(path: str) -> tuple[bytes, bytes]:
 
 
 def seems_video(path: str) -> bool:
-    """False for texts and sound that FFmpeg would play as a video all the same."""
+    """False for text and sound files, although FFmpeg would play them as a video."""
     head, _ = ends_of(path)
     return not (path.lower().endswith(TEXTS) and is_text(head) or is_sound(head, b""))
 

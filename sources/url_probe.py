@@ -1,4 +1,4 @@
-"""Asks a URL's host itself: for what it sends, or why it refused, which OpenCV does not say.
+"""Asks a URL's host directly what it sends, or why it refuses, which OpenCV does not say.
 
     get("http://192.168.1.20/video", 5)  # the answer, to read from
     refusal("rtsp://192.168.1.20/live")  # "the host asks for a login ...", or None
@@ -153,7 +153,7 @@ def describe(url: str, login: str = "") -> tuple[int, dict[str, str]]:
     headers: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")
-        # If the host offers several ways to log in, FFmpeg too takes Digest.
+        # If the host offers several ways to log in, take Digest, as FFmpeg does.
         if (key.lower() != "www-authenticate"
                 or "digest" not in headers.get("www-authenticate", "").lower()):
             headers[key.strip().lower()] = value.strip()
