@@ -393,9 +393,9 @@ def main():
     os.chdir(args.work)  # the exporter writes there
     print(f"ultralytics {__version__}, {len(paths)} pictures, conf {CONF}, iou {IOU}\n")
     print(
-        "| model | outputs | boxes | of predict()'s found | of main.py's found | lowest IoU"
-        " | largest difference:"
-        " score | key point | lowest mask IoU |\n|" + "---|" * 9,
+        "| model | outputs | boxes | predict()'s boxes that main.py finds | "
+        "main.py's boxes that predict() finds | lowest IoU | largest difference of score | "
+        "of key point, px | lowest mask IoU |\n|" + "---|" * 9,
         flush=True,
     )
     failed = 0
