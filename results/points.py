@@ -10,7 +10,7 @@ from vision.errors import InputError
 
 # --------------------------------------------------------------------------------------------------
 MAX_NAME = 100          # characters, with the stream's name before a slash
-MAX_POINTS = 100        # of a zone
+MAX_POINTS = 500        # of a zone
 MAX_COORDINATE = 1e5    # pixels
 # --------------------------------------------------------------------------------------------------
 

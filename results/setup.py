@@ -235,13 +235,15 @@ class StreamSetup:
             conf = self.setup.default_conf  # the model may detect with less, for another stream
         keep = np.ones(len(found), bool) if conf is None else found.scores >= conf
         if classes is not None:
-            keep &= [self._wants(number, found.name) for number in found.classes.tolist()]
+            wanted = [self._wants(number, found.name) for number in found.classes.tolist()]
+            keep &= np.array(wanted, bool)
         return found if keep.all() else found.select(keep)
 
     def _wants(self, number: int, name: Any) -> bool:
         if number not in self.wanted:
             classes: Any = self.settings.classes  # type: ignore[union-attr]
-            self.wanted[number] = not {str(name(number)), str(number)}.isdisjoint(classes)
+            by_number = not self.setup.class_names and str(number) in classes
+            self.wanted[number] = by_number or str(name(number)) in classes
         return self.wanted[number]
 
 

@@ -43,12 +43,12 @@ def path(tmp_path):
 def opened(path, request):
     """opened(content, *names of streams, **flags): a Setup. content: of the file, or None."""
 
-    def open_setup(content=None, *names, **flags):
+    def open_setup(content=None, *names, model_names=NAMES, **flags):
         if content is not None:
             with open(path, "w") as file:
                 file.write(content if isinstance(content, str) else json.dumps(content))
         args = {"lines": {}, "zones": {}, "conf": None, "classes": None, "reset_counts": False}
-        model = Model("model.rknn", names=NAMES, conf=flags.get("conf"))
+        model = Model("model.rknn", names=model_names, conf=flags.get("conf"))
         if flags.get("classes"):
             model.class_ids = {NAMES.index(name) for name in flags["classes"]}
         setup = Setup(path, names or ["gate"], SimpleNamespace(**{**args, **flags}), model, func)
@@ -278,7 +278,7 @@ HOSTILE = [
     {"zones": {"yard": [[0, 0], [1, 1], [0, 1], [1, 0]]}},
     {"zones": {"yard": [[0, 0], [1, 0], [1, 1], [0.2, -0.0], [0, 1]]}, "conf": -1},
     {"zones": {"yard": [[0, 0], [0, 0], [0, 0]]}},
-    {"zones": {"yard": [[number % 7 / 7, number % 11 / 11] for number in range(101)]}},
+    {"zones": {"yard": [[number / 501, (number / 501) ** 2] for number in range(501)]}},
     {"conf": 0},
     {"conf": "high"},
     {"conf": True},
@@ -460,6 +460,15 @@ def test_each_stream_keeps_its_own_classes(opened):
     assert feed(yard, *animals).detections.ids.tolist() == [1, 2, 3]
     setup.change("gate", {"classes": ["person"]}, setup.state("gate")["version"])
     assert feed(gate, *animals).detections.ids.tolist() == [1]
+    assert len(feed(gate).detections) == 0
+
+
+def test_classes_of_a_model_without_names_are_given_by_number(opened, monkeypatch):
+    monkeypatch.setattr(func, "CLASSES", ())
+    setup = opened({"gate": {"classes": [2]}}, model_names=None)
+    assert setup.state("gate")["all_classes"] == [] and setup.state("gate")["classes"] == ["2"]
+    animals = [(1, "person", 20, 0.9), (2, "dog", 50, 0.8), (3, "car", 90, 0.7)]
+    assert feed(attached(setup), *animals).detections.ids.tolist() == [2]
 
 
 # ---- flags ----
