@@ -93,8 +93,8 @@ class rknnPoolExecutor(contextlib.AbstractContextManager):
         weakref.finalize(self, self._engine.todo.put, self._engine.cancel).atexit = False
 
     def submit(self, frame: Any) -> Future:
-        """Enqueue a frame, from any thread: a concurrent.futures.Future of func's result. Do not
-        change the frame until it is done. Raises RuntimeError after release() and in a fork."""
+        """Enqueue a frame, from any thread. Returns a Future (concurrent.futures) of its result; do
+        not change the frame until it is done. Raises RuntimeError after release() and in a fork."""
         task = _Task(self._func, frame, self)
         self._engine.submit(task, None)
         return task

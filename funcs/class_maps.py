@@ -10,8 +10,8 @@ corner and into the JSON. The one output, for an input of width x height and a s
     (1, rows, columns, classes)  the same
     (1, rows, columns)           the number of the best class
 
-A depth model or one that improves pictures has the same shapes, so something must speak for
-classes: the model's class names, or the number of classes of a usual data set.
+Models for depth or better pictures have the same shapes, so one more sign is needed: the model's
+class names, or a number of classes that is in CLASSES.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
 def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     """The classes in a frame, the largest first: Detections without boxes, with a class_map.
 
-    A score is the class's share of the frame, 0..1; conf is the smallest share, by default any.
+    A score is the class's share of the frame, 0..1; conf is the minimum share, by default 0.
     rknn_lite: a context of the pool; IMG: a Frame, or (h, w, 3) uint8 BGR. Raises ModelError if the
     model cannot be run or read; ValueError if IMG is not a frame.
     """
@@ -72,10 +72,10 @@ def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     frame = inside(outputs[0], possible[0], placement, IMG.shape, settings.size)
     class_map = best_classes(frame, possible[0])
     shares = np.bincount(class_map.ravel(), minlength=256) / class_map.size
-    wanted = (shares > 0) & (shares >= settings.conf)
+    selected = (shares > 0) & (shares >= settings.conf)
     if settings.class_ids is not None:
-        wanted &= np.isin(np.arange(256), list(settings.class_ids))
-    classes = np.flatnonzero(wanted)
+        selected &= np.isin(np.arange(256), list(settings.class_ids))
+    classes = np.flatnonzero(selected)
     classes = classes[np.argsort(-shares[classes], kind="stable")]
     return Detections(None, classes, shares[classes], _names(model, shapes[0], possible[0]),
                       class_map=class_map)
@@ -173,7 +173,8 @@ def inside(output: Raw, layout: str, placement: Placement, shape: Shape, size: T
 def best_classes(output: Raw, layout: str) -> np.ndarray:
     """The best class of each pixel, (rows, columns) uint8. output: from inside().
 
-    Stored values are compared, which have the order of the real ones. Equal ones: the first class.
+    Stored values are compared: they have the same order as the real ones. Of equal values, the
+    first class is the best.
     """
     if layout == BEST:
         return np.rint(np.nan_to_num(output.floats())).clip(0, 255).astype(np.uint8)

@@ -2,13 +2,14 @@
 
     python main.py street.mp4 --model yolo_nas_s.rknn
 
-The layout, for n cells, over the strides s = 8, 16, 32 the sum of (width / s) * (height / s):
+The layout, where n is the number of cells, the sum of (width / s) * (height / s) over the strides
+s = 8, 16, 32:
 
     (1, n, 4)        x1, y1, x2, y2 of each cell's box, in pixels of the model's input
     (1, n, classes)  scores, after the sigmoid
 
-It was written from SuperGradients' description of the network, exported without its NMS, and tested
-with outputs that the tests compute from the demo model's detections.
+The network must be exported without its NMS. The decoder follows SuperGradients' description of the
+network, and is tested with outputs that the tests compute from the demo model's detections.
 """
 from __future__ import annotations
 

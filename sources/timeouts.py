@@ -17,7 +17,7 @@ WINDOW = 1000              # pictures that count for the interval: more than an 
 class Timeouts:
     """The timeouts of one source. They adapt to each attempt to open it, and to each picture.
 
-    silence: --silence: how long a live URL may send nothing, in seconds; None: learned.
+    silence: how long a live URL may send nothing, in seconds (--silence); None: learned.
     poll: seconds between two requests to a URL that answers with one picture.
     stop: ends the wait between two such requests.
     """

@@ -28,7 +28,7 @@ def named_format(*texts: str) -> str | None:
 
 def guessed_format(picture: np.ndarray) -> str:
     """Whether an array (h * 3/2, w) is NV12 or I420. NV12 interleaves U and V: there a value
-    differs less from the next but one than from its neighbour. Some 30 rows tell it."""
+    differs less from the next but one than from its neighbour. About 30 rows are enough."""
     rows, columns = picture.shape[:2]
     colours = picture[rows * 2 // 3::rows // 90 or 1].reshape(-1, columns).astype(np.int16)
     one, two = (np.abs(colours[:, step:] - colours[:, :-step]).mean() for step in (1, 2))

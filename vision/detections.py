@@ -34,8 +34,8 @@ class Detections:
     masks: Optional[List[Mask]] = None         # n masks of 0 and 1
     keypoints: Optional[np.ndarray] = None     # (n, k, 3) float32: x, y, score
     corners: Optional[np.ndarray] = None       # (n, 4, 2) float32, of rotated boxes
-    class_map: Optional[np.ndarray] = None     # (rows, columns) uint8: the class of each part of
-                                               # the frame, which they cover
+    class_map: Optional[np.ndarray] = None     # (rows, columns) uint8: the class of each cell of a
+                                               # grid that covers the frame
 
     def __post_init__(self) -> None:
         self.classes = _converted("classes", self.classes, np.int64, ())

@@ -22,8 +22,8 @@ def draw(IMG: np.ndarray, detections: Detections) -> np.ndarray:
     """Draw detections on a frame, in place, and return it.
 
     IMG: (h, w, 3) uint8 BGR; another frame that as_bgr() converts is drawn as a copy. Each object
-    gets a label with its id, name and score; without boxes, as a classifier's and those of class
-    maps, the labels stand in the upper left corner.
+    gets a label with its id, name and score. Labels of classifiers and class maps, which have no
+    boxes, stand in the upper left corner.
     """
     IMG = as_bgr(IMG)
     if detections.boxes is None:

@@ -62,13 +62,13 @@ def write_rgb(bgr: np.ndarray, rgb: np.ndarray) -> None:
 
 def scaled(picture: np.ndarray, size: Sequence[int], dst: np.ndarray | None = None) -> np.ndarray:
     """A picture scaled to a size (width, height) by linear interpolation; dst: an array for it."""
-    way, (h, w) = cv2.INTER_LINEAR, picture.shape[:2]
+    method, (h, w) = cv2.INTER_LINEAR, picture.shape[:2]
     factor = w // size[0]
     if factor % 2 and (w, h) == (factor * size[0], factor * size[1]):
-        # Three columns become the one in the middle, as from 1920 to 640. The result is the same,
-        # and takes OpenCV half the time.
-        way = cv2.INTER_NEAREST_EXACT
-    return cv2.resize(picture, size, dst=dst, interpolation=way)
+        # At an odd factor, such as 3 from 1920 to 640, linear interpolation returns the middle
+        # pixel of each block. This does the same, and takes OpenCV half the time.
+        method = cv2.INTER_NEAREST_EXACT
+    return cv2.resize(picture, size, dst=dst, interpolation=method)
 
 
 class YUVFrame(Frame):

@@ -79,7 +79,7 @@ class Model:
     class_ids: Optional[Collection[int]] = None  # numbers of the classes to keep; None: all
     folder: Optional[str] = None                 # the folder, if one was given
     names_from: Optional[str] = None             # the file that the names were read from
-    warnings: List[str] = field(default_factory=list)  # on files beside it that are ignored
+    warnings: List[str] = field(default_factory=list)  # about ignored files beside the model
     metadata: Dict[str, Any] = field(default_factory=dict)  # from metadata.yaml and the model file
 
     @property

@@ -67,7 +67,7 @@ def best_first(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, setti
 
 def usable(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Settings
            ) -> np.ndarray:
-    """The indices of the boxes that are finite and of a class in settings.class_ids."""
+    """The indices of the boxes that are finite and of a class to keep."""
     finite = (np.abs(boxes).max(1) < 1e6) & np.isfinite(scores)  # NaN fails each comparison
     if settings.class_ids is not None:
         finite &= np.isin(classes, list(settings.class_ids))

@@ -47,8 +47,8 @@ def missing_package(what: str, error: ImportError) -> str:
 
 @contextlib.contextmanager
 def needed_packages() -> Iterator[None]:
-    """A context for imports: if a package is missing, it ends the program with a sentence and exit
-    code 2."""
+    """Surrounds imports: if a package is missing, the program ends with a sentence and exit code 2.
+    """
     try:
         yield
     except ImportError as error:
