@@ -362,7 +362,9 @@ def test_a_board_refuses_to_track_and_count_with_a_classifier(flags, monkeypatch
     command += ["--model", "models/resnet18_emoji.rknn", *flags]
     monkeypatch.setattr(sys, "argv", command)
     settings = boards.parse_arguments().settings
-    with pytest.raises(boards.InputError, match=f"^{flags[0]} needs boxes, but this model is a"):
+    with pytest.raises(
+        boards.InputError, match=f"^{flags[0]} needs boxes, but this model finds none"
+    ):
         with shared_pool(settings):
             pass
 
