@@ -46,11 +46,12 @@ class Routes:
 
     def __init__(self, server: Any, access: Access):
         self.server, self.access = server, access
+        self.html = read("web.html")
         self.setup: Any = None
         if server.setup is not None:
             from results.setup_routes import SetupRoutes  # only here: it needs sqlite3
             self.setup = SetupRoutes(server.setup, server.feeds, server.readonly)
-        self.html = (Path(__file__).parent / "web.html").read_text(encoding="utf-8")
+            self.html = self.html.replace("// web_editor.js", read("web_editor.js"))
         inline = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", self.html, re.DOTALL)
         digests = (hashlib.sha256(text.encode()).digest() for text in inline)
         hashes = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
@@ -247,3 +248,8 @@ class Routes:
 
 def text(status: int, sentence: str) -> web.Response:
     return web.Response(status=status, text=sentence + "\n")
+
+
+def read(name: str) -> str:
+    """The content of a file beside this one."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

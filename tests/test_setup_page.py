@@ -16,7 +16,7 @@ from browser import MISSING, Browser
 from conftest import ROOT
 from fakes import wait_until
 from test_lines import STREET, true_counts
-from test_web import PICTURES, Playing, alive, ask, raw, until_closed
+from test_web import PICTURES, Playing, alive, ask, moves, raw, until_closed
 from tqdm import tqdm
 
 pytest.importorskip("aiohttp", reason="pip install aiohttp")
@@ -64,6 +64,8 @@ def opened(printed, tmp_path):
 
 
 # ---- in a browser ----
+
+SNAPSHOT_WIDTH = "const i = document.querySelector('#snapshots img'); return i && i.naturalWidth"
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +330,36 @@ def test_the_picture_is_frozen_and_has_no_lines_while_they_are_drawn(opened, bro
 
 @pytest.mark.slow
 @needs_browser
+def test_what_flags_have_set_cannot_be_changed(opened, browser):
+    gate = fakes.stream()
+    page = opened(gate, flags={"lines": {"door": DOOR}, "conf": 0.4})
+    with Playing(page, gate):
+        editor = Editor(browser, page)
+        editor.drag((0.2, 0.5), (0.5, 0.5))
+        disabled = "return document.querySelector(arguments[0]).disabled"
+        assert browser.run(disabled, "input[type=range]")
+        assert browser.run(disabled, ".setup button")  # + Line
+        editor.draw("Zone", (0.5, 0.5), (0.8, 0.8))
+        wait_until(lambda: editor.state()["zones"])
+        assert editor.state()["lines"] == {"door": DOOR} and editor.state()["conf"] == 0.4
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_readonly_page_has_no_editor_and_shows_snapshots_with_names_as_text(opened, browser):
+    gate = fakes.stream()
+    page = opened(gate, readonly=True, snapshots=Shots())
+    with Playing(page, gate):
+        browser.open(page.url)
+        moves(browser)
+        wait_until(lambda: browser.run(SNAPSHOT_WIDTH))
+        text = browser.run("return document.querySelector('#snapshots').textContent")
+        assert "gate <b> crosses door in" in text
+        assert browser.run("return document.querySelector('.edit').hidden")
+
+
+@pytest.mark.slow
+@needs_browser
 def test_the_editor_fits_a_phone_in_chinese(opened):
     gate = fakes.stream()
     page = opened(gate)
@@ -545,7 +577,9 @@ class Shots:
     count = 1
 
     def newest(self, most):
-        return [{"file": "a b.jpg", "stream": "gate", "class": "<b>", "time": 1.5, "track": 1}]
+        crossing = {"event": "crosses", "line": "door", "direction": "in"}
+        shot = {"file": "a b.jpg", "stream": "gate", "class": "<b>", "time": 1.5, "track": 1}
+        return [{**shot, **crossing}][:most]
 
     def jpeg(self, name):
         return encode_jpeg(np.zeros((20, 30, 3), np.uint8)) if name == "a b.jpg" else None
