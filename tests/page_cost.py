@@ -10,9 +10,11 @@ processes of their own. Each round measures every row once; the table shows the 
 
 import argparse
 import itertools
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,12 +27,14 @@ import func  # noqa: E402
 from results import objects  # noqa: E402
 from results.mqtt import MQTT  # noqa: E402
 from results.result import FrameTask, Result  # noqa: E402
+from results.setup import Setup  # noqa: E402
 from results.tracking import Tracker  # noqa: E402
 from results.web import Web  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes.simulated import record, simulated  # noqa: E402
 from sources import frames_of  # noqa: E402
 from streams import Stream  # noqa: E402
+from vision.model import describe  # noqa: E402
 
 MODEL, VIDEO = str(ROOT / "models/yolov5n_emoji.rknn"), str(ROOT / "models/demo.mp4")
 WARM_UP = 2  # seconds that are not measured, or as many as are, if these are fewer
@@ -59,6 +63,36 @@ while True:
     if time.monotonic() > began + 1:
         print(pictures / count / (time.monotonic() - began), flush=True)
         pictures, began = 0, time.monotonic()
+"""
+
+PAGE = """
+import asyncio, sys, time, aiohttp
+origin, draws = f"http://127.0.0.1:{sys.argv[1]}", sys.argv[4] == "draws"
+async def draw(session):
+    state = (await (await session.get(f"{origin}/setup.json")).json())["demo"]
+    for number in range(1000000):
+        x = number % 9 / 10
+        change = {"stream": "demo", "action": "change", "version": state["version"], "save": True,
+                  "setup": {"lines": {"door": [[x, 0.1], [x + 0.1, 0.9]]}}}
+        async with session.post(f"{origin}/setup.json", json=change) as answer:
+            state = await answer.json()
+        await asyncio.sleep(0.5)
+async def main():
+    async with aiohttp.ClientSession(headers={"Origin": origin}) as session:
+        socket = await session.ws_connect(f"{origin}/ws")
+        names = [[], ["demo"]] if draws else [["demo"], []]
+        await socket.send_json(dict(zip(("streams", "plain"), names)))
+        drawing = asyncio.ensure_future(draw(session)) if draws else None
+        print("ready", flush=True)
+        pictures, began = 0, time.monotonic()
+        async for message in socket:
+            pictures += message.type == aiohttp.WSMsgType.BINARY
+            if drawing and drawing.done():
+                drawing.result()
+            if time.monotonic() > began + 1:
+                print(pictures / (time.monotonic() - began), flush=True)
+                pictures, began = 0, time.monotonic()
+asyncio.run(main())
 """
 
 
@@ -105,7 +139,8 @@ class Meter:
 class Row:
     """One row of the table: a sink, its clients, and what was measured.
 
-    clients: (number of connections, path, "slow" or "") for each process.
+    clients: (number of connections, path, "slow" or "") for each process; "watches" or "draws"
+    instead is a page that shows the stream, or one that also draws and saves a line twice a second.
     """
 
     def __init__(self, name, open_sink=None, clients=(), track=False):
@@ -121,7 +156,8 @@ class Row:
             stream.sinks.append(meter)
             stream.tracker = Tracker() if self.track else None
             for count, path, kind in self.clients:
-                command = [sys.executable, "-c", CLIENT, str(sink.port), str(count), path, kind]
+                client = PAGE if kind in ("watches", "draws") else CLIENT
+                command = [sys.executable, "-c", client, str(sink.port), str(count), path, kind]
                 processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
                 processes[-1].stdout.readline()
             stream.run(pool, tqdm(disable=True), quiet=True)
@@ -154,14 +190,25 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--rows", type=int, help="measure only the first N rows")
+    parser.add_argument("--only", metavar="WORD", help="measure only rows with this in their name")
     parser.add_argument("--mqtt", metavar="URL", help="also measure publishing to this broker")
     args = parser.parse_args()
     cv2.setNumThreads(1)
+    folder = tempfile.TemporaryDirectory()
     frames = itertools.islice(repeated_frames(), 0, 600, 10)
     runtime = simulated(0.0169, 3, record(MODEL, frames, func.myFunc))
 
     def page(stream):
         return Web("0", [stream])
+
+    def editor(stream):
+        """A page that can change the lines of the stream."""
+        flags = dict.fromkeys(("lines", "zones", "conf", "classes", "reset_counts"))
+        path = os.path.join(folder.name, "site.json")
+        flags = argparse.Namespace(**{**flags, "lines": {}, "zones": {}})
+        setup = Setup(path, [stream.name], flags, describe(MODEL), func)
+        stream.own_sinks.append(setup.attach([stream]))
+        return Web("0", [stream], setup=setup)
 
     def broker(stream):
         objects.follow([stream], snapshots=False)
@@ -180,13 +227,15 @@ def main():
         Row("100 clients", page, [(100, "/demo.mjpg", "")]),
         Row("100 connections without a request", page, [(100, "", "")]),
         Row("1 client of /events", page, [(1, "/events", "")]),
+        Row("tracking, --setup and 1 page", editor, [(1, "", "watches")], track=True),
+        Row("the same, and the page draws and saves", editor, [(1, "", "draws")], track=True),
     ]
     if args.mqtt:
         rows += [
             Row("tracking", track=True),
             Row("tracking and --mqtt", broker, track=True),
         ]
-    rows = rows[: args.rows]
+    rows = [row for row in rows if (args.only or "") in row.name][: args.rows]
     for number in range(1, args.rounds + 1):
         for row in rows:
             row.measure(runtime, args.seconds)

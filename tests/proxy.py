@@ -31,6 +31,7 @@ class Proxy:
         app = web.Application()
         app.router.add_get(PREFIX, self.answer)
         app.router.add_get(PREFIX + "/{path:.*}", self.answer)
+        app.router.add_post(PREFIX + "/{path:.*}", self.answer)
         self.runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self.runner.setup()
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
@@ -39,12 +40,13 @@ class Proxy:
 
     async def answer(self, request):
         url = f"{self.target}/{request.match_info.get('path', '')}"
-        kept = ("Authorization", "Cookie", "Origin") + self.keep_host * ("Host",)
+        kept = ("Authorization", "Cookie", "Origin", "Content-Type") + self.keep_host * ("Host",)
         headers = {name: request.headers[name] for name in kept if name in request.headers}
         async with ClientSession() as session:
             if request.headers.get("Upgrade", "").lower() == "websocket":
                 return await self.pass_on(request, session.ws_connect(url, headers=headers))
-            async with session.get(url, headers=headers) as answer:
+            body = await request.read()
+            async with session.request(request.method, url, headers=headers, data=body) as answer:
                 dropped = ("Connection", "Content-Encoding", "Content-Length", "Transfer-Encoding")
                 headers = [pair for pair in answer.headers.items() if pair[0] not in dropped]
                 body = await answer.read()

@@ -15,6 +15,7 @@ import pytest
 from browser import MISSING, Browser
 from conftest import ROOT
 from fakes import wait_until
+from proxy import PREFIX, Proxy
 from test_lines import STREET, true_counts
 from test_web import PICTURES, Playing, alive, ask, moves, raw, until_closed
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from results import routes  # noqa: E402
 from results.lines import Lines, parse_line  # noqa: E402
 from results.result import FrameTask, Result  # noqa: E402
 from results.setup import Setup  # noqa: E402
+from results.snapshots import Snapshots  # noqa: E402
 from results.tracking import Tracker  # noqa: E402
 from results.web import Web, encode_jpeg  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
@@ -378,7 +380,7 @@ def test_the_editor_fits_a_phone_in_chinese(opened):
 # ---- requests ----
 
 
-def post(page, setup=None, body=None, headers=None, **fields):
+def post(page, setup=None, body=None, headers=None, port=None, path="/setup.json", **fields):
     """POST a change of the stream gate. Returns status and sentence, or the new state."""
     if body is None:
         version = page.setup.state("gate")["version"]
@@ -386,8 +388,8 @@ def post(page, setup=None, body=None, headers=None, **fields):
         body = json.dumps({**fields, "setup": setup}).encode()
     own = {"Content-Type": "application/json", "Origin": f"http://127.0.0.1:{page.port}"}
     headers = {name: value for name, value in {**own, **(headers or {})}.items() if value}
-    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=30)
-    connection.request("POST", "/setup.json", body, headers)
+    connection = http.client.HTTPConnection("127.0.0.1", port or page.port, timeout=30)
+    connection.request("POST", path, body, headers)
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
@@ -528,8 +530,10 @@ def test_web_readonly_needs_web_and_reaches_the_page(monkeypatch, printed):
         page.close()
 
 
-def test_a_page_without_a_setup_has_none(printed):
+def test_a_page_without_a_setup_has_no_editor(opened):
+    assert b"class Editor" in ask(opened(fakes.stream()), "/")[2]
     page = Web("0", [fakes.stream()])
+    assert b"class Editor" not in ask(page, "/")[2]
     assert ask(page, "/setup.json")[0] == 404 and not page.status()["editable"]
     assert ask(page, "/setup.json", "POST", {"Origin": f"http://127.0.0.1:{page.port}"})[0] == 404
     page.close()
@@ -585,9 +589,26 @@ class Shots:
         return encode_jpeg(np.zeros((20, 30, 3), np.uint8)) if name == "a b.jpg" else None
 
 
-def test_snapshots_are_listed_and_only_they_are_given(opened):
-    page = opened(fakes.stream("snapshots"), snapshots=Shots())
-    assert json.loads(ask(page, "/snapshots.json")[2])[0]["file"] == "a b.jpg"
-    assert ask(page, "/snapshots/a%20b.jpg")[2][:2] == b"\xff\xd8"
-    for path in ("", "a", "../web.py", "%2e%2e/web.py", "..%2fweb.py", "/etc/passwd", "%00"):
+def test_snapshots_are_listed_and_only_they_are_given(opened, tmp_path):
+    name, other = "2026-11-29_141502.123_gate_person_appears.jpg", "secret.jpg"
+    for file in (name, other, "../secret.jpg"):
+        (tmp_path / "shots").mkdir(exist_ok=True)
+        (tmp_path / "shots" / file).write_bytes(encode_jpeg(np.zeros((20, 30, 3), np.uint8)))
+    snapshots = Snapshots(str(tmp_path / "shots"), 10)
+    page = opened(fakes.stream("snapshots"), snapshots=snapshots)
+    assert ask(page, "/snapshots.json")[0] == 200 and page.status()["snapshots"] == 0
+    assert ask(page, f"/snapshots/{name}")[2][:2] == b"\xff\xd8"
+    for path in ("", other, "../secret.jpg", "..%2fsecret.jpg", "/etc/passwd", "%00", f"x/{name}"):
         assert ask(page, f"/snapshots/{path}")[0] == 404
+    snapshots.close()
+
+
+@pytest.mark.parametrize("keep_host", [True, False])
+def test_a_change_passes_a_proxy_and_none_of_another_site_does(opened, keep_host):
+    page = opened(fakes.stream(), names=["proxy.localhost"])
+    with Proxy(page, keep_host) as proxy:
+        own, other = (f"http://{name}:{proxy.port}" for name in ("proxy.localhost", "evil.example"))
+        for origin, status in ((own, 200), (other, 403)):
+            headers = {"Host": own.partition("//")[2], "Origin": origin}
+            path = f"{PREFIX}/setup.json"
+            assert post(page, {}, headers=headers, port=proxy.port, path=path)[0] == status
