@@ -60,6 +60,14 @@ class Broker:
             self.process.wait()
             self.process = None
 
+    def retained(self):
+        """What a new subscriber gets: {topic: payload}."""
+        listener = Listener(self, "late")
+        listener.client.publish("end", "of the retained messages", qos=1)
+        listener.wait_for(lambda messages: messages[-1:] and messages[-1][0] == "end")
+        listener.close()
+        return dict(listener.messages[:-1])
+
     @property
     def url(self):
         return f"mqtt://127.0.0.1:{self.port}/house"
@@ -68,11 +76,13 @@ class Broker:
 class Listener:
     """A subscriber with a persistent session: after a reconnection it gets what it missed."""
 
-    def __init__(self, broker, **options):
+    def __init__(self, broker, name="listener", **options):
         import paho.mqtt.client as paho
 
         self.messages, self.came, self.subscribed = [], threading.Condition(), threading.Event()
-        self.client = paho.Client(paho.CallbackAPIVersion.VERSION2, "listener", clean_session=False)
+        self.client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, name, clean_session=name == "late"
+        )
         self.client.reconnect_delay_set(1, 1)
         self.client.on_connect = lambda *_: self.client.subscribe("#", qos=1)
         self.client.on_subscribe = lambda *_: self.subscribed.set()
@@ -85,7 +95,8 @@ class Listener:
 
     def message(self, client, userdata, message):
         with self.came:
-            self.messages.append((message.topic, message.payload.decode()))
+            payload = message.payload.decode("utf-8", "surrogateescape")  # may be a JPEG
+            self.messages.append((message.topic, payload))
             self.came.notify_all()
 
     def wait_for(self, condition):

@@ -21,6 +21,7 @@ from results import mqtt, mqtt_owner
 from results.mqtt import MQTT
 from results.mqtt_topics import counters_of, parse_url, slug, topic_level
 from results.objects import Objects
+from results.snapshots import Snapshots
 from vision.errors import InputError
 
 pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
@@ -44,6 +45,7 @@ KEYS = {
         "unit_of_measurement",
     },
     "binary_sensor": SHARED | {"off_delay", "payload_off", "payload_on"},
+    "image": SHARED - {"state_topic"} | {"content_type", "image_encoding", "image_topic"},
 }
 DEVICE = {
     "configuration_url",
@@ -78,11 +80,11 @@ def listener(broker):
 
 @pytest.fixture
 def opened(printed):
-    """opened(url, *streams): an MQTT, closed at the end of the test."""
+    """opened(url, *streams, snapshots=None): an MQTT, closed at the end of the test."""
     sinks = []
 
-    def open_(url, *streams_):
-        sinks.append(MQTT(url, streams_))
+    def open_(url, *streams_, snapshots=None):
+        sinks.append(MQTT(url, streams_, snapshots))
         return sinks[-1]
 
     yield open_
@@ -692,6 +694,171 @@ def test_invalid_detections_stop_this_sink_and_not_the_stream(broker, listener, 
         sink.write(fakes.result(gate))
     # subscribers see that the retained numbers are outdated
     listener.wait_for_value(sink.available, "offline")
+
+
+# ---- snapshots ----
+
+
+@pytest.fixture
+def fast(monkeypatch):
+    """Streams are free, and states are published, sooner."""
+    monkeypatch.setattr(mqtt_owner, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(mqtt, "STATE_SECONDS", 0.1)
+
+
+def is_published(sink):
+    """Whether the broker has everything that the program's streams retain."""
+    owned = all(stream.owner.state == "own" for stream in sink.streams.values())
+    return owned and not sink.unpublished() and sink.acknowledged == sink.handed_over
+
+
+def announced(messages):
+    """{topic of the value: configuration} of all entities that messages announce."""
+    configs = [
+        json.loads(payload)
+        for topic, payload in messages.items()
+        if topic.startswith("homeassistant/") and payload
+    ]
+    return {config.get("image_topic") or config["state_topic"]: config for config in configs}
+
+
+def test_the_newest_snapshot_of_each_class_is_retained_and_announced(
+    broker, listener, opened, fast, tmp_path
+):
+    gate, shots = fakes.stream(), Snapshots(str(tmp_path / "shots"), 9)
+    sink = opened(broker.url, gate, snapshots=shots)
+    for number, name in enumerate(["person", "dog", "person"]):
+        result = fakes.result(gate, [(number, name, 10 + 100 * number)])
+        result.frame = result.picture
+        shots.write(result)
+        sink.write(result)
+    shots.close()  # before MQTT, as main.py does: the last picture is sent, too
+    sink.close()
+    retained, files = broker.retained(), shots.newest(9)
+    assert [(facts["class"], facts["track"]) for facts in files] == [
+        ("person", 2),
+        ("dog", 1),
+        ("person", 0),
+    ]
+    for facts in files[:2]:
+        topic = f"house/gate/{facts['class']}/snapshot"
+        jpeg = (tmp_path / "shots" / facts["file"]).read_bytes()
+        assert retained[topic].encode("utf-8", "surrogateescape") == jpeg
+        config = announced(retained)[topic]
+        assert config.keys() <= KEYS["image"] and config["content_type"] == "image/jpeg"
+        # the last picture stays available while the camera is away
+        assert [entry["topic"] for entry in config["availability"]] == [sink.available]
+
+
+def test_images_of_an_earlier_run_stay_with_snapshots_and_are_withdrawn_without(
+    broker, opened, fast, tmp_path
+):
+    shots = Snapshots(str(tmp_path / "shots"), 9)
+    topic = "house/gate/person/snapshot"
+
+    def run(snapshots, written):
+        gate = fakes.stream()
+        sink = opened(broker.url, gate, snapshots=snapshots)
+        result = fakes.result(gate, [(1, "person", 10)])
+        result.frame = result.picture
+        if written:
+            shots.write(result)
+            wait_until(lambda: shots.latest)
+        sink.write(result)
+        wait_until(lambda: is_published(sink))
+        sink.close()
+        return broker.retained()
+
+    first = run(shots, written=True)
+    again = run(Snapshots(str(tmp_path / "shots"), 9), written=False)
+    assert again[topic] == first[topic] and topic in announced(again)
+    without = run(None, written=False)
+    assert topic not in without and topic not in announced(without)
+    assert "house/gate/person" in announced(without)
+
+
+def test_a_class_called_snapshot_or_a_zone_called_like_a_class_collides_with_no_picture():
+    counters = counters_of({"objects": {}, "zones": {"person": {"snapshot": 1}}, "lines": {}})
+    assert "person/snapshot" not in counters and len(counters) == 3
+
+
+# ---- lines and zones that come and go ----
+
+LINE = {"in": {"person": 2}, "out": {}}
+OF_LINE = {"house/gate/door/in", "house/gate/door/out"}
+OF_ZONE = {"house/gate/lawn/all", "house/gate/lawn/person"}
+
+
+def test_lines_and_zones_that_are_removed_while_it_runs_are_withdrawn(
+    broker, listener, opened, fast
+):
+    gate = fakes.stream()
+    sink = opened(broker.url, gate)
+
+    def write(lines, zones):
+        sink.write(fakes.result(gate, [(1, "person", 10)], lines=lines, zones=zones))
+
+    write({"door": LINE}, {"lawn": {"person": 1}})
+    listener.wait_for(lambda _: announced(dict(listener.messages)).keys() >= OF_LINE | OF_ZONE)
+    listener.wait_for_value("house/gate/door/in", "2")
+    write({"gate": LINE}, {"lawn": {}})
+    listener.wait_for_value("house/gate/gate/in", "2")
+    wait_until(lambda: is_published(sink))
+    left = broker.retained()
+    assert not OF_LINE & (left.keys() | announced(left).keys())
+    assert announced(left).keys() >= OF_ZONE | {"house/gate/gate/in", "house/gate/person"}
+    write({"door": LINE}, {})  # it comes back
+    listener.wait_for_value("house/gate/door/in", "2")
+    wait_until(lambda: is_published(sink))
+    left = broker.retained()
+    assert announced(left).keys() >= OF_LINE and left.keys() >= OF_LINE
+    assert not OF_ZONE & (left.keys() | announced(left).keys())
+
+
+def test_lines_and_zones_that_were_removed_between_two_runs_are_withdrawn_with_the_first_frame(
+    broker, listener, opened, fast
+):
+    gate, yard = fakes.stream(), fakes.stream("yard")
+    first = opened(broker.url, gate, yard)
+    for stream in (gate, yard):
+        lines = {"door": LINE, "old": LINE}
+        first.write(fakes.result(stream, lines=lines, zones={"lawn": {"person": 1}}))
+    listener.wait_for_value("house/gate/old/in", "2")
+    first.close()
+    before = broker.retained()
+    gate = fakes.stream()
+    second = opened(broker.url, gate)  # without yard, which another program may publish
+    wait_until(lambda: second.streams["gate"].counters >= {"door/in", "old/in", "lawn/person"})
+    wait_until(lambda: is_published(second))
+    waiting = broker.retained()  # no frame yet: which lines there are is not known
+    assert waiting.keys() == before.keys() | {second.available}
+    assert waiting["house/gate/door/in"] == "2"  # a drop to 0 would count as a reset
+    second.write(fakes.result(gate, lines={"door": LINE}))
+    wait_until(lambda: second.published.get("house/gate/old/in") == "")
+    wait_until(lambda: is_published(second))
+    left = broker.retained()
+    gone = {"house/gate/old/in", "house/gate/old/out"} | OF_ZONE
+    assert not gone & (left.keys() | announced(left).keys())
+    assert announced(left).keys() == announced(before).keys() - gone
+    assert left["house/gate/door/in"] == "2"
+
+
+def test_a_program_withdraws_nothing_of_a_stream_that_another_one_publishes(
+    broker, listener, opened, fast, monkeypatch
+):
+    monkeypatch.setattr(mqtt_owner, "RETRY_SECONDS", 0.3)
+    gates = [fakes.stream(), fakes.stream()]
+    first = opened(broker.url, gates[0])
+    first.write(fakes.result(gates[0], lines={"door": LINE}))
+    listener.wait_for_value("house/gate/door/in", "2")
+    second = opened(broker.url, gates[1])  # the same stream, without the line
+    second.write(fakes.result(gates[1]))
+    wait_until(lambda: second.streams["gate"].retained.get("house/gate/door/in") == "")
+    assert broker.retained()["house/gate/door/in"] == "2"
+    first.close()
+    listener.wait_for_value("house/gate/door/in", "")
+    wait_until(lambda: is_published(second))
+    assert not OF_LINE & announced(broker.retained()).keys()
 
 
 # ---- several programs on one prefix ----
