@@ -195,7 +195,7 @@ def places(words, flag):
 @pytest.mark.parametrize("command", runnable())
 def test_every_command_with_the_demo_models_runs(command, clip, tmp_path):
     words = shlex.split(command)
-    for place in places(words, "--save"):
+    for place in places(words, "--save") + places(words, "--snapshots"):
         words[place + 1] = str(tmp_path / words[place + 1])
     words = [word.replace("models/demo.mp4", str(clip)) for word in words]
     if not any(str(clip) in word for word in words):
