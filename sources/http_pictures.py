@@ -167,7 +167,8 @@ class HTTPPictures:
         while not (self.single and self.count):
             picture = self.splitter.next()
             if picture is None:
-                if self.socket is not None:
+                # Newer versions of Python close an answer when its last byte has been read.
+                if self.socket is not None and not self.answer.isclosed():
                     self.socket.settimeout(self.timeouts.read_timeout(SLOW_READ_TIMEOUT))
                 data = self.answer.read1(CHUNK)
                 self.splitter.rest += data

@@ -18,6 +18,12 @@ from vision.drawing import captions, draw
 from vision.labels import colour, label, label_positions
 
 
+def one_object(box, number=0, **parts):
+    """Detections with one object of a COCO class; parts: its masks, keypoints or corners."""
+    boxes, classes, scores = np.float32([box]), np.array([number]), np.float32([0.9])
+    return Detections(boxes, classes, scores, COCO_CLASSES, **parts)
+
+
 def test_my_func_returns_the_full_size_frame_with_boxes_drawn():
     IMG = np.zeros((720, 1280, 3), np.uint8)
     result = func.myFunc(Context(random_heads(5, 0.01)), IMG)
@@ -183,16 +189,7 @@ def test_masks_are_half_transparent_and_change_no_other_pixel():
     IMG = np.full((120, 160, 3), 100, np.uint8)
     mask = np.zeros((40, 50), np.uint8)
     mask[:20] = 1
-    draw(
-        IMG,
-        Detections(
-            np.float32([[60, 50, 110, 90]]),
-            np.array([0]),
-            np.float32([0.9]),
-            COCO_CLASSES,
-            masks=[(60, 50, mask)],
-        ),
-    )
+    draw(IMG, one_object((60, 50, 110, 90), masks=[(60, 50, mask)]))
     half = [(100 + channel) / 2 for channel in colour(0)]
     np.testing.assert_allclose(IMG[60, 80], half, atol=1)
     assert (IMG[80, 80] == 100).all() and (IMG[100:, :] == 100).all()
@@ -200,16 +197,7 @@ def test_masks_are_half_transparent_and_change_no_other_pixel():
 
 def test_a_mask_beyond_the_edge_is_clipped():
     IMG = np.full((120, 160, 3), 100, np.uint8)
-    draw(
-        IMG,
-        Detections(
-            np.float32([[130, 90, 160, 120]]),
-            np.array([0]),
-            np.float32([0.9]),
-            COCO_CLASSES,
-            masks=[(130, 90, np.ones((50, 60), np.uint8))],
-        ),
-    )
+    draw(IMG, one_object((130, 90, 160, 120), masks=[(130, 90, np.ones((50, 60), np.uint8))]))
     np.testing.assert_allclose(
         IMG[110, 150], [(100 + channel) / 2 for channel in colour(0)], atol=1
     )
@@ -218,27 +206,11 @@ def test_a_mask_beyond_the_edge_is_clipped():
 def test_the_skeleton_connects_visible_key_points_only():
     points = np.zeros((1, 17, 3), np.float32)
     points[0, 5], points[0, 7], points[0, 9] = (50, 60, 0.9), (90, 60, 0.9), (130, 60, 0.2)
-    IMG = draw(
-        np.zeros((200, 200, 3), np.uint8),
-        Detections(
-            np.float32([[10, 20, 180, 180]]),
-            np.array([0]),
-            np.float32([0.9]),
-            COCO_CLASSES,
-            keypoints=points,
-        ),
-    )
+    IMG = draw(np.zeros((200, 200, 3), np.uint8), one_object((10, 20, 180, 180), keypoints=points))
     assert IMG[60, 50].any() and IMG[60, 90].any()
     assert (IMG[60, 70] > 200).all() and not IMG[60, 110].any() and not IMG[60, 130].any()
     other = draw(
-        np.zeros((200, 200, 3), np.uint8),
-        Detections(
-            np.float32([[10, 20, 180, 180]]),
-            np.array([0]),
-            np.float32([0.9]),
-            COCO_CLASSES,
-            keypoints=points[:, :9],
-        ),
+        np.zeros((200, 200, 3), np.uint8), one_object((10, 20, 180, 180), keypoints=points[:, :9])
     )
     # a skeleton is known for COCO's 17 points only
     assert other[60, 50].any() and not other[60, 70].any()
@@ -247,14 +219,7 @@ def test_the_skeleton_connects_visible_key_points_only():
 def test_rotated_boxes_are_drawn_from_their_corners():
     corners = np.float32([[[100, 50], [150, 100], [100, 150], [50, 100]]])
     IMG = draw(
-        np.zeros((200, 200, 3), np.uint8),
-        Detections(
-            np.float32([[50, 50, 150, 150]]),
-            np.array([2]),
-            np.float32([0.9]),
-            COCO_CLASSES,
-            corners=corners,
-        ),
+        np.zeros((200, 200, 3), np.uint8), one_object((50, 50, 150, 150), 2, corners=corners)
     )
     assert IMG[75, 125].any() and IMG[125, 75].any()
     assert not IMG[148:152, 140:150].any()  # the upright box's corner

@@ -20,10 +20,13 @@ def number_in(picture):
 
 
 def read(url, count, **options):
-    """The numbers of the first `count` pictures, and the Stream that read them."""
+    """The numbers of the first `count` pictures, or of those that come in a minute, and the Stream
+    that read them."""
     stream = streams.Stream(url, **options)
-    frames = stream.frames()
+    frames, minute = stream.frames(), threading.Timer(60, stream.stop.set)
+    minute.start()
     numbers = [number_in(result.frame) for result in itertools.islice(frames, count)]
+    minute.cancel()
     frames.close()
     return numbers, stream
 
