@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pickle
@@ -222,17 +223,16 @@ def car_func(tmp_path):
     return path
 
 
+def python(*arguments, **options):
+    """Run Python with these arguments, in the repository. Returns a CompletedProcess with text."""
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "timeout": 300, **options}
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
+
+
 @pytest.fixture(scope="session")
 def main_py():
     """main_py(*arguments): run main.py. Returns a CompletedProcess with text."""
-
-    def run(*arguments, **options):
-        command = [sys.executable, "main.py", *map(str, arguments)]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options
-        )
-
-    return run
+    return functools.partial(python, "main.py")
 
 
 @pytest.fixture

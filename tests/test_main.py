@@ -12,7 +12,7 @@ import time
 import cv2
 import onnx
 import pytest
-from conftest import ROOT, frames_of, number_in
+from conftest import ROOT, frames_of, number_in, python
 
 import rknnpool
 
@@ -412,13 +412,7 @@ def test_a_result_that_cannot_be_saved_is_reported(main_py, clip, tmp_path, retu
 def test_main_can_be_started_in_any_folder(tmp_path, clip):
     (tmp_path / "helper.py").write_text("limit = 1\n")
     (tmp_path / "my.py").write_text("import helper\ndef myFunc(rknn_lite, IMG):\n    return IMG\n")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--headless", "--func", "my.py", str(clip)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = python(ROOT / "main.py", "--headless", "--func", "my.py", clip, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -483,9 +477,7 @@ def test_a_signal_during_the_stop_of_a_stream_ends_the_run():
         thread = threading.Thread(target=stream.stop.wait)
         thread.start()
         print(main.watch([thread], [stream], None, signals), signals == [signal.SIGTERM])"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = python("-c", script)
     assert done.stdout == "True True\n", done.stderr
 
 
@@ -577,14 +569,7 @@ pool.release()
 @pytest.mark.slow
 def test_a_script_for_the_original_demos_pool_runs_unchanged(clip, tmp_path):
     (tmp_path / "script.py").write_text(FIRST_SOURCE_SCRIPT)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py"), str(clip)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-    )
+    done = python(tmp_path / "script.py", clip, env=dict(os.environ, PYTHONPATH=str(ROOT)))
     assert done.stdout == "45 None\n", done.stderr
 
 
@@ -606,9 +591,7 @@ def test_a_missing_return_is_reported_once(main_py, clip, tmp_path, body):
 
 
 def test_outside_the_environment_main_py_names_the_python_to_use():
-    done = subprocess.run(
-        [sys.executable, "-S", "main.py"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = python("-S", "main.py")
     assert done.returncode == 2 and ".venv" in done.stderr and "Traceback" not in done.stderr
 
 
@@ -704,21 +687,7 @@ def test_a_func_py_with_only_a_myfunc_works(clip, tmp_path):
         "def myFunc(rknn_lite, IMG):\n    IMG[:] = 200\n    return IMG\n"
     )
     script = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import main; main.main()"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            script,
-            str(clip),
-            "--headless",
-            "--save",
-            str(tmp_path / "out.avi"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = python("-c", script, clip, "--headless", "--save", tmp_path / "out.avi", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert frames_of(tmp_path / "out.avi")[0].mean() == pytest.approx(200, abs=3)
 
@@ -796,13 +765,7 @@ def test_a_missing_folder_of_the_project_is_reported_in_one_sentence(clip, tmp_p
         (["--mqtt", "mqtt://h"], "tracking"),
         (["--web", "0"], "web"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(clip), "--headless", *flag],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        done = python("-c", script, clip, "--headless", *flag, cwd=tmp_path)
         assert done.returncode == 2 and done.stderr.endswith(
             f"results/{name}.py, which is missing.\n"
         ), done.stderr

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, frames_of, number_in
+from conftest import ROOT, frames_of, number_in, python
 from tqdm import tqdm
 
 import process
@@ -104,13 +104,7 @@ def test_no_stream_overwrites_the_source_of_another(main_py, clip, short_clip, t
 
 def test_cap_may_be_a_list(clip, short_clip, plain_func):
     script = f"import main\nmain.cap = [{str(clip)!r}, {str(short_clip)!r}]\nmain.main()"
-    done = subprocess.run(
-        [sys.executable, "-c", script, "--headless", "--func", str(plain_func)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = python("-c", script, "--headless", "--func", plain_func)
     assert done.returncode == 0, done.stderr
     assert "in all: 60 frames" in done.stdout
 
@@ -181,21 +175,7 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
         f"import main, process\nprocess.CPUS, main.bigCores = {str(tmp_path)!r}, {big_cores}\n"
         "main.main()"
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            script,
-            str(clip),
-            "--headless",
-            "--func",
-            str(tmp_path / "threads.py"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
+    done = python("-c", script, clip, "--headless", "--func", tmp_path / "threads.py")
     assert done.returncode == 0, done.stderr
     places = set(re.findall(r"on (\[.*\])", done.stdout))
     assert places == {str(allowed[-1:] if bound else allowed)}
