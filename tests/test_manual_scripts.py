@@ -25,7 +25,8 @@ NO_FONT = not os.path.exists(FONT) and "Debian's package fonts-noto-color-emoji 
 MISSING = {  # the reason why a script cannot run here, or ""
     "tests/compare_func.py": not (shutil.which("git") and (ROOT / ".git").exists())
     and "needs git and a clone",
-    "tests/compare_reading.py": not importlib.util.find_spec("av") and "pip install av",
+    "tests/compare_reading.py": (not importlib.util.find_spec("av") and "pip install av")
+    or (not shutil.which("gcc") and "gcc is not installed"),
     "tests/compare_tiles.py": NO_FONT,
     "tests/compare_trackers.py": NO_FONT,
     "tests/line_counts.py": NO_FONT,
