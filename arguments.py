@@ -53,8 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespace:
-    """The command line as a Namespace, checked. settings: the names and values at the top of
-    main.py.
+    """The command line as a Namespace, checked. settings: those at the top of main.py, by name.
 
     `sources` is a list of (name or None, address); an address may be a list of pictures. Raises
     InputError for flags and values that cannot be used.
@@ -67,6 +66,7 @@ def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespa
     args.lines, args.zones = results.parse_lines(args, settings["lines"] or {},
                                                   settings["zones"] or {})
     args.tiles = results.parse_tiles(args.tiles)
+    args.then = args.then or settings["then"]
     check(args)
     check_combinations(args)
     return args
@@ -146,6 +146,8 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
     add("--tiles", default=settings["tiles"], metavar="COLUMNSxROWS",
         help="also run the model on overlapping parts of each frame, to find small objects: 3x2, "
         "auto, or motion (only parts in which something moves)")
+    add("--then", action="append", default=[], metavar="MODEL[@CLASS,...]",
+        help="a second model for each tracked object (of these classes); can be repeated")
 
 
 def add_counting_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ OUTPUTS = {
     "MQTT": ("--mqtt", "A faster connection to the broker would help"),
     "Web": ("--web", "Fewer viewers would help"),
     "Tracker": ("--track", "Fewer objects (--conf, --classes) would help"),
+    "SecondModel": ("--then", "Fewer classes behind its @ would help"),
     "Lines": ("--line and --zone", "Fewer lines and zones would help"),
     "Objects": ("--mqtt and --snapshots", "Fewer objects (--conf, --classes) would help"),
     "Snapshots": ("--snapshots", "Fewer objects (--conf, --classes) would help"),

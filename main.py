@@ -50,6 +50,7 @@ tiles = None       # "3x2", "auto" or "motion": the model also runs on parts, fo
 track = False      # give each object an id that lasts from frame to frame
 lines = None       # {"door": ((x1, y1), (x2, y2))}: count the objects that cross; implies track
 zones = None       # {"yard": [(x, y), (x, y), (x, y)]}: count the objects inside
+then = None        # ["plates.rknn@car,truck"]: a second model for each of these objects
 setup = None       # "site.json": keep lines, zones and more of each stream there; the page edits it
 save = None        # "out_%Y-%m-%d_%H%M%S.mp4": a video of the results; or a folder for pictures
 json = None        # "results.jsonl": one line of JSON per frame; "-": to stdout
@@ -109,6 +110,7 @@ def find_model_and_func(args: Any) -> tuple[Any, Any]:
     func = funcs.load(args.func) if args.func else funcs.find(model)
     funcs.apply_settings(args, model, func)
     results.check_func(args, func)
+    results.plan_second_models(args, model, func)
     return model, func
 
 

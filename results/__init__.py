@@ -58,6 +58,14 @@ def parse_tiles(text: str | None) -> Any:
     return import_optional("results.tiles", "--tiles").parse(str(text)) if text else None
 
 
+def plan_second_models(args: Any, model: Any, func: Any) -> None:
+    """Replace the texts of --then by what results/second_model.py makes of them. Raises InputError
+    if a model is missing or looks at objects that no model finds."""
+    if args.then:
+        module = import_optional("results.second_model", "--then")
+        args.then = module.plan(args.then, model, func, args.runtime)
+
+
 def check_func(args: Any, func: Any) -> None:
     """Raise InputError if a flag needs detections, or boxes, that a func file does not give."""
     flag, has_detections = needs_boxes(args), funcs.has_detections(func)
@@ -75,7 +83,8 @@ def check_func(args: Any, func: Any) -> None:
 def needs_boxes(args: Any) -> str:
     """The flag that needs boxes, such as "--track"; empty if none is given."""
     flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones,
-             "--setup": args.setup, "--snapshots": args.snapshots, "--tiles": args.tiles}
+             "--setup": args.setup, "--snapshots": args.snapshots, "--tiles": args.tiles,
+             "--then": getattr(args, "then", None)}
     return next((flag for flag, value in flags.items() if value), "")
 
 
@@ -132,11 +141,16 @@ def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
     stdout: what take_stdout() returned; setup: what open_setup() returned. Returns the shared
     sinks, and the Window or None.
     """
-    if args.track or args.lines or args.zones or setup or needs_events(args):
+    then = getattr(args, "then", None)
+    if args.track or args.lines or args.zones or setup or then or needs_events(args):
         tracking = import_optional("results.tracking", "--track")
         for stream in streams:
             stream.tracker = tracking.Tracker()
     shared: list[Sink] = []
+    second = import_optional("results.second_model", "--then").SecondModels(
+        then, streams, args.runtime) if then else None
+    if second is not None:
+        shared.append(second)
     if setup:
         shared.append(setup.attach(streams))
     elif args.lines or args.zones:
@@ -160,7 +174,7 @@ def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
     if window is not None:
         shared.append(window)
     for stream in streams:
-        stream.sinks += [sink for sink in shared if sink is not snapshots]
+        stream.sinks += [sink for sink in shared if sink is not snapshots and sink is not second]
     return shared, window
 
 

@@ -20,7 +20,7 @@ class Delivery:
 
     name: what the stream is called everywhere. live: whether frames arrive at their own pace.
     max_fps: the most frames per second that are processed; None for all.
-    setup, tracker, lines, objects, findings: get every result with detections first
+    setup, tracker, second, lines, objects, findings: get every result with detections first
     (`update(result)`), or None. objects: only if a sink needs result.events.
     tiles: divides the frames (results.tiles.Tiles), or None.
     sinks: get every result next.
@@ -43,6 +43,7 @@ class Delivery:
         self.setup: Any = None
         self.tiles: Any = None
         self.tracker: Any = None
+        self.second: Any = None  # of --then
         self.lines: Any = None
         self.objects: Any = None
         self.findings: Any = None
@@ -65,7 +66,8 @@ class Delivery:
         """Take a result to the tracker and the lines, then to every sink."""
         self.failed += result.error is not None
         if result.error is None and result.detections is not None:
-            for each in (self.setup, self.tracker, self.lines, self.objects, self.findings):
+            for each in (self.setup, self.tracker, self.second, self.lines, self.objects,
+                         self.findings):
                 if each is not None:
                     self.timed(each, each.update, result)
         for sink in list(self.sinks):

@@ -58,8 +58,8 @@ def objects(detections: Any) -> List[Dict[str, Any]]:
     scores, boxes, corners = listed("scores", 4), listed("boxes"), listed("corners")
     points, point_scores = listed("keypoints"), listed("keypoints", 3)
     # polygons: those of another board, which sends no masks
-    ids, masks, polygons = (getattr(detections, name, None)
-                            for name in ("ids", "masks", "polygons"))
+    ids, masks, polygons, attributes = (
+        getattr(detections, name, None) for name in ("ids", "masks", "polygons", "attributes"))
     score_field = "score" if getattr(detections, "class_map", None) is None else "share"
     converted = []
     for index, number in enumerate(map(int, detections.classes)):
@@ -78,6 +78,9 @@ def objects(detections: Any) -> List[Dict[str, Any]]:
             one["polygon"] = outline(*masks[index])
         elif polygons is not None:
             one["polygon"] = polygons[index]
+        if attributes is not None and attributes[index]:
+            one["attributes"] = {key: [text, round(score, 4)]
+                                 for key, (text, score) in attributes[index].items()}
         converted.append(one)
     return converted
 

@@ -32,7 +32,8 @@ class Objects:
     name: the prefix of their ids. snapshots: whether pictures of them are saved.
 
     An event is a dict with the keys:
-    type: "new", "update" or "end"; event: "appears", "crosses", "enters", "leaves" or "ends";
+    type: "new", "update" or "end"; event: "appears", "attributes" (a second model says something
+    else of it), "crosses", "enters", "leaves" or "ends";
     before, after: the object's state, as _Object.json() returns it; and, depending on the event,
     line, direction and since (as in --json), or zone.
     """
@@ -64,6 +65,8 @@ class Objects:
             thing.update(result, index, score)
             if known is None:
                 events.append(thing.event("new", "appears"))
+            elif thing.has_other_attributes():
+                events.append(thing.event("update", "attributes"))
             events += thing.set_zones(zones_of.get(track, []))
         for crossing in result.crossings or ():
             if crossing["id"] in self.present:
@@ -122,6 +125,18 @@ class _Object:
             events.append(self.event("update", "leaves", zone=zone))
         return events
 
+    def attributes(self) -> Dict[str, List[Any]]:
+        """What second models say of the object, as in --json."""
+        every = getattr(self.detections, "attributes", None)
+        return {key: [text, round(score, 4)] for key, (text, score) in
+                (every[self.index] if every else {}).items()}
+
+    def has_other_attributes(self) -> bool:
+        """Whether they say something else than in the last event."""
+        before = (self.reported or {}).get("attributes", {})
+        return any(before.get(key, [None])[0] != text for key, (text, _) in
+                   self.attributes().items())
+
     def finish(self) -> List[Dict[str, Any]]:
         events = self.set_zones([])
         self.end_time = self.time
@@ -149,6 +164,7 @@ class _Object:
             "label": str(found.name(int(found.classes[index]))),
             "sub_label": None,
             "track": self.track,
+            "attributes": self.attributes(),
             "score": round(self.score, 3),
             "top_score": round(self.top_score, 3),
             "false_positive": False,

@@ -123,6 +123,7 @@ def report(streams: list[Any], shared: list[Any], quiet: bool) -> None:
     if not quiet:
         found = [line for stream in streams if stream.findings for line in stream.findings.lines()]
         limit = streams[0].meter.limit() if streams[0].meter else ""
+        found += [line for sink in shared for line in getattr(sink, "found", [])]
         for line in found + saved(streams, shared) + [limit] * bool(limit):
             say(line)
     errors = [stream.error for stream in streams

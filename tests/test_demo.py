@@ -2,8 +2,6 @@
 
 import itertools
 import os
-import re
-import subprocess
 import sys
 
 import cv2
@@ -69,40 +67,6 @@ def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_fals
     assert wanted > 3000
     assert found / wanted >= 0.95
     assert false / detections <= 0.02
-
-
-@pytest.mark.slow
-def test_a_detector_and_a_classifier_run_together(tmp_path, demo_frames):
-    """examples/two_models.py: detector and classifier mostly find the same class."""
-    writer = cv2.VideoWriter(
-        str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 30, (1280, 720)
-    )
-    for frame in demo_frames[:32]:
-        writer.write(frame)
-    writer.release()
-    done = subprocess.run(
-        [sys.executable, "examples/two_models.py", str(tmp_path / "clip.avi")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("frame ") == 2 and "looks like: " in done.stdout
-    frames, objects, agreed = map(
-        int, re.search(r"(\d+) frames, (\d+) objects, .* (\d+)% of them", done.stdout).groups()
-    )
-    assert frames == 32 and objects > 700 and agreed >= 80
-
-
-def test_two_models_reports_an_unreadable_file_in_one_sentence():
-    for arguments in (["none.mp4"], [ROOT / "models/demo.mp4", "none.rknn"]):
-        done = subprocess.run(
-            [sys.executable, "examples/two_models.py", *map(str, arguments)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 2 and "none." in done.stderr and "Traceback" not in done.stderr
 
 
 needs_font = pytest.mark.skipif(

@@ -48,7 +48,7 @@ def test_a_program_names_the_package_that_is_missing_and_how_to_install_it(scrip
     ), done.stderr
 
 
-@pytest.mark.parametrize("script", ["asyncio_streams.py", "two_models.py", "boards.py"])
+@pytest.mark.parametrize("script", ["asyncio_streams.py", "boards.py"])
 def test_every_example_has_a_help(script):
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / script, "--help"], capture_output=True, text=True

@@ -79,7 +79,6 @@ def test_the_evaluations_run(run):
 
 
 def test_the_examples_run(run, clip):
-    assert "objects" in run("examples/two_models.py", clip).stdout
     assert run("examples/asyncio_streams.py", clip, clip).stdout.count("45 frames") == 2
     assert "scheduler" in run("examples/boards.py", "--help").stdout
 

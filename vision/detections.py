@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class Detections:
     masks: Optional[List[Mask]] = None         # n masks of 0 and 1
     keypoints: Optional[np.ndarray] = None     # (n, k, 3) float32: x, y, score
     corners: Optional[np.ndarray] = None       # (n, 4, 2) float32, of rotated boxes
+    attributes: Optional[List[Dict[str, Tuple[str, float]]]] = None
+                                               # n dicts, of second models: {"plates": (what it
+                                               # says of the object, its confidence)}
     class_map: Optional[np.ndarray] = None     # (rows, columns) uint8: the class of each cell of a
                                                # grid that covers the frame
 
@@ -48,7 +51,8 @@ class Detections:
             self.keypoints = _converted("keypoints", self.keypoints, np.float32, (None, 3))
         if self.corners is not None:
             self.corners = _converted("corners", self.corners, np.float32, (4, 2))
-        for name in ("boxes", "scores", "ids", "masks", "keypoints", "corners"):
+        for name in ("boxes", "scores", "ids", "masks", "keypoints", "corners",
+                     "attributes"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.classes):
                 raise ModelError(f"Detections: {len(values)} {name}, but {len(self.classes)} "
@@ -79,7 +83,7 @@ class Detections:
             values = getattr(self, field.name)
             if isinstance(values, np.ndarray) and field.name != "class_map":
                 selected[field.name] = values[index]
-            elif field.name == "masks" and values is not None:
+            elif field.name in ("masks", "attributes") and values is not None:
                 selected[field.name] = [values[number] for number in index]
         return replace(self, **selected)
 

@@ -56,13 +56,16 @@ def _draw_list(IMG: np.ndarray, detections: Detections) -> np.ndarray:
 
 
 def captions(detections: Detections) -> List[str]:
-    """The text of each label: "dog 0.91", with a tracker's id "#7 dog 0.91"; of a class map
-    "road 45%"."""
+    """The text of each label: "dog 0.91", with a tracker's id "#7 dog 0.91", with a second
+    model's answer "#7 dog 0.91 poodle"; of a class map "road 45%"."""
     if detections.class_map is not None:
         return [f"{detections.name(number)} {share:.0%}" for number, share
                 in zip(detections.classes.tolist(), detections.scores.tolist())]
     texts = [f"{detections.name(number)} {score:.2f}" for number, score
              in zip(detections.classes.tolist(), detections.scores.tolist())]
+    if detections.attributes is not None:
+        texts = [" ".join([text, *(said for said, _ in each.values())])
+                 for text, each in zip(texts, detections.attributes)]
     if detections.ids is None:
         return texts
     return [f"#{number} {text}" if number >= 0 else text

@@ -35,6 +35,8 @@ def detections_of(objects: list[dict[str, Any]]) -> Detections:
         {one["number"]: one["class"] for one in objects},
         keypoints=array("keypoints"), corners=array("corners"),
         class_map=None if shares is None else np.empty((0, 0), np.uint8))
+    if any("attributes" in one for one in objects):
+        found.attributes = [one.get("attributes", {}) for one in objects]
     if objects and "polygon" in objects[0]:
         found.polygons = [one["polygon"] for one in objects]
     return found
