@@ -5,6 +5,7 @@ stride, width / stride) each. YOLOv6, YOLOv8 and what descends from them have th
 """
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
@@ -55,7 +56,7 @@ class Cells:
     """The cells whose best class passes the confidence, over all heads."""
     sides: np.ndarray      # (n, 4) float32: distances to left, top, right, lower side, in strides
     centres: np.ndarray    # (n, 2) float32: x and y of the cell in strides
-    strides: np.ndarray    # (n, 1) int64
+    strides: np.ndarray    # (n, 1) float32
     classes: np.ndarray    # (n,) int64
     scores: np.ndarray     # (n,) float32
     index: np.ndarray      # (n,) int64: of the cell, counted over all heads
@@ -71,18 +72,32 @@ def decode_cells(heads: Sequence[Head], settings: Settings) -> Cells:
     scores = [head.scores.reshape(head.scores.shape[1], -1) for head in heads]  # (classes, cells)
     logits = lacks_sigmoid(scores)
     conf = logit(settings.conf) if logits else settings.conf
-    start, parts = 0, []
-    for head, score in zip(heads, scores):
-        # The best class alone rules out nearly all cells. Only the others are computed.
-        passed = np.flatnonzero(score.highest() >= score.threshold(conf))
-        values = score.columns(passed).floats()                          # (classes, n)
-        sides = head.sides.reshape(head.sides.shape[1], -1).columns(passed).floats()
-        row, column = np.divmod(passed, head.scores.shape[3])
-        parts.append((distances(sides).T, np.column_stack([column, row]) + np.float32(0.5),
-                      np.full((len(passed), 1), head.stride), values.argmax(0),
-                      as_scores(values.max(0), logits), start + passed))
-        start += score.shape[1]
-    return Cells(*(np.concatenate(part) for part in zip(*parts)))
+    # The best class alone rules out nearly all cells. Only the others are computed.
+    highest = [score.highest() for score in scores]
+    passed = [np.flatnonzero(best >= score.threshold(conf))
+              for score, best in zip(scores, highest)]
+    best = np.concatenate([score._replace(stored=best[each]).floats()
+                           for score, best, each in zip(scores, highest, passed)])
+    classes = np.concatenate([score.stored.take(each, 1).argmax(0)
+                              for score, each in zip(scores, passed)])
+    sides = np.concatenate([head.sides.reshape(head.sides.shape[1], -1).columns(each).floats()
+                            for head, each in zip(heads, passed)], 1)
+    starts = np.cumsum([0] + [score.shape[1] for score in scores[:-1]])
+    index = np.concatenate([start + each for start, each in zip(starts, passed)])
+    table = cell_table(tuple((head.stride, *head.scores.shape[2:]) for head in heads))
+    centres, strides = np.split(table.take(index, 0), [2], 1)
+    return Cells(distances(sides).T, centres, strides, classes, as_scores(best, logits), index)
+
+
+@functools.lru_cache(maxsize=100)
+def cell_table(heads: Tuple[Tuple[int, int, int], ...]) -> np.ndarray:
+    """x and y of the centre of each cell, in strides, and its stride: (cells, 3) float32. heads:
+    stride, rows and columns of each."""
+    tables = []
+    for stride, rows, columns in heads:
+        row, column = np.divmod(np.arange(rows * columns), columns)
+        tables.append(np.stack([column + 0.5, row + 0.5, np.full(len(row), stride)], 1))
+    return np.concatenate(tables).astype(np.float32)
 
 
 def distances(sides: np.ndarray) -> np.ndarray:
