@@ -37,6 +37,7 @@ from process import stay_on_big_cores
 from runtimes.simulated import PUBLISHED
 from runtimes.simulated_library import KINDS
 from sources import READERS
+from sources.names import hide
 from vision.errors import InputError, ModelError
 
 # --------------------------------------------------------------------------------------------------
@@ -103,7 +104,8 @@ def profile(bench: measure.Bench) -> None:
     import cpu_profile  # only here: it needs all parts of main.py
     table = cpu_profile.profile(bench)
     args = bench.args
-    print(f"{args.cap}, {bench.npu}, {args.rounds} x {args.seconds:g} s a column\n\n"
+    source = hide(args.cap)  # no password in what people copy
+    print(f"{source}, {bench.npu}, {args.rounds} x {args.seconds:g} s a column\n\n"
           f"{cpu_profile.markdown(table)}")
     for column in table:
         if column["limit"]:
@@ -112,7 +114,8 @@ def profile(bench: measure.Bench) -> None:
         print(f"\n| {column['title']} | |\n| --- | --- |")
         for name, value in column["stages"].items():
             print(f"| {name} | {value} |")
-    result = dict(settings=vars(args), npu=bench.npu, cpu_cores=bench.cpus, profile=table)
+    result = dict(settings={**vars(args), "cap": source}, npu=bench.npu, cpu_cores=bench.cpus,
+                  profile=table)
     with writing(args) as path:
         Path(path + ".json").write_text(json.dumps(result, indent=1) + "\n")
 

@@ -20,6 +20,7 @@ from meter import Meter
 from results.delivery import Delivery
 from results.jsonl import JSONLines
 from results.window import Window, can_show
+from sources.names import hide
 from streams import FrameTask, Stream
 from vision import drawing, frame, jpeg, letterbox, nms
 from vision.errors import InputError
@@ -123,7 +124,7 @@ def measure(bench: Bench, runtime: Optional[str], shows: bool) -> Dict[str, Any]
     args = bench.args
     stream = Stream(args.cap, reader=args.reader, loop=True)
     if not stream.connection.opened:
-        raise InputError(f"{args.cap}: not available.")
+        raise InputError(f"{hide(args.cap)}: not available.")
     if args.live:
         frames = stream.frames
         stream.frames = lambda: paced(frames(), args.live)  # type: ignore[method-assign]
@@ -146,7 +147,8 @@ def measure(bench: Bench, runtime: Optional[str], shows: bool) -> Dict[str, Any]
                 thread.join()
                 stream.close_sinks(stream.sinks)
     if stream.error or not count:
-        raise InputError(stream.error or f"{args.cap}: no frame came in {args.seconds:g} s.")
+        raise InputError(stream.error
+                         or f"{hide(args.cap)}: no frame came in {args.seconds:g} s.")
     return dict(ms={stage: 1000 * (spent[stage] - before[stage]) / count for stage in STAGES},
                 fps=count / took, limit=limit_of(figures), stages=stages(figures))
 
