@@ -97,6 +97,12 @@ class Board:
                 process.kill()  # and with it all processes in the box
         return Run(process.returncode, out, err, self.report())
 
+    def main_py(self, *arguments, variables=(), **settings):
+        """Run main.py without a window, with these environment variables ("NAME=VALUE"); settings:
+        those of run(). Returns its Run."""
+        program = "env", *variables, "python3", "main.py", "--headless"
+        return self.run(*program, *arguments, **settings)
+
     def start(self, *command, soc="rk3588", options=(), **environment):
         """Start a command: a subprocess.Popen in a process group of its own."""
         self._report.unlink(missing_ok=True)

@@ -70,13 +70,8 @@ def clip_run(request, box, numbered, tmp_path_factory):
     saved, record = folder / "saved.avi", folder / "record.jsonl"
 
     def play(*arguments):
-        run = board.run(
-            "env",
-            f"RECORD={record}",
-            "python3",
-            "main.py",
+        run = board.main_py(
             numbered,
-            "--headless",
             "--func",
             RECORD,
             "--save",
@@ -85,6 +80,7 @@ def clip_run(request, box, numbered, tmp_path_factory):
             model_for(soc, folder),
             *arguments,
             soc=soc,
+            variables=[f"RECORD={record}"],
         )
         assert run.code == 0, run.err
         return run
@@ -144,19 +140,15 @@ def test_the_library_is_used_if_there_is_no_wheel(clip_run):
 @with_setups(f"emulated, {WHEEL}")
 def test_each_of_two_streams_is_complete_and_in_order(board, numbered, tmp_path):
     def play(*more):
-        run = board.run(
-            "env",
-            f"RECORD={tmp_path}/record",
-            "python3",
-            "main.py",
+        run = board.main_py(
             numbered,
             numbered,
-            "--headless",
             "--func",
             RECORD,
             "--save",
             tmp_path / "saved.avi",
             *more,
+            variables=[f"RECORD={tmp_path}/record"],
         )
         assert run.code == 0, run.err
         return run
@@ -174,18 +166,13 @@ def test_yolov8_finds_the_same_objects_as_on_the_pc(board, numbered, tmp_path, p
     model, module = MODELS["yolov8n"]
 
     def play(record):
-        run = board.run(
-            "env",
-            f"RECORD={tmp_path / record}",
-            f"RECORD_MODULE={module}",
-            "python3",
-            "main.py",
+        run = board.main_py(
             numbered,
-            "--headless",
             "--func",
             RECORD,
             "--model",
             model,
+            variables=[f"RECORD={tmp_path / record}", f"RECORD_MODULE={module}"],
         )
         assert run.code == 0, run.err
         return run
@@ -226,18 +213,7 @@ def test_classes_are_the_same_as_on_the_pc(board, tmp_path):
     for number in range(FRAMES):
         writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
     writer.release()
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        "--func",
-        "funcs/resnet.py",
-        "--model",
-        model,
-        "--save",
-        saved,
-    )
+    run = board.main_py(numbered, "--func", "funcs/resnet.py", "--model", model, "--save", saved)
     assert run.code == 0, run.err
     assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
     pc = RKNNLite()

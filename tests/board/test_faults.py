@@ -40,7 +40,7 @@ MEMORY_USED_UP = "the NPU's memory is used up: use fewer contexts (main.py's --t
 
 @with_setups(f"emulated, {WHEEL}", f"real, {NONE}")
 def test_a_missing_driver_is_reported_in_one_sentence(board, numbered):
-    run = board.run("python3", "main.py", numbered, "--headless", options=["--no-npu"])
+    run = board.main_py(numbered, options=["--no-npu"])
     assert ends_in_a_sentence(run, 2), run.err
     assert re.search(rf"context 1 of 6, core \d could not open {MODEL}", run.err)
     # with the wheel, the pool finds out what is missing
@@ -59,19 +59,11 @@ def test_a_missing_driver_is_reported_in_one_sentence(board, numbered):
     of=[name for name in EMULATED if "no wheel" not in name and "Python 3.13" not in name],
 )
 def test_a_missing_library_is_reported_in_one_sentence(board, numbered):
-    run = board.run("python3", "main.py", numbered, "--headless", options=["--no-runtime"])
+    run = board.main_py(numbered, options=["--no-runtime"])
     assert ends_in_a_sentence(run, 2), run.err
     assert re.search(rf"context 1 of 6, core \d could not open {MODEL}", run.err)
     assert "lacks /usr/lib/librknnrt.so" in run.err
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        "--runtime",
-        "library",
-        options=["--no-runtime"],
-    )
+    run = board.main_py(numbered, "--runtime", "library", options=["--no-runtime"])
     assert ends_in_a_sentence(run, 2), run.err
     assert "librknnrt.so cannot be loaded" in run.err.splitlines()[-1]
 
@@ -115,7 +107,7 @@ def test_invalid_models_are_reported_in_one_sentence(board, tmp_path):
 @with_setups(f"emulated, {WHEEL}", f"real, {NONE}")
 def test_a_model_for_another_soc_is_reported_in_one_sentence(board, numbered, tmp_path):
     model = model_for("rk3576", tmp_path)
-    run = board.run("python3", "main.py", numbered, "--headless", "--model", model)
+    run = board.main_py(numbered, "--model", model)
     assert ends_in_a_sentence(run, 2), run.err
     assert f"{model}: made for the rk3576, but this board has an rk3588" in run.err.splitlines()[-1]
     assert run.report is None or run.report["opened"] == 0
@@ -143,14 +135,7 @@ def test_a_model_for_another_soc_is_reported_in_one_sentence(board, numbered, tm
 )
 @with_setups(f"emulated, {NONE}", of=[f"emulated, {NONE}"])  # the wheel has its own messages
 def test_error_codes_of_the_library_are_explained(board, numbered, code, reason):
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        BOARD_FAIL_INIT="1-",
-        BOARD_FAIL_CODE=str(code),
-    )
+    run = board.main_py(numbered, BOARD_FAIL_INIT="1-", BOARD_FAIL_CODE=str(code))
     assert ends_in_a_sentence(run, 2), run.err
     assert re.sub(r", core \d", "", run.err.splitlines()[-1]) == (
         f"context 1 of 6 could not open {MODEL}: rknn_init returned {code} ({reason}"
@@ -160,9 +145,7 @@ def test_error_codes_of_the_library_are_explained(board, numbered, code, reason)
 # the vendor's library can fail for lack of memory only: below
 @with_setups(f"emulated, {WHEEL}", f"emulated, {NONE}", of=EMULATED)
 def test_contexts_opened_before_a_failed_one_are_destroyed(board, numbered):
-    run = board.run(
-        "python3", "main.py", numbered, "--headless", "--threads", "3", BOARD_FAIL_INIT="2-"
-    )
+    run = board.main_py(numbered, "--threads", "3", BOARD_FAIL_INIT="2-")
     assert ends_in_a_sentence(run, 2), run.err
     assert "context 2 of 3" in run.err
     assert board.has_wheel or run.err.endswith(f"(RKNN_ERR_MALLOC_FAIL): {MEMORY_USED_UP}\n")
@@ -172,7 +155,7 @@ def test_contexts_opened_before_a_failed_one_are_destroyed(board, numbered):
 # the emulated library has no NPU memory; see above
 @with_setups(f"real, {WHEEL}", of=REAL)
 def test_exhausted_npu_memory_is_reported_in_one_sentence(board, numbered):
-    run = board.run("python3", "main.py", numbered, "--headless", BOARD_MEMORY="20000000")
+    run = board.main_py(numbered, BOARD_MEMORY="20000000")
     assert ends_in_a_sentence(run, 2), run.err
     assert re.search(rf"context 3 of 6, core \d could not open {MODEL}", run.err)
     assert board.has_wheel or run.err.endswith(MEMORY_USED_UP + "\n")
@@ -187,7 +170,7 @@ def test_a_wrong_input_size_is_reported_in_one_sentence(board, numbered, tmp_pat
         "def myFunc(rknn_lite, IMG):\n"
         "    return infer(rknn_lite, np.zeros((320, 320, 3), np.uint8))\n"
     )
-    run = board.run("python3", "main.py", numbered, "--headless", "--func", func)
+    run = board.main_py(numbered, "--func", func)
     assert ends_in_a_sentence(run, 2), run.err
     assert "(1, 320, 320, 3)" in run.err.splitlines()[-1]
     assert run.report["opened"] == 6 and was_used_correctly(run.report)
@@ -198,15 +181,7 @@ def test_a_wrong_input_size_is_reported_in_one_sentence(board, numbered, tmp_pat
 
 @with_setups(f"real, {WHEEL}", of=SETUPS)
 def test_a_frame_whose_run_failed_is_processed_on_another_core(board, numbered, tmp_path):
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        "--save",
-        tmp_path / "saved.avi",
-        BOARD_FAIL_RUN="20",
-    )
+    run = board.main_py(numbered, "--save", tmp_path / "saved.avi", BOARD_FAIL_RUN="20")
     assert run.code == 0, run.err
     reason = (
         "see the message above"
@@ -223,15 +198,7 @@ def test_a_frame_whose_run_failed_is_processed_on_another_core(board, numbered, 
 
 @with_setups(f"emulated, {WHEEL}")
 def test_several_failed_runs_lose_at_most_their_own_frames(board, numbered, tmp_path):
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        "--save",
-        tmp_path / "saved.avi",
-        BOARD_FAIL_RUN="1,7-9,15-18,30",
-    )
+    run = board.main_py(numbered, "--save", tmp_path / "saved.avi", BOARD_FAIL_RUN="1,7-9,15-18,30")
     lost = FRAMES - len(numbers_shown(tmp_path / "saved.avi"))
     assert lost <= 9 - 2  # two cores pause after their first failure
     assert run.code == (3 if lost else 0), run.err
@@ -239,16 +206,7 @@ def test_several_failed_runs_lose_at_most_their_own_frames(board, numbered, tmp_
 
 @with_setups(f"emulated, {WHEEL}", of=SETUPS)
 def test_a_dead_npu_ends_every_stream(board, numbered, tmp_path):
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        numbered,
-        "--headless",
-        "--save",
-        tmp_path / "saved.avi",
-        BOARD_FAIL_RUN="20-",
-    )
+    run = board.main_py(numbered, numbered, "--save", tmp_path / "saved.avi", BOARD_FAIL_RUN="20-")
     assert reports_a_dead_npu(run), run.err
     assert run.report["runs"] < 2 * FRAMES
     assert (
@@ -260,15 +218,8 @@ def test_a_dead_npu_ends_every_stream(board, numbered, tmp_path):
 
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
 def test_frames_on_a_hung_core_are_processed_on_other_cores(board, numbered, tmp_path):
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        "--save",
-        tmp_path / "saved.avi",
-        BOARD_HANG_CORE="1",
-        BOARD_HANG_MS="1000",
+    run = board.main_py(
+        numbered, "--save", tmp_path / "saved.avi", BOARD_HANG_CORE="1", BOARD_HANG_MS="1000"
     )
     assert run.code == 0, run.err
     assert set(re.findall(r"context \d of 6, (core \d): a run failed", run.err)) == {"core 1"}
@@ -277,24 +228,14 @@ def test_frames_on_a_hung_core_are_processed_on_other_cores(board, numbered, tmp
 
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
 def test_a_hung_npu_ends_the_stream(board, numbered):
-    run = board.run(
-        "python3", "main.py", numbered, "--headless", BOARD_HANG_RUN="10-", BOARD_HANG_MS="1000"
-    )
+    run = board.main_py(numbered, BOARD_HANG_RUN="10-", BOARD_HANG_MS="1000")
     assert reports_a_dead_npu(run), run.err
     assert run.report["runs"] - run.report["failed"] == 9
 
 
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
 def test_a_context_that_never_returns_is_named_and_the_others_continue(board, numbered, tmp_path):
-    run = board.run(
-        "python3",
-        "main.py",
-        numbered,
-        "--headless",
-        "--save",
-        tmp_path / "saved.avi",
-        BOARD_STUCK_RUN="5",
-    )
+    run = board.main_py(numbered, "--save", tmp_path / "saved.avi", BOARD_STUCK_RUN="5")
     assert run.code == 3, run.err
     assert re.search(r"context \d of 6, core \d hangs", run.err)
     assert len(numbers_shown(tmp_path / "saved.avi")) == FRAMES - 1

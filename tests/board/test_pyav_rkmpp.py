@@ -107,18 +107,14 @@ def test_main_uses_opencv_and_saves_without_the_boards_encoder(board, package, t
     for name, codec in (("a.mp4", "libx264"), ("b.mp4", "mpeg4")):
         write(tmp_path / name, codec, 5)
     (tmp_path / "plain.py").write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    run = board.run(
-        "env",
-        package,
-        "python3",
-        "main.py",
+    run = board.main_py(
         tmp_path / "a.mp4",
         tmp_path / "b.mp4",
-        "--headless",
         "--save",
         tmp_path / "out.mp4",
         "--func",
         tmp_path / "plain.py",
+        variables=[package],
     )
     assert run.code == 0, run.err
     assert sorted(line for line in run.err.splitlines() if "decodes it" in line) == [
