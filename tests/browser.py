@@ -70,6 +70,11 @@ class Browser:
         pointer["actions"] = [moves[0], press, *moves[1:], lift]
         self.ask("POST", "/actions", {"actions": [pointer]})
 
+    def type(self, text):
+        """Press these keys."""
+        keys = [{"type": f"key{way}", "value": key} for key in text for way in ("Down", "Up")]
+        self.ask("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+
     def resize(self, width, height):
         """Emulate a window of this size, also narrower than Chromium's smallest, 500 pixels."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}

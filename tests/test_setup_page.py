@@ -1,6 +1,7 @@
 """Setting up counting on the page of --web: drawn with mouse and finger; hostile requests."""
 
 import base64
+import functools
 import http.client
 import json
 import sys
@@ -17,7 +18,7 @@ from conftest import ROOT
 from fakes import wait_until
 from proxy import PREFIX, Proxy
 from test_lines import STREET, true_counts
-from test_web import PICTURES, Playing, alive, ask, moves, raw, until_closed
+from test_web import NUMBERS, Playing, alive, ask, moves, raw, until_closed
 from tqdm import tqdm
 
 pytest.importorskip("aiohttp", reason="pip install aiohttp")
@@ -67,6 +68,10 @@ def opened(printed, tmp_path):
 
 # ---- in a browser ----
 
+# the grey level of the first picture; 0 while it is being loaded
+GREY = """const canvas = document.createElement('canvas'), context = canvas.getContext('2d');
+    context.drawImage(document.querySelector('article img'), 0, 0);
+    return context.getImageData(0, 0, 1, 1).data[0];"""
 SNAPSHOT_WIDTH = "const i = document.querySelector('#snapshots img'); return i && i.naturalWidth"
 
 
@@ -161,14 +166,19 @@ def test_a_line_is_drawn_turned_round_moved_renamed_and_deleted(opened, browser)
         editor = Editor(browser, page)
         editor.draw("Line", (0.2, 0.2), (0.3, 0.5), (0.2, 0.8))
         editor.wait_for_points("lines", "line1", DOOR)
+        assert editor.centre(".flip.grip")[0] < 0.2  # right, seen from the first point
         editor.drag(editor.centre(".flip.grip"))
         editor.wait_for_points("lines", "line1", DOOR[::-1])
+        assert editor.centre(".flip.grip")[0] > 0.2
         editor.drag((0.2, 0.2), (0.4, 0.1))  # its second point
         editor.wait_for_points("lines", "line1", [[0.2, 0.8], [0.4, 0.1]])
         editor.drag((0.25, 0.625), (0.35, 1.2))  # all of it, to the edge of the picture
         editor.wait_for_points("lines", "line1", [[0.3, 1], [0.5, 0.3]])
-        editor.enter(".setup input[type=text]", "门 (north)")
+        browser.run("document.querySelector('.setup input[type=text]').select()")
+        browser.type("门 (north)")
+        editor.drag((0.9, 0.1))  # a click beside the line
         editor.wait_for_points("lines", "门 (north)", [[0.3, 1], [0.5, 0.3]])
+        editor.drag((0.4, 0.65))
         editor.press("Delete")
         editor.wait_for(lines={})
 
@@ -321,13 +331,14 @@ def test_the_picture_is_frozen_and_has_no_lines_while_they_are_drawn(opened, bro
     page.write(Drawn(gate, []))
     with Playing(page, gate, make=Drawn):
         editor = Editor(browser, page)
-        wait_until(lambda: gate.keeps_plain and browser.run(PICTURES)[0][1] < 250)
+        grey = functools.partial(browser.run, GREY)
+        wait_until(lambda: gate.keeps_plain and 0 < grey() < 250)
         editor.press("Freeze")
-        (frozen,), count = browser.run(PICTURES), gate.count
+        frozen, count = wait_until(grey), gate.count
         wait_until(lambda: gate.count > count + 10)
-        assert browser.run(PICTURES)[0] == frozen
+        assert grey() == frozen
         editor.press("Done")
-        wait_until(lambda: not gate.keeps_plain and browser.run(PICTURES)[0][1] > 250)
+        wait_until(lambda: not gate.keeps_plain and grey() > 250)
 
 
 @pytest.mark.slow
@@ -357,6 +368,9 @@ def test_a_readonly_page_has_no_editor_and_shows_snapshots_with_names_as_text(op
         wait_until(lambda: browser.run(SNAPSHOT_WIDTH))
         text = browser.run("return document.querySelector('#snapshots').textContent")
         assert "gate <b> crosses door in" in text
+        for _ in range(2):  # the next status has come
+            numbers = browser.run(NUMBERS)
+            wait_until(lambda numbers=numbers: browser.run(NUMBERS) != numbers)
         assert browser.run("return document.querySelector('.edit').hidden")
 
 
