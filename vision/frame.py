@@ -92,13 +92,14 @@ class YUVFrame(Frame):
         if self.made is not None:
             return super().cut(left, top, right, bottom)
         h, w = self.shape[:2]
-        left, top = left - left % 2, top - top % 2  # where the colours of a pair of pixels start
+        x, y = left % 2, top % 2
+        left, top = left - x, top - y  # where the colours of a pair of pixels start
         part = [plane[top * plane.shape[0] // h:-(-bottom * plane.shape[0] // h),
                       left * plane.shape[1] // w:-(-right * plane.shape[1] // w)]
                 for plane in self.planes]
         rgb = np.empty((*part[0].shape[:2], 3), np.uint8)
         YUVFrame(rgb.shape, self.make_bgr, part, self.to_rgb).scale_into(rgb)
-        return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        return cv2.cvtColor(rgb[y:, x:], cv2.COLOR_RGB2BGR)
 
     def scale_into(self, rgb: np.ndarray) -> None:
         if self.planes[0].shape[1] < rgb.shape[1]:  # the frame is the smaller of the two
