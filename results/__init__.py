@@ -59,10 +59,10 @@ def parse_tiles(text: str | None) -> Any:
 
 
 def plan_second_models(args: Any, model: Any, func: Any) -> None:
-    """Replace the texts of --then by what results/second_model.py makes of them. Raises InputError
+    """Replace the texts of --then by the Steps of results/second_steps.py. Raises InputError
     if a model is missing or looks at objects that no model finds."""
     if args.then:
-        module = import_optional("results.second_model", "--then")
+        module = import_optional("results.second_steps", "--then")
         args.then = module.plan(args.then, model, func, args.runtime)
 
 

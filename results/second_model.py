@@ -18,55 +18,25 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from concurrent.futures import CancelledError, Future
-from types import ModuleType
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-import funcs
 import rknnpool
 import runtimes
-from funcs import resnet
+from results.second_steps import Step, cut
 from results.votes import Answer, Votes
-from vision.coco import COCO_CLASSES
 from vision.detections import Detections
-from vision.errors import InputError, ModelError, nearest
-from vision.frame import Frame, Picture
-from vision.packages import ROOT
+from vision.errors import InputError, ModelError
 
 # --------------------------------------------------------------------------------------------------
 SHARE = 0.12          # of the NPU's time, and of the time in which Python runs, for second models
 SAVED_SECONDS = 0.1   # of it that may be unused at first and used later
-MARGIN = 0.05         # of a box's sides, around a crop for a model that reads text
 MIN_SIDE = 8          # pixels; smaller objects are left alone
 MAX_OBJECTS = 1000    # of a stream that are known at a time
 TRIAL_RUNS = 3        # of each second model before the first frame: how long does it take?
 MAX_WAITING = 8       # crops of a stream that wait for a third model
 # --------------------------------------------------------------------------------------------------
-
-
-class Step:
-    """A second model. classes: names of the objects that it looks at, None for all; parent: the
-    Step that finds these objects, None: the first model does; key: its name in the results."""
-
-    def __init__(self, text: str, path: str, model: Any, func: ModuleType,
-                 classes: Optional[Set[str]], parent: Optional[Step]):
-        self.text, self.model, self.func, self.classes = text, model, func, classes
-        self.parent, self.key = parent, os.path.splitext(os.path.basename(path))[0]
-        self.children: List[Step] = []
-        if parent:
-            parent.children.append(self)
-        self.pool: Any = None
-        self.lock = threading.Lock()
-        self.runs, self.cpu, self.on_cpu = 0, 0.0, False  # cpu: seconds of all runs
-        self.npu = float("inf")  # seconds of one run in which it waits for the NPU, the shortest
-
-    def wants(self, name: str) -> bool:
-        return self.classes is None or name in self.classes
-
-    def chain(self) -> List[Step]:
-        """This step and all that look at what it finds."""
-        return [self, *(step for child in self.children for step in child.chain())]
 
 
 class Crop(NamedTuple):
@@ -75,65 +45,6 @@ class Crop(NamedTuple):
     step: Step
     votes: Dict[Step, Votes]    # of its object
     side: float              # of the object's box in the frame, pixels
-
-
-# ---- before the run ----
-
-def plan(texts: Sequence[str], model: Any, func: ModuleType, runtime: Optional[str]) -> List[Step]:
-    """The Steps of --then. texts: MODEL or MODEL@CLASS,CLASS; model, func: of the first model;
-    runtime: the name of the runtime, or None. Raises InputError for what cannot work."""
-    steps: List[Step] = []
-    for text in [texts] if isinstance(texts, str) else texts:
-        text = str(text)
-        path, words = _split(text)
-        path, soc = runtimes.model_for(runtime, path, rknnpool.soc())
-        second = funcs.describe_model(path, soc)
-        classes = {word.strip() for word in words.split(",") if word.strip()} or None
-        parent = _parent(text, classes, names_of(model, func), steps)
-        step = Step(text, second.path, second, funcs.find(second), classes, parent)
-        if not funcs.has_detections(step.func):
-            raise InputError(f"--then {text}: {step.func.__file__} defines no detect(rknn_lite, "
-                             "IMG), which returns Detections.")
-        if step.key in [other.key for other in steps]:
-            raise InputError(f"--then {text}: another --then is called {step.key}, too; rename one "
-                             "of the two files.")
-        steps.append(step)
-    return steps
-
-
-def _split(text: str) -> Tuple[str, str]:
-    """(path, classes) of MODEL@CLASSES. A path may contain an @."""
-    path, _, classes = (text, "", "") if os.path.exists(text) else text.rpartition("@")
-    path, classes = (path, classes) if path else (classes, "")
-    beside = os.path.join(ROOT, path)  # as --model: the settings work in every working directory
-    return (path if os.path.exists(path) or not os.path.exists(beside) else beside), classes
-
-
-def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List[Step]
-            ) -> Optional[Step]:
-    """The Step that finds these classes, None for the first model. Raises InputError if neither
-    does."""
-    if classes is None or classes <= first or not first:
-        return None
-    known = set(first)
-    for step in steps:
-        found = names_of(step.model, step.func) if getattr(step.func, "BOXES", True) else set()
-        if classes <= found:
-            return step
-        known |= found
-    word = sorted(classes - known or classes)[0]
-    near = nearest(word, known)
-    raise InputError(f"--then {text}: no model before it finds {word}" + (
-        f"; did you mean {near}?" if near else f". They find: {', '.join(sorted(known))}."))
-
-
-def names_of(model: Any, func: Any) -> Set[str]:
-    """The class names of a model; empty if they are unknown."""
-    names = model.names or getattr(func, "CLASSES", None)
-    if not names and hasattr(func, "classes_of") or model.classes:
-        count = model.classes or func.classes_of(model)
-        names = names or (COCO_CLASSES if count == len(COCO_CLASSES) else ())
-    return {str(name) for name in (names.values() if isinstance(names, dict) else names or ())}
 
 
 # ---- the models, shared by all streams ----
@@ -162,9 +73,11 @@ class SecondModels:
                 grey = np.full((64, 64, 3), 128, np.uint8)
                 for _ in range(TRIAL_RUNS):
                     step.pool.submit(Crop(grey, step, {}, 64)).result()
-            except (RuntimeError, ValueError, TypeError) as error:
+            except Exception as error:
                 self.close()
-                raise InputError(f"--then {step.text}: {error}.") from None
+                if isinstance(error, (RuntimeError, ValueError, TypeError)):  # without a full stop
+                    raise InputError(f"--then {step.text}: {error}.") from None
+                raise
         self.last, self.spent = time.perf_counter(), self._spent()
         for stream in streams:
             stream.second = SecondModel(stream, self)
@@ -204,6 +117,12 @@ class SecondModels:
         """Count crops that are left out."""
         with self.lock:
             self.left_out += count
+
+    def count_answer(self, step: Step, first: bool, failed: bool = False) -> None:
+        """Count an answer that came. first: no other was there about its object."""
+        with self.lock:
+            self.failed += failed
+            self.objects[step.key] += first
 
     @property
     def found(self) -> List[str]:
@@ -340,7 +259,7 @@ class SecondModel:
         try:
             found = future.result()
         except (rknnpool.NPUError, CancelledError):
-            self.models.failed += 1
+            self.models.count_answer(step, False, failed=True)
             return []
         except (ModelError, InputError) as error:
             raise InputError(f"--then {step.text}: {error}" + "." * (
@@ -348,7 +267,7 @@ class SecondModel:
         answer: Optional[Answer] = None
         if len(found):
             answer = str(found.name(int(found.classes[0]))), float(found.scores[0])
-            self.models.objects[step.key] += votes[step].best is None
+            self.models.count_answer(step, votes[step].best is None)
         votes[step].add(answer, crop.side)
         return [more for child in step.children for more in self._next(crop, child, found)]
 
@@ -374,25 +293,3 @@ class SecondModel:
         while crops:
             started = [(self.models.start(crop), crop) for crop in crops]
             crops = [more for future, crop in started for more in self._answered(future, crop)]
-
-
-def cut(IMG: Picture, box: np.ndarray, func: Any) -> np.ndarray:
-    """What a func file's model sees of a box (4,) xyxy in a frame: (h, w, 3) uint8 BGR, a copy.
-
-    A square around the box, so large that the crop of a classifier keeps the box. With SQUARE =
-    False in the func file, the box with a small margin.
-    """
-    x1, y1, x2, y2 = box.tolist()
-    half_w, half_h = (x2 - x1) / 2, (y2 - y1) / 2
-    if getattr(func, "SQUARE", True):
-        half_w = half_h = max(half_w, half_h) / resnet.CROP
-    else:
-        half_w, half_h = half_w * (1 + 2 * MARGIN), half_h * (1 + 2 * MARGIN)
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    h, w = IMG.shape[:2]
-    left, top = min(max(0, round(x - half_w)), w - 1), min(max(0, round(y - half_h)), h - 1)
-    right, bottom = max(left + 1, min(w, round(x + half_w))), max(top + 1,
-                                                                  min(h, round(y + half_h)))
-    if isinstance(IMG, Frame):
-        return IMG.cut(left, top, right, bottom)
-    return IMG[top:bottom, left:right].copy()

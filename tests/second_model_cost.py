@@ -26,6 +26,7 @@ import func  # noqa: E402
 from funcs import resnet  # noqa: E402
 from results import second_model  # noqa: E402
 from results.result import FrameTask  # noqa: E402
+from results.second_steps import Step  # noqa: E402
 from results.tracking import Tracker  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes.simulated import record, simulated  # noqa: E402
@@ -61,7 +62,7 @@ def measure(runtime, cores, seconds, then):
     with rknnPoolExecutor(model, 2 * cores, FrameTask(func), runtime=runtime) as pool:
         models = None
         if then:
-            steps = [second_model.Step(SECOND, SECOND, second, resnet, None, None)]
+            steps = [Step(SECOND, SECOND, second, resnet, None, None)]
             models = second_model.SecondModels(steps, [stream], runtime)
             stream.tracker = Tracker()
         stream.sinks.append(meter)

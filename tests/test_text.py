@@ -16,7 +16,8 @@ from fakes import wait_until
 import funcs
 from funcs import ctc, text_regions
 from results import second_model
-from results.second_model import SecondModels, plan
+from results.second_model import SecondModels
+from results.second_steps import plan
 from runtimes import cpu
 from vision.detections import Detections
 from vision.errors import InputError, ModelError

@@ -33,11 +33,6 @@ class Frame:
                 self.made = self.make_bgr()
             return self.made
 
-    def cut(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-        """A part of the frame as a new array (bottom - top, right - left, 3) uint8 BGR; columns
-        left to right - 1, rows top to bottom - 1. Raises Undecodable."""
-        return self.bgr()[top:bottom, left:right].copy()
-
     def scale_into(self, rgb: np.ndarray) -> None:
         """Scale the frame to the size of `rgb`, (height, width, 3) uint8 RGB, and write it there.
         Raises Undecodable."""
@@ -87,19 +82,6 @@ class YUVFrame(Frame):
                  planes: List[np.ndarray], to_rgb: np.ndarray):
         super().__init__(shape, make_bgr)
         self.planes, self.to_rgb = planes, to_rgb
-
-    def cut(self, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-        if self.made is not None:
-            return super().cut(left, top, right, bottom)
-        h, w = self.shape[:2]
-        x, y = left % 2, top % 2
-        left, top = left - x, top - y  # where the colours of a pair of pixels start
-        part = [plane[top * plane.shape[0] // h:-(-bottom * plane.shape[0] // h),
-                      left * plane.shape[1] // w:-(-right * plane.shape[1] // w)]
-                for plane in self.planes]
-        rgb = np.empty((*part[0].shape[:2], 3), np.uint8)
-        YUVFrame(rgb.shape, self.make_bgr, part, self.to_rgb).scale_into(rgb)
-        return cv2.cvtColor(rgb[y:, x:], cv2.COLOR_RGB2BGR)
 
     def scale_into(self, rgb: np.ndarray) -> None:
         if self.planes[0].shape[1] < rgb.shape[1]:  # the frame is the smaller of the two
