@@ -114,7 +114,7 @@ def add_source_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
     add("--loop", action="store_true", default=settings["loop"],
         help="play files again and again")
     add("--silence", type=float, default=settings["silence"], metavar="SECONDS",
-        help="open a URL again if it has sent no picture for this long (default: 5; more for a "
+        help="reconnect to a URL that has sent no picture for this long (default: 5; more for a "
         "source whose pictures come less often)")
     add("--camera-size", default=settings["camera_size"], metavar="WxH",
         help="size in pixels to request from USB cameras, such as 1920x1080")

@@ -98,7 +98,7 @@ class Stream(Delivery):
             while not self.stop.is_set() and self.grab():
                 received, moment = time.perf_counter(), self.source.time
                 if not self.live:
-                    moment = clock.of(moment, self.rate)
+                    moment = clock.next_time(moment, self.rate)
                 self.number += 1
                 if limit.too_soon(received if self.live else moment, self.rate):
                     continue

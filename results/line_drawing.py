@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import cv2
 import numpy as np
 
-from vision.labels import written
+from vision.labels import text_label
 
 Colour = Tuple[int, int, int]
 LINE_COLOUR: Colour = (80, 220, 255)  # BGR
@@ -74,4 +74,4 @@ def write(picture: np.ndarray, position: Sequence[float], rows: List[str], colou
 @functools.lru_cache(maxsize=500)
 def row_picture(text: str, scale: float, colour: Colour, instead: str) -> np.ndarray:
     """A row of text on black."""
-    return written(text, scale, (0, 0, 0), colour, instead)
+    return text_label(text, scale, (0, 0, 0), colour, instead)

@@ -7,7 +7,7 @@ import time
 from typing import List, Sequence
 
 from sources.file_names import on_disk
-from sources.names import is_picture, local
+from sources.names import is_picture, local_path
 from vision.errors import InputError
 
 
@@ -56,7 +56,7 @@ def unused(path: str) -> str:
 def check_free(path: str, sources: List[str]) -> None:
     """Raise InputError if saving at `path` would overwrite one of the sources."""
     for source in sources:
-        source = local(source)
+        source = local_path(source)
         for read in [source, *(glob.glob(source) if "://" not in source else [])]:
             if os.path.exists(path) and os.path.exists(read) and os.path.samefile(path, read):
                 kind = "folder" if os.path.isdir(path) else "video"

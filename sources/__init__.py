@@ -20,7 +20,7 @@ from sources.names import (
     SourceUnavailable,
     is_camera,
     is_url,
-    local,
+    local_path,
     lower_scheme,
     malformed,
     shown,
@@ -78,9 +78,9 @@ def open_source(source: Any, reader: str | None = None,
     pictures = list_pictures(source)
     if pictures is not None:
         return Pictures(pictures)
-    if not os.path.exists(local(source)):
-        raise InputError(f"{as_text(local(source))}: no such file.")
-    return open_video(source, os.path.abspath(local(source)), reader, Timeouts(), max_fps)
+    if not os.path.exists(local_path(source)):
+        raise InputError(f"{as_text(local_path(source))}: no such file.")
+    return open_video(source, os.path.abspath(local_path(source)), reader, Timeouts(), max_fps)
 
 
 def check_reader(reader: str | None) -> str | None:

@@ -58,7 +58,7 @@ def lower_scheme(source: str) -> str:
     return re.sub(r"^[A-Za-z]+(?=://)", lambda scheme: scheme.group().lower(), source)
 
 
-def local(source: str) -> str:
+def local_path(source: str) -> str:
     """The path of a file:// URL, or of a file named on the command line; a URL unchanged."""
     source = lower_scheme(source)
     if source.startswith("file://"):
@@ -212,7 +212,7 @@ def short_names(source: Any) -> tuple[str, str]:
         except ValueError:  # it is malformed, and will not open
             names = (source.split(":")[0],) * 2
     else:
-        path = Path(local(source))
+        path = Path(local_path(source))
         while not path.exists() and re.search(r"[*?[]|%\d*d", path.name):
             path = path.parent  # of a pattern such as photos/*.png
         names = as_text(path.name or path.resolve().name), as_text("-".join(path.parts[-2:]))

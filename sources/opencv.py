@@ -13,7 +13,7 @@ import numpy as np
 
 from sources.containers import count_is_exact
 from sources.file_names import for_opencv
-from sources.names import SourceUnavailable, hide, is_camera, is_number, is_url, local
+from sources.names import SourceUnavailable, hide, is_camera, is_number, is_url, local_path
 from sources.yuv import frame_of_array, guessed_format, named_format
 from vision.errors import InputError
 from vision.frame import Frame, picture_of
@@ -208,7 +208,7 @@ class Video:
         if self.live and self.timeout and time.perf_counter() > began + 0.9 * self.timeout:
             return False  # OpenCV gives two old frames of a silent RTSP source after its timeout
         if not more:
-            if not self.live and not count_is_exact(local(self.source)):
+            if not self.live and not count_is_exact(local_path(self.source)):
                 self.total = self.number
             return False
         self.number += 1

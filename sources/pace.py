@@ -12,7 +12,7 @@ class FileClock:
         self.time = self.given = float("-inf")  # of the previous frame: returned, and in the file
         self.offset = 0.0                       # seconds to add to the file's own times
 
-    def of(self, given: float, fps: float) -> float:
+    def next_time(self, given: float, fps: float) -> float:
         """The time of the next frame in seconds. given: its time in the file; fps: the file's frame
         rate."""
         step = 1 / fps if 0.01 <= fps <= 1000 else 1 / 30

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sources.file_names import as_text, for_opencv
-from sources.names import PICTURES, is_picture, is_url, local
+from sources.names import PICTURES, is_picture, is_url, local_path
 from sources.unreadable import reason
 from vision.errors import InputError
 
@@ -19,7 +19,7 @@ FPS = 25  # frame rate of pictures in a row, the same as FFmpeg's
 def list_pictures(source: str) -> list[str] | None:
     """Paths of the pictures that `source` names, in order: a picture, a folder, a glob pattern, or
     a pattern such as img_%03d.jpg. None if `source` is something else."""
-    source = local(source)
+    source = local_path(source)
     if os.path.isdir(source):
         # Hidden files are no pictures: macOS writes a ._IMG_1.jpg beside each IMG_1.jpg.
         found = sorted(os.path.join(source, name) for name in names_in(source)

@@ -17,7 +17,7 @@ from av.video.reformatter import VideoReformatter
 
 from sources.containers import count_is_exact
 from sources.key_frames import KeyFrames
-from sources.names import NoHardware, NotReadable, is_url, local
+from sources.names import NoHardware, NotReadable, is_url, local_path
 from sources.opencv import is_live
 from sources.timeouts import Timeouts
 from sources.yuv import frame_of_planes
@@ -142,7 +142,7 @@ class AVVideo:
             try:
                 packet = next(self.packets)
             except (StopIteration, *FAILURES):
-                if not self.live and not count_is_exact(local(self.source)):
+                if not self.live and not count_is_exact(local_path(self.source)):
                     self.total = self.number
                 return False
             if self.keys.skips(packet):

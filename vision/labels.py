@@ -36,10 +36,10 @@ def label(text: str, number: int, size: float) -> np.ndarray:
     """
     paint = colour(number)
     luma = 0.114 * paint[0] + 0.587 * paint[1] + 0.299 * paint[2]  # ITU-R BT.601
-    return written(text, size, paint, (0, 0, 0) if luma > 110 else (255, 255, 255), number)
+    return text_label(text, size, paint, (0, 0, 0) if luma > 110 else (255, 255, 255), number)
 
 
-def written(text: str, size: float, paint: Colour, ink: Colour, instead: Any) -> np.ndarray:
+def text_label(text: str, size: float, paint: Colour, ink: Colour, instead: Any) -> np.ndarray:
     """A text as a picture, (h, w, 3) uint8 BGR. size: OpenCV's font scale.
 
     Before OpenCV 5 its font has only ASCII letters. Other letters are drawn with Pillow, if it is

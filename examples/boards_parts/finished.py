@@ -8,13 +8,13 @@ import sys
 from typing import Sequence
 
 from results.console import say
-from sources.names import hide, local, unique
+from sources.names import hide, local_path, unique
 
 
 def source_of(address: str) -> str:
     """What the `source` of a JSON line is: the absolute path of a file, or a URL without its
     password."""
-    path = local(address)
+    path = local_path(address)
     return hide(path) if "://" in path else os.path.realpath(path)
 
 
