@@ -17,6 +17,7 @@ import numpy as np
 # An object ends if it is not seen for this many seconds of the stream's time, and in this many
 # frames. Must be more than the tracker waits for a lost object (LOST_SECONDS, LOST_FRAMES).
 END_SECONDS, END_FRAMES = 2.5, 3
+NO_ZONES: List[str] = []
 
 
 def follow(streams: Iterable[Any], snapshots: bool) -> None:
@@ -55,19 +56,22 @@ class Objects:
         for zone, inside in (getattr(result, "inside", None) or {}).items():
             for track in inside:
                 zones_of.setdefault(int(track), []).append(zone)
-        ids = ids.tolist()
+        ids, attributes = ids.tolist(), getattr(found, "attributes", None)
         for index, (track, score) in enumerate(zip(ids, found.scores.tolist())):
             if track < 0:  # not confirmed by the tracker yet
                 continue
-            known = self.present.get(track)
-            thing = known or _Object(track, result, f"{self.name}-{track}", self.snapshots)
-            self.present[track] = thing
+            known = thing = self.present.get(track)
+            if thing is None:
+                thing = _Object(track, result, f"{self.name}-{track}", self.snapshots)
+                self.present[track] = thing
             thing.update(result, index, score)
             if known is None:
                 events.append(thing.event("new", "appears"))
-            elif thing.has_other_attributes():
+            elif attributes and thing.has_other_attributes():
                 events.append(thing.event("update", "attributes"))
-            events += thing.set_zones(zones_of.get(track, []))
+            zones = zones_of.get(track, NO_ZONES)
+            if zones != thing.zones:
+                events += thing.set_zones(zones)
         for crossing in result.crossings or ():
             if crossing["id"] in self.present:
                 fields = {key: crossing.get(key) for key in ("line", "direction", "since")}
@@ -111,7 +115,8 @@ class _Object:
         self.detections, self.number = result.detections, result.number  # not its picture
         self.index, self.score, self.time = index, score, result.time
         self.missed = 0
-        self.top_score = max(self.top_score, score)
+        if score > self.top_score:
+            self.top_score = score
 
     def set_zones(self, zones: List[str]) -> List[Dict[str, Any]]:
         """Set the zones in which the object is. Returns the events of entering and leaving."""
