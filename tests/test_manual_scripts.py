@@ -48,4 +48,4 @@ def test_the_short_run_of_a_manual_script_works(command):
 
 
 def test_the_page_has_these_commands():
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
