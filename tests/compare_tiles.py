@@ -9,7 +9,8 @@ Run by hand:
   visible is found by a box of its class with an IoU of at least 0.5. An object is doubled if a
   second box of its class lies on it (intersection / smaller area of at least 0.5). The model itself
   doubles an object if both boxes come from the same tile.
-- The rate of 3 x 2 tiles, and how old a frame's result is, on a simulated NPU with three cores.
+- The rate of 3 x 2 tiles, and how old the result of a live frame is, on a simulated NPU with three
+  cores.
 - The number of tiles that "motion" runs, and its recall, while objects move in two of six tiles.
 
 Needs Pillow and Debian's package fonts-noto-color-emoji.
@@ -64,7 +65,9 @@ class Score:
 
     def __init__(self):
         self.found, self.objects = np.zeros(len(SIDES) - 1, int), np.zeros(len(SIDES) - 1, int)
-        self.boxes = self.right = self.at_seams = self.doubled = self.by_model = 0
+        self.boxes = self.right = self.doubled = 0
+        self.by_place = np.zeros(2, int)  # objects elsewhere, and at seams
+        self.doubled_by_model = [0, 0]
 
     def add(self, truth, found, tiles=()):
         """Count a frame. tiles: (box, Detections in it) of each tile that was merged."""
@@ -83,17 +86,16 @@ class Score:
         self.objects += np.bincount(row, minlength=len(self.objects))
         self.found += np.bincount(row[hit], minlength=len(self.objects))
         self.boxes, self.right = self.boxes + len(found), self.right + np.sum(finder >= 0)
-        cut = at_seam(boxes)
-        self.at_seams += cut.sum()
+        seam = at_seam(boxes)
+        self.by_place += np.bincount(seam, minlength=2)
         on = np.where(same & (finder >= 0), overlap, 0)  # each box belongs to the nearest object
         on[finder[finder >= 0]] = 0
         for box in np.flatnonzero(on.max(1, initial=0) >= DOUBLE):
             number = on[box].argmax()
-            if cut[number]:
-                self.doubled += 1
-                self.by_model += found_twice(
-                    found.boxes[box], boxes[number], classes[number], tiles
-                )
+            if found_twice(found.boxes[box], boxes[number], classes[number], tiles):
+                self.doubled_by_model[int(seam[number])] += 1
+            else:
+                self.doubled += int(seam[number])
 
     @property
     def recall(self):
@@ -101,12 +103,10 @@ class Score:
 
 
 def at_seam(boxes):
-    """Whether an edge of a tile cuts these boxes, (n,) bool."""
-    cut = np.zeros(len(boxes), bool)
-    for low, high, edges in ((0, 2, {0, 2}), (1, 3, {1, 3})):
-        for edge in {tile[side] for tile in TILES for side in edges} - {0, *SIZE}:
-            cut |= (boxes[:, low] < edge) & (boxes[:, high] > edge)
-    return cut
+    """Whether at least two tiles show a part of these boxes: (n,) bool."""
+    x1, y1, x2, y2 = np.array(TILES).T
+    across = (boxes[:, :1] < x2) & (boxes[:, 2:3] > x1)
+    return (across & (boxes[:, 1:2] < y2) & (boxes[:, 3:] > y1)).sum(1) > 1
 
 
 def found_twice(box, truth, number, tiles):
@@ -141,11 +141,15 @@ def compare_recall(streets):
     print(
         f"| all | {tiled.objects.sum()} | {100 * whole.recall:.1f} % | {100 * tiled.recall:.1f} % |"
     )
-    by_tiles = tiled.doubled - tiled.by_model
+    elsewhere, at_seams = (
+        100 * count / max(1, objects)
+        for count, objects in zip(tiled.doubled_by_model, tiled.by_place)
+    )
     print(
-        f"\nDoubled: {by_tiles} of {tiled.at_seams} objects at seams "
-        f"({100 * by_tiles / max(1, tiled.at_seams):.1f} %), and {tiled.by_model} by the model "
-        f"itself. Precision: {100 * tiled.right / tiled.boxes:.1f} % with tiles, "
+        f"\nTiles double {tiled.doubled} of {tiled.by_place[1]} objects at seams "
+        f"({100 * tiled.doubled / max(1, tiled.by_place[1]):.1f} %). The model itself doubles "
+        f"{at_seams:.1f} % there and {elsewhere:.1f} % elsewhere. Right boxes: "
+        f"{100 * tiled.right / tiled.boxes:.1f} % with tiles, "
         f"{100 * whole.right / whole.boxes:.1f} % without."
     )
 
@@ -165,46 +169,46 @@ def detecting(detect):
     return FrameTask(SimpleNamespace(detect=detect, draw=lambda IMG, detections: IMG))
 
 
+def infer_only(context, IMG):
+    """What takes no CPU time: only the pool and the NPU are measured."""
+    context.inference_raw([SQUARE])
+    return func.Detections(np.empty((0, 4)), [], [])
+
+
+SQUARE = np.zeros((1, 640, 640, 3), np.uint8)
+
+
 def compare_rate(seconds):
-    """Print the rate of 3 x 2 tiles, and the age of a frame's result on an idle NPU."""
+    """Print the rate of 3 x 2 tiles, that of the same pictures as frames of their own, measured in
+    turn, and the age of a frame's result on an idle NPU."""
     image = LargeStreet(1).frame_at(1.0)[0]
     parts = [image[y1:y2, x1:x2] for x1, y1, x2, y2 in [*TILES, WHOLE]]
     runtime = simulated(INFERENCE, CORES, record(MODEL, parts, func.myFunc))
-    runs, limit = len(parts), CORES / INFERENCE
-    frames = max(2, round(seconds * limit / runs))
-    tiles, rates, ages = Tiles(parse("3x2")), [], []
-    for detect in (
-        lambda context, IMG: (
-            context.inference_raw([np.zeros((1, 640, 640, 3), np.uint8)]) and nothing
-        ),
-        func.detect,
-    ):
-        with rknnPoolExecutor(
-            MODEL, 2 * CORES, TileTask(detecting(detect)), runtime=runtime
-        ) as pool:
-            began = time.perf_counter()
-            done = sum(1 for _ in tiles.map(pool, results_of(image, frames)))
-            rates.append(done * runs / (time.perf_counter() - began))
-            slow = results_of(image, max(3, round(3 * seconds)), runs * INFERENCE)
-            ages.append(
-                sorted(
-                    time.perf_counter() - result.received
-                    for result in tiles.map(pool, slow, live=True)
-                )
-            )
+    count, limit = len(parts), CORES / INFERENCE
+    frames = max(2, round(seconds * limit / count))
     print(
-        f"\nSimulated NPU, {CORES} cores of {1000 * INFERENCE:.1f} ms: {rates[0]:.1f} tiles per "
-        f"second are {100 * rates[0] / limit:.1f} % of the cores' rate; with func.py's detect "
-        f"{rates[1]:.1f}, {100 * rates[1] / limit:.1f} %."
+        f"\nSimulated NPU, {CORES} cores of {1000 * INFERENCE:.1f} ms, at most {limit:.1f} "
+        "inferences per second\n\n| | pictures per second | tiles per second | share of the NPU | "
+        "age of a live frame's result, ms |\n|---|---|---|---|---|"
     )
-    for age, what in zip(ages, ("inference only", "with func.py's detect")):
+    for what, detect in (("inference only", infer_only), ("func.py's detect", func.detect)):
+        with rknnPoolExecutor(MODEL, 2 * CORES, detect, runtime=runtime) as pool:
+            began = time.perf_counter()
+            done = sum(1 for _ in pool.map(parts * frames))
+            plain = done / (time.perf_counter() - began)
+        tiles, task = Tiles(parse("3x2")), TileTask(detecting(detect))
+        with rknnPoolExecutor(MODEL, 2 * CORES, task, runtime=runtime) as pool:
+            began = time.perf_counter()
+            done = sum(count for _ in tiles.map(pool, results_of(image, frames)))
+            rate = done / (time.perf_counter() - began)
+            slow = results_of(image, max(3, round(3 * seconds)), count * INFERENCE)
+            results = tiles.map(pool, slow, live=True)
+            ages = sorted(time.perf_counter() - result.received for result in results)
         print(
-            f"A live frame's result is {1000 * age[len(age) // 2]:.0f} ms old ({what}); its "
-            f"{runs} inferences take {1000 * runs * INFERENCE:.0f} ms in all."
+            f"| {what} | {plain:.1f} | {rate:.1f} | {100 * rate / limit:.1f} % | "
+            f"{1000 * ages[len(ages) // 2]:.0f} |"
         )
-
-
-nothing = func.Detections(np.empty((0, 4)), [], [])
+    print(f"\nThe {count} inferences of a frame take {1000 * count * INFERENCE:.0f} ms in all.")
 
 
 # ---- motion ----

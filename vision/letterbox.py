@@ -16,11 +16,11 @@ GREY = 114  # of the bars, as in the training of YOLO models
 Placement = Tuple[int, int, float, float]
 
 
-def as_bgr(IMG: Picture) -> np.ndarray:
+def as_bgr(IMG: Picture, to_draw: bool = True) -> np.ndarray:
     """A frame as (h, w, 3) uint8 BGR that can be drawn on; copied only if it is not one already.
 
     IMG: a Frame; or uint8, (h, w) or (h, w, 1) grey, (h, w, 3) BGR or (h, w, 4) BGRA. Raises
-    ValueError for anything else.
+    ValueError for anything else. to_draw: if False, a part of a larger picture is not copied.
     """
     if isinstance(IMG, Frame):
         return IMG.bgr()
@@ -32,7 +32,9 @@ def as_bgr(IMG: Picture) -> np.ndarray:
                          f"{IMG.dtype} {IMG.shape}")
     if channels != 3:
         return cv2.cvtColor(IMG, cv2.COLOR_BGRA2BGR if channels == 4 else cv2.COLOR_GRAY2BGR)
-    return IMG if IMG.flags.c_contiguous and IMG.flags.writeable else IMG.copy(order="C")
+    if not to_draw or IMG.flags.c_contiguous and IMG.flags.writeable:
+        return IMG
+    return IMG.copy(order="C")
 
 
 def letterbox(IMG: Picture, size: Size) -> Tuple[np.ndarray, Placement]:
@@ -44,7 +46,7 @@ def letterbox(IMG: Picture, size: Size) -> Tuple[np.ndarray, Placement]:
     in the same thread may draw into the same array.
     """
     if not isinstance(IMG, Frame):
-        IMG = as_bgr(IMG)
+        IMG = as_bgr(IMG, to_draw=False)
     h, w = IMG.shape[:2]
     width, height = pair(size)
     scale = min(width / w, height / h)
