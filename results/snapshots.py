@@ -80,8 +80,8 @@ class Snapshots:
             check_writable(os.path.join(self.folder, ".part"))
             names = sorted(map(as_text, os.listdir(self.folder)))
         except OSError as error:
-            raise InputError(f"--snapshots {self.given}: cannot write there ({error.strerror}). "
-                             "It must be a folder.") from None
+            raise InputError(f"--snapshots {self.given}: cannot write pictures into this folder "
+                             f"({error.strerror}).") from None
         return [name for name in names if NAME.fullmatch(name)]
 
     # ---- the streams' threads ----
@@ -201,7 +201,7 @@ class Snapshots:
                 break
             if os.path.exists(self._path(name)):
                 facts = self.facts.get(name) or self._read_facts(name)
-                found += [{"file": name, **facts}] if facts else []
+                found += [{**facts, "file": name}] if facts else []
         return found
 
     def _read_facts(self, name: str) -> Optional[Dict[str, Any]]:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import fakes
+import numpy as np
 import pytest
 from broker import MOSQUITTO, WAIT_SECONDS, Broker, Listener, numbers_of, once
 from conftest import ROOT
@@ -17,12 +19,18 @@ from fakes import wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from results import mqtt, mqtt_owner
+import func
+from results import mqtt, mqtt_owner, objects
+from results.delivery import Delivery
 from results.mqtt import MQTT
 from results.mqtt_topics import counters_of, parse_url, slug, topic_level
 from results.objects import Objects
+from results.result import Result
+from results.setup import Setup
 from results.snapshots import Snapshots
+from vision.detections import Detections
 from vision.errors import InputError
+from vision.model import Model
 
 pytest.importorskip("paho.mqtt.client", reason="pip install paho-mqtt")
 pytestmark = pytest.mark.skipif(not MOSQUITTO, reason="apt-get install mosquitto")
@@ -813,6 +821,42 @@ def test_lines_and_zones_that_are_removed_while_it_runs_are_withdrawn(
     left = broker.retained()
     assert announced(left).keys() >= OF_LINE and left.keys() >= OF_LINE
     assert not OF_ZONE & (left.keys() | announced(left).keys())
+
+
+def test_lines_and_zones_that_are_changed_on_the_page_reach_the_broker(
+    broker, opened, fast, tmp_path
+):
+    flags = {"lines": {}, "zones": {}, "conf": None, "classes": None, "reset_counts": False}
+    model = Model("model.rknn", names=fakes.NAMES)
+    site = Setup(str(tmp_path / "site.json"), ["gate"], SimpleNamespace(**flags), model, func)
+    gate = Delivery("gate")
+    site.attach([gate])
+    objects.follow([gate], snapshots=False)
+    sink = opened(broker.url, gate)
+    gate.sinks = [sink]
+
+    def announced_with(**shapes):
+        version = site.state("gate")["version"]
+        site.change("gate", shapes, version)
+        found = Detections(np.empty((0, 4)), np.empty(0, int), np.empty(0), fakes.NAMES)
+        result = Result(gate, gate.count, gate.count / 30, np.zeros((9, 9, 3), np.uint8), 0.0)
+        result.detections = found
+        gate.deliver(result)
+        expected = {f"{line}/{way}" for line in shapes["lines"] for way in ("in", "out")}
+        expected |= {f"{zone}/all" for zone in shapes["zones"]} | {"all"}
+        stream = sink.streams["gate"]
+        wait_until(lambda: stream.counters == expected and is_published(sink))
+        retained = broker.retained()
+        below = {topic.partition("/gate/")[2] for topic in announced(retained)}
+        assert below - {"state", "available"} == expected
+        assert all(f"house/gate/{each}" in retained for each in expected)
+
+    line, zone = [[0.5, 0], [0.5, 1]], [[0, 0], [1, 0], [1, 1]]
+    announced_with(lines={"door": line}, zones={})
+    announced_with(lines={"door": line, "gate": line}, zones={"lawn": zone})
+    announced_with(lines={"gate": line}, zones={"lawn": zone})
+    announced_with(lines={}, zones={})
+    site.store.close()
 
 
 def test_lines_and_zones_that_were_removed_between_two_runs_are_withdrawn_with_the_first_frame(

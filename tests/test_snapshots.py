@@ -226,7 +226,7 @@ def test_a_deleted_folder_is_reported_once_and_the_stream_goes_on(opened, tmp_pa
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for path in ("file", "file/below"):
-        with pytest.raises(InputError, match=f"--snapshots .*{path}: cannot write there"):
+        with pytest.raises(InputError, match=f"--snapshots .*{path}: cannot write pictures"):
             Snapshots(str(tmp_path / path), 9)
 
 
