@@ -228,7 +228,12 @@ def main():
         Row("100 connections without a request", page, [(100, "", "")]),
         Row("1 client of /events", page, [(1, "/events", "")]),
         Row("tracking, --setup and 1 page", editor, [(1, "", "watches")], track=True),
-        Row("the same, and the page draws and saves", editor, [(1, "", "draws")], track=True),
+        Row(
+            "tracking, --setup and 1 page that draws and saves",
+            editor,
+            [(1, "", "draws")],
+            track=True,
+        ),
     ]
     if args.mqtt:
         rows += [
