@@ -61,16 +61,18 @@ def checked(kind: str, key: Any, points: Any) -> np.ndarray:
     return array
 
 
-def check_name(kind: str, key: Any) -> None:
-    """Raise InputError if a line or zone cannot have this name."""
+def check_name(kind: str, key: Any, with_stream: bool = True) -> None:
+    """Raise InputError if a line or zone cannot have this name. with_stream: it may be preceded by
+    the stream's name and a slash."""
     example = "door" if kind == "line" else "yard"
     if isinstance(key, str) and len(key) > MAX_NAME:
         raise InputError(f"The {kind} {short(key)}: its name has {len(key)} characters; it may "
                          f"have {MAX_NAME}.")
-    if not isinstance(key, str) or not re.fullmatch(r"(.+/)?[\w.() -]*\w[\w.() -]*", key):
+    before = "(.+/)?" if with_stream else ""
+    if not isinstance(key, str) or not re.fullmatch(rf"{before}[\w.() -]*\w[\w.() -]*", key):
+        more = f", or gate/{example} for the stream gate only" if with_stream else ""
         raise InputError(f"The {kind} {short(key)}: its name must consist of letters, digits, "
-                         f"spaces and . _ - ( ), for example {example}, or gate/{example} for the "
-                         "stream gate only.")
+                         f"spaces and . _ - ( ), for example {example}{more}.")
 
 
 def crosses_itself(polygon: np.ndarray) -> bool:

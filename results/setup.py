@@ -143,8 +143,8 @@ class Setup:
 
     def _check_version(self, name: str, version: Any) -> None:
         if version != self.versions[name]:
-            raise Conflict(f"{name}: somebody else has changed these settings in the meantime. "
-                           "Load them again.")
+            raise Conflict(f"{name}: somebody else has changed these settings, perhaps in "
+                           "another browser. This change was not made.")
 
     def _apply(self, name: str, new: Settings) -> None:
         if new != self.edited[name]:
@@ -278,4 +278,4 @@ def kept_points(kind: str, new: Shapes, old: Shapes, size: Optional[Tuple[int, i
 
 def where_on_page(key: str) -> str:
     """What precedes a message; a message about a line or zone says itself what it is about."""
-    return f"{key}: " if key in ("conf", "classes") else ""
+    return f"{key}: " if key in ("conf", "classes") else "" if key else "The settings: "

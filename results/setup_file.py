@@ -86,14 +86,12 @@ def checked_shapes(key: str, value: Any) -> Shapes:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(f"must map names to points, not {short(value)}.")
+        raise InputError(f"The {key} must map names to points, not {short(value)}.")
     if len(value) > MAX_SHAPES:
         raise InputError(f"{len(value)} {key}; a stream may have {MAX_SHAPES} lines and zones.")
     shapes = {}
     for name, points in value.items():
-        check_name(kind, name)
-        if "/" in name:
-            raise InputError(f"The {kind} {name}: its name must not contain a slash.")
+        check_name(kind, name, with_stream=False)
         if not isinstance(points, (list, tuple)) or not all(map(is_point, points)):
             raise InputError(f"The {kind} {name} needs points, each with the numbers x and y, not "
                              f"{short(points)}.")
