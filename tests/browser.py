@@ -1,6 +1,7 @@
 """A browser for the tests: headless Chromium, controlled by chromedriver (W3C WebDriver)."""
 
 import base64
+import contextlib
 import json
 import shutil
 import subprocess
@@ -75,11 +76,23 @@ class Browser:
         keys = [{"type": f"key{way}", "value": key} for key in text for way in ("Down", "Up")]
         self.ask("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
 
-    def resize(self, width, height):
-        """Emulate a window of this size, also narrower than Chromium's smallest, 500 pixels."""
+    def command(self, name, **parameters):
+        """A command of the DevTools protocol."""
+        self.ask("POST", "/goog/cdp/execute", {"cmd": f"Emulation.{name}", "params": parameters})
+
+    @contextlib.contextmanager
+    def phone(self, width, height, language):
+        """Until the end of the block, a window of this size, which may be narrower than Chromium's
+        smallest, 500 pixels, and another preferred language for the pages that are opened."""
+        agent, before = self.run("return [navigator.userAgent, navigator.language]")
+        self.command("setUserAgentOverride", userAgent=agent, acceptLanguage=language)
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        command = {"cmd": "Emulation.setDeviceMetricsOverride", "params": size}
-        self.ask("POST", "/goog/cdp/execute", command)
+        self.command("setDeviceMetricsOverride", **size)
+        try:
+            yield
+        finally:
+            self.command("clearDeviceMetricsOverride")
+            self.command("setUserAgentOverride", userAgent=agent, acceptLanguage=before)
 
     def screenshot(self, path):
         path.write_bytes(base64.b64decode(self.ask("GET", "/screenshot")))
