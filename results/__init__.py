@@ -59,8 +59,8 @@ def parse_tiles(text: str | None) -> Any:
 
 
 def plan_second_models(args: Any, model: Any, func: Any) -> None:
-    """Replace the texts of --then by the Steps of results/second_steps.py. Raises InputError
-    if a model is missing or looks at objects that no model finds."""
+    """Replace the texts in args.then by Steps (results/second_steps.py). Raises InputError if a
+    model is missing, or if no model finds the objects for it."""
     if args.then:
         module = import_optional("results.second_steps", "--then")
         args.then = module.plan(args.then, model, func, args.runtime)
@@ -84,12 +84,12 @@ def needs_boxes(args: Any) -> str:
     """The flag that needs boxes, such as "--track"; empty if none is given."""
     flags = {"--track": args.track, "--line": args.lines, "--zone": args.zones,
              "--setup": args.setup, "--snapshots": args.snapshots, "--tiles": args.tiles,
-             "--then": getattr(args, "then", None)}
+             "--then": args.then}
     return next((flag for flag, value in flags.items() if value), "")
 
 
 def frame_task(args: Any, model: Any, func: Any, streams: list[Any]) -> Any:
-    """What the pool runs: a FrameTask, or with --tiles a TileTask, and then the streams get their
+    """What the pool runs: a FrameTask. With --tiles, a TileTask, and every stream gets its
     Tiles."""
     task = FrameTask(func, needs_boxes(args))
     if not args.tiles:
@@ -135,57 +135,61 @@ def open_saver(path: str, stream: Any, overwrite: bool) -> Sink:
 
 
 def open_sinks(args: Any, streams: list[Any], stdout: Sink | None = None,
-               setup: Any = None) -> tuple[list[Sink], Any]:
-    """Give every stream its tracker, its lines and the sinks that all streams share.
+               setup: Any = None) -> tuple[list[Any], Any]:
+    """Give every stream what the flags ask for: a tracker, second models, lines, and sinks.
 
-    stdout: what take_stdout() returned; setup: what open_setup() returned. Returns the shared
-    sinks, and the Window or None.
+    stdout: what take_stdout() returned; setup: what open_setup() returned. Returns what all streams
+    share, to be closed at the end, and the Window or None.
     """
-    then = getattr(args, "then", None)
-    if args.track or args.lines or args.zones or setup or then or needs_events(args):
+    if needs_tracker(args):
         tracking = import_optional("results.tracking", "--track")
         for stream in streams:
             stream.tracker = tracking.Tracker()
-    shared: list[Sink] = []
-    second = import_optional("results.second_model", "--then").SecondModels(
-        then, streams, args.runtime) if then else None
-    if second is not None:
-        shared.append(second)
+    second_models = open_second_models(args, streams)
+    sinks: list[Sink] = []
     if setup:
-        shared.append(setup.attach(streams))
+        sinks.append(setup.attach(streams))
     elif args.lines or args.zones:
         module = import_optional("results.lines", "--line and --zone")
         counters = module.for_streams([stream.name for stream in streams], args.lines, args.zones)
         for stream in streams:
             stream.lines = counters[stream.name]
-    snapshots = open_snapshots(streams, args)
-    if snapshots is not None:
-        shared.append(snapshots)
+    snapshots = open_snapshots(args, streams)
     if args.json:
-        shared.append(stdout or import_optional("results.jsonl", "--json").JSONLines(args.json))
+        sinks.append(stdout or import_optional("results.jsonl", "--json").JSONLines(args.json))
     if args.mqtt:
         module = import_optional("results.mqtt", "--mqtt")
-        shared.append(module.MQTT(args.mqtt, streams, snapshots))
+        sinks.append(module.MQTT(args.mqtt, streams, snapshots))
     if args.web:
         module = import_optional("results.web", "--web")
-        shared.append(module.Web(str(args.web), streams, args.web_name, snapshots, setup,
-                                 args.web_readonly))
-    window = None if args.headless else open_window(streams, args)
+        sinks.append(module.Web(str(args.web), streams, args.web_name, snapshots, setup,
+                                args.web_readonly))
+    window = None if args.headless else open_window(args, streams)
     if window is not None:
-        shared.append(window)
+        sinks.append(window)
     for stream in streams:
-        stream.sinks += [sink for sink in shared if sink is not snapshots and sink is not second]
-    return shared, window
+        stream.sinks += sinks
+    return [each for each in (second_models, snapshots) if each is not None] + sinks, window
 
 
-def needs_events(args: Any) -> bool:
-    """Whether a sink needs the events of objects, which need ids."""
-    return bool(args.mqtt or args.snapshots)
+def needs_tracker(args: Any) -> bool:
+    """Whether a flag needs the ids of objects."""
+    return bool(args.track or args.lines or args.zones or args.setup or args.then or args.mqtt
+                or args.snapshots)
 
 
-def open_snapshots(streams: list[Any], args: Any) -> Any:
-    """Give every stream its Objects if a sink needs events. Returns the Snapshots, or None."""
-    if needs_events(args):
+def open_second_models(args: Any, streams: list[Any]) -> Any:
+    """Give every stream its SecondModel. Returns the SecondModels, or None."""
+    if not args.then:
+        return None
+    module = import_optional("results.second_model", "--then")
+    return module.SecondModels(args.then, streams, args.runtime)
+
+
+def open_snapshots(args: Any, streams: list[Any]) -> Any:
+    """Give every stream its Objects if a sink needs their events, and the sink that saves pictures
+    of them. Returns the Snapshots, or None."""
+    if args.mqtt or args.snapshots:
         module = import_optional("results.objects", "--mqtt and --snapshots")
         module.follow(streams, bool(args.snapshots))
     if not args.snapshots:
@@ -197,7 +201,7 @@ def open_snapshots(streams: list[Any], args: Any) -> Any:
     return snapshots
 
 
-def open_window(streams: list[Any], args: Any) -> Any:
+def open_window(args: Any, streams: list[Any]) -> Any:
     """The Window, or None if there is no display."""
     module = import_optional("results.window", "A window (switch it off with --headless)")
     if module.can_show():
@@ -228,10 +232,14 @@ def keep_open(displays: list[Any], window: Any, streams: list[Any], signals: lis
     if signals or window and not window.stays:
         return
     pages = ", ".join(display.url for display in displays if display is not window)
-    what = (f"{pages} stays until Ctrl-C" + " or a key in the window" * bool(window) if pages else
-            "Press a key in the window, or close it, to end")
-    say(f"{'All streams have' if len(streams) > 1 else 'The stream has'} ended. {what}.",
-        sys.stderr)
+    ended = "All streams have ended" if len(streams) > 1 else "The stream has ended"
+    if not pages:
+        what = "Press a key in the window, or close it, to end"
+    elif window:
+        what = f"{pages} stays until Ctrl-C or a key in the window"
+    else:
+        what = f"{pages} stays until Ctrl-C"
+    say(f"{ended}. {what}.", sys.stderr)
     while not signals and (window is None or window.stays):
         if window:
             window.step(POLL_SECONDS)

@@ -122,8 +122,8 @@ def open_video(path: str, name: str, counting: argparse.Namespace) -> Stream:
     if stream.live:
         stream.source.release()
         raise InputError(f"{hide(path)}: not available, or a live source without an end.")
-    results.open_sinks(argparse.Namespace(json=None, mqtt=None, web=None, snapshots=None,
-                                          headless=True, **vars(counting)), [stream])
+    others = dict.fromkeys(("json", "mqtt", "web", "snapshots", "setup", "then"))
+    results.open_sinks(argparse.Namespace(headless=True, **others, **vars(counting)), [stream])
     return stream
 
 
