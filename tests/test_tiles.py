@@ -478,7 +478,7 @@ def test_releasing_the_pool_ends_the_iteration(runtime):
     pool = rknnPoolExecutor("model", 1, task_of(detect), runtime=runtime)
     busy = HALVES.map(pool, pictures(itertools.count()))
     assert started.wait(20)
-    waiting = HALVES.map(pool, pictures([0]))  # for the only context
+    waiting = HALVES.map(pool, pictures(itertools.count()))  # for the only context
     pool.release(wait=False)
     go.set()
     for results in (busy, waiting):
