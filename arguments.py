@@ -144,8 +144,7 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
         "this (intersection over union), only the one with the higher score is kept (default: "
         "0.45; for Ultralytics' exports 0.7)")
     add("--tiles", default=settings["tiles"], metavar="COLUMNSxROWS",
-        help="also run the model on overlapping parts of each frame, to find small objects: 3x2, "
-        "auto, or motion (only parts in which something moves)")
+        help="also run the model on parts of each frame, for small objects: 3x2, auto or motion")
     add("--then", action="append", default=[], metavar="MODEL[@CLASS,...]",
         help="a second model for each tracked object (of these classes); can be repeated")
 

@@ -50,7 +50,7 @@ def spans(length: int, count: int) -> List[Tuple[int, int]]:
     """Start and end of `count` parts of equal size that overlap by OVERLAP and cover `length`."""
     size = length / (count - (count - 1) * OVERLAP)
     starts = [round(number * size * (1 - OVERLAP)) // 2 * 2 for number in range(count)]
-    ends = [math.ceil((start + size) / 2) * 2 for start in starts[:-1]]
+    ends = [min(length, math.ceil((start + size) / 2) * 2) for start in starts[:-1]]
     return list(zip(starts, [*ends, length]))
 
 

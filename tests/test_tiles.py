@@ -3,6 +3,8 @@
 import itertools
 import json
 import queue
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from fakes import wait_until
 
 import rknnpool
@@ -432,6 +435,18 @@ def test_an_unreadable_frame_passes_with_its_sentence(runtime):
     assert errors == [None, "1.jpg: cannot be read", None]
 
 
+@pytest.mark.parametrize("tiling", ["2x1", "motion:2x1"])
+def test_a_jpeg_that_cannot_be_decoded_fails_and_the_next_frames_do_not(runtime, tiling):
+    stream = SimpleNamespace(draws=False)
+    jpeg = cv2.imencode(".jpg", np.zeros((*SIZE[::-1], 3), np.uint8))[1].tobytes()
+    broken = jpeg[: jpeg.index(b"\xff\xda")]  # without the data of its picture
+    frames = (Result(stream, n, n, frame_of_file([jpeg, broken][n == 1]), 0) for n in range(3))
+    with rknnPoolExecutor("model", 2, task_of(lambda *_: found()), runtime=runtime) as pool:
+        results = list(Tiles(parse(tiling)).map(pool, frames))
+    assert [result.number for result in results] == [0, 1, 2]
+    assert [bool(result.error) for result in results] == [False, True, False]
+
+
 def test_an_error_of_the_source_comes_after_the_frames_that_were_read(runtime):
     def frames():
         yield from pictures([0, 1])
@@ -560,6 +575,12 @@ def test_a_tile_with_a_tracked_object_that_moves_runs_even_if_it_looks_the_same(
 
 
 # ---- main.py ----
+
+
+def test_only_the_flag_imports_the_files_of_tiles():
+    script = "import main, sys; print([name for name in sys.modules if 'tile' in name])"
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "[]\n", ran.stderr
 
 
 def test_main_finds_more_with_tiles_and_everything_downstream_gets_one_result(main_py, tmp_path):
