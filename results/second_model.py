@@ -5,8 +5,8 @@
     models.close()                         # result.detections
 
 An object is cut out of its frame and goes through the second model, on the same NPU. The answer
-comes some frames later; nobody waits for it, except for pictures: each of them shows other objects,
-which have to be known when it is saved. The answers about an object are voted on (votes.py).
+comes some frames later. A video does not wait for it. A picture does, because its objects are in no
+other one. The answers about an object are voted on (votes.py).
 
 The second models give way: at most one crop per NPU core is in progress, and they use at most SHARE
 of the NPU's time and of Python's. Crops that have to be left out are counted.
@@ -38,13 +38,15 @@ TRIAL_RUNS = 3        # of each second model before the first frame: how long do
 MAX_WAITING = 8       # crops of a stream that wait for a third model
 # --------------------------------------------------------------------------------------------------
 
+ObjectVotes = Dict[Step, Votes]  # about one object; {} for an object without an id
+
 
 class Crop(NamedTuple):
     """What goes into a pool: part of a frame, and what has to be known when the answer comes."""
-    image: np.ndarray        # (h, w, 3) uint8 BGR
+    image: np.ndarray       # (h, w, 3) uint8 BGR
     step: Step
-    votes: Dict[Step, Votes]    # of its object
-    side: float              # of the object's box in the frame, pixels
+    votes: ObjectVotes      # about its object
+    side: float             # the longer side of the object's box in the frame, pixels
 
 
 # ---- the models, shared by all streams ----
@@ -61,43 +63,48 @@ class SecondModels:
         self.steps = list(steps)
         runtime = runtimes.by_name(runtime) if isinstance(runtime, str) else runtime
         self.cores = getattr(runtime, "NPU_CORES", None) or rknnpool.npu_cores(rknnpool.soc())
-        self.lock = threading.Lock()
-        self.in_progress = self.crops = self.left_out = self.failed = 0
-        self.objects: Counter[str] = Counter()  # that got an answer, by key
-        self.cutting = 0.0                      # seconds in which crops were cut out
-        self.credit = self.spent = self.last = 0.0
-        for step in self.steps:
-            try:
-                step.pool = rknnpool.rknnPoolExecutor(
-                    step.model, self.cores, _detect, runtime=runtime)
-                grey = np.full((64, 64, 3), 128, np.uint8)
-                for _ in range(TRIAL_RUNS):
-                    step.pool.submit(Crop(grey, step, {}, 64)).result()
-            except Exception as error:
-                self.close()
-                if isinstance(error, (RuntimeError, ValueError, TypeError)):  # without a full stop
-                    raise InputError(f"--then {step.text}: {error}.") from None
-                raise
-        self.last, self.spent = time.perf_counter(), self._spent()
+        self.lock = threading.Lock()            # guards what follows
+        self.in_progress = self.crops = self.left_out = self.failed = 0  # numbers of crops
+        self.objects: Counter[str] = Counter()  # that got an answer, by the step's key
+        self.cut_seconds = 0.0                  # CPU time in which crops were cut out
+        self.credit = 0.0                       # seconds that may be used now
+        try:
+            for step in self.steps:
+                self._open(step, runtime)
+        except BaseException:
+            self.close()
+            raise
+        self.last_time, self.last_used = time.perf_counter(), self._used_seconds()
         for stream in streams:
             stream.second = SecondModel(stream, self)
+
+    def _open(self, step: Step, runtime: Any) -> None:
+        """Open the pool of a step, and run its model a few times. Raises InputError."""
+        try:
+            step.pool = rknnpool.rknnPoolExecutor(step.model, self.cores, _detect, runtime=runtime)
+            grey = np.full((64, 64, 3), 128, np.uint8)
+            for _ in range(TRIAL_RUNS):
+                step.pool.submit(Crop(grey, step, {}, 64)).result()
+        except (RuntimeError, ValueError, TypeError) as error:  # the message has no full stop
+            raise InputError(f"--then {step.text}: {error}.") from None
 
     def may_start(self) -> bool:
         """Whether a crop may start now, so that the first model keeps its rate."""
         with self.lock:
-            now, spent = time.perf_counter(), self._spent()
-            earned = SHARE * (now - self.last)
-            self.credit = min(SAVED_SECONDS, self.credit + earned - (spent - self.spent))
-            self.last, self.spent = now, spent
+            now, used = time.perf_counter(), self._used_seconds()
+            self.credit += SHARE * (now - self.last_time) - (used - self.last_used)
+            self.credit = min(self.credit, SAVED_SECONDS)
+            self.last_time, self.last_used = now, used
             return self.in_progress < self.cores and self.credit > 0
 
-    def _spent(self) -> float:
-        """Seconds so far of the resource that is used most: the NPU, or Python; on a CPU that."""
-        cpu = self.cutting + sum(step.cpu for step in self.steps)
+    def _used_seconds(self) -> float:
+        """Seconds so far of what the second models use most: the NPU or Python. Without an NPU, of
+        the CPU."""
+        cpu = self.cut_seconds + sum(step.cpu_seconds for step in self.steps)
         if any(step.on_cpu for step in self.steps):
             return cpu / (os.cpu_count() or 1)
         # A run also waits for the core to be free. The trial runs did not: the shortest counts.
-        npu = sum(step.runs * step.npu for step in self.steps if step.runs)
+        npu = sum(step.runs * step.npu_seconds for step in self.steps if step.runs)
         return max(npu / self.cores, cpu)
 
     def start(self, crop: Crop) -> Future:
@@ -118,21 +125,27 @@ class SecondModels:
         with self.lock:
             self.left_out += count
 
-    def count_answer(self, step: Step, first: bool, failed: bool = False) -> None:
-        """Count an answer that came. first: no other was there about its object."""
+    def count_failure(self) -> None:
+        """Count a crop whose run failed."""
         with self.lock:
-            self.failed += failed
-            self.objects[step.key] += first
+            self.failed += 1
+
+    def count_object(self, step: Step) -> None:
+        """Count an object that got its first answer."""
+        with self.lock:
+            self.objects[step.key] += 1
 
     @property
     def found(self) -> List[str]:
         """What is printed at the end of the run."""
-        answers = ", ".join(f"{key} of {self.objects[key]} objects" for key in
-                            (step.key for step in self.steps))
-        more = f"; {self.failed} failed" if self.failed else ""
+        answers = ", ".join(f"{step.key} of {self.objects[step.key]} objects"
+                            for step in self.steps)
+        line = f"--then: {answers}, in {self.crops} crops"
+        if self.failed:
+            line += f"; {self.failed} failed"
         if self.left_out:
-            more += f"; {self.left_out} crops were left out, because the first model comes first"
-        return [f"--then: {answers}, in {self.crops} crops{more}"]
+            line += f"; {self.left_out} crops were left out, because the first model comes first"
+        return [line]
 
     def close(self) -> None:
         """Close the pools. Raises InputError if a context hangs."""
@@ -146,14 +159,16 @@ class SecondModels:
 
 def _detect(context: Any, crop: Crop) -> Detections:
     """What the pools run: the func file's detect(), measured."""
-    step, began, cpu = crop.step, time.perf_counter(), time.thread_time()
+    step, began, cpu_began = crop.step, time.perf_counter(), time.thread_time()
     try:
         return step.func.detect(context, crop.image)
     finally:
-        cpu = time.thread_time() - cpu
+        cpu = time.thread_time() - cpu_began
+        waited = max(0.0, time.perf_counter() - began - cpu)  # for the NPU
         with step.lock:
-            step.runs, step.cpu = step.runs + 1, step.cpu + cpu
-            step.npu = min(step.npu, max(0.0, time.perf_counter() - began - cpu))
+            step.runs += 1
+            step.cpu_seconds += cpu
+            step.npu_seconds = min(step.npu_seconds, waited)
             step.on_cpu = getattr(context, "ON_CPU", False)
 
 
@@ -164,8 +179,8 @@ class SecondModel:
 
     def __init__(self, stream: Any, models: SecondModels):
         self.stream, self.models = stream, models
-        self.first = [step for step in models.steps if step.parent is None]
-        self.objects: OrderedDict[int, Dict[Step, Votes]] = OrderedDict()  # by id
+        self.first_steps = [step for step in models.steps if step.parent is None]
+        self.objects: OrderedDict[int, ObjectVotes] = OrderedDict()  # by the tracker's id
         self.started: List[Tuple[Future, Crop]] = []
         self.waiting: List[Crop] = []  # for a third model
 
@@ -175,62 +190,69 @@ class SecondModel:
         if found is None or found.boxes is None:
             return
         if result.file is not None and not self.stream.live:
-            votes = [{step: Votes() for step in self.models.steps} for _ in range(len(found))]
+            votes = [self._new_votes() for _ in range(len(found))]
             self._ask_and_wait(result, votes)
         else:
             self._collect()
-            votes = [self._votes_of(number) for number in found.ids.tolist()] \
-                if found.ids is not None else [{} for _ in range(len(found))]
+            ids = [-1] * len(found) if found.ids is None else found.ids.tolist()
+            votes = [self._votes_of(track) for track in ids]
             self._start_waiting()
             self._ask(result, votes)
-        found.attributes = [{step.key: each.best for step, each in one.items() if each.best}
-                            for one in votes]
+        found.attributes = [best_answers(each) for each in votes]
 
-    def _votes_of(self, number: int) -> Dict[Step, Votes]:
-        """The votes about the object with this id; {} for one without."""
-        if number < 0:
+    def _new_votes(self) -> ObjectVotes:
+        return {step: Votes() for step in self.models.steps}
+
+    def _votes_of(self, track: int) -> ObjectVotes:
+        """The votes about the object with this id; {} for -1, an object without an id."""
+        if track < 0:
             return {}
-        if number not in self.objects:
-            self.objects[number] = {step: Votes() for step in self.models.steps}
+        if track not in self.objects:
+            self.objects[track] = self._new_votes()
             if len(self.objects) > MAX_OBJECTS:
                 self.objects.popitem(last=False)
-        self.objects.move_to_end(number)
-        return self.objects[number]
+        self.objects.move_to_end(track)
+        return self.objects[track]
 
     # ---- video: nobody waits ----
 
-    def _ask(self, result: Any, votes: List[Dict[Step, Votes]]) -> None:
-        """Send crops of the objects for which one is due, those with the fewest crops first."""
+    def _ask(self, result: Any, votes: List[ObjectVotes]) -> None:
+        """Send crops of the objects for which one is due: those with the fewest crops first, and of
+        these the largest."""
         now = result.received if self.stream.live else result.time
-        due = []
-        busy = {id(crop.votes) for _, crop in self.started}
-        for step, index, side in self._candidates(result.detections, votes):
-            own = votes[index]
-            if id(own) not in busy and any([own[each].due(now, side) for each in step.chain()]):
-                due.append((own[step].crops, -side, index, step))
-        for _, side, index, step in sorted(due, key=lambda each: each[:3]):
+        busy = {id(crop.votes) for _, crop in self.started}  # the answer has not come yet
+        due = [(step, index, side)
+               for step, index, side in self._candidates(result.detections, votes)
+               if id(votes[index]) not in busy and is_due(step, votes[index], now, side)]
+
+        def order(candidate: Tuple[Step, int, float]) -> Tuple[int, float]:
+            step, index, side = candidate
+            return votes[index][step].crops, -side
+
+        for step, index, side in sorted(due, key=order):
             own = votes[index]
             if self.models.may_start():
-                own[step].asked_at(now, -side)
-                self._start(self._crop(result, index, step, own, -side))
+                own[step].asked_at(now, side)
+                self._start(self._crop(result, index, step, own, side))
             elif own[step].left_out(now):
                 self.models.leave_out()
 
-    def _candidates(self, found: Detections, votes: Sequence[Dict[Step, Votes]]
+    def _candidates(self, found: Detections, votes: Sequence[ObjectVotes]
                     ) -> List[Tuple[Step, int, float]]:
-        """(step, index, side of the box) of each object that a step looks at."""
+        """(step, index, longer side of the box in pixels) of each object that a step looks at."""
         assert found.boxes is not None
         sides = (found.boxes[:, 2:] - found.boxes[:, :2]).max(1, initial=0).tolist()
         names = [found.name(number) for number in found.classes.tolist()]
-        return [(step, index, side) for step in self.first
+        return [(step, index, side) for step in self.first_steps
                 for index, (name, side) in enumerate(zip(names, sides))
                 if votes[index] and side >= MIN_SIDE and step.wants(name)]
 
-    def _crop(self, result: Any, index: int, step: Step, votes: Dict[Step, Votes], side: float
-              ) -> Crop:
+    def _crop(self, result: Any, index: int, step: Step, votes: ObjectVotes, side: float) -> Crop:
         began = time.thread_time()
         image = cut(result.as_read, result.detections.boxes[index], step.func)
-        self.models.cutting += time.thread_time() - began
+        took = time.thread_time() - began
+        with self.models.lock:
+            self.models.cut_seconds += took
         return Crop(image, step, votes, side)
 
     def _start(self, crop: Crop) -> None:
@@ -244,7 +266,7 @@ class SecondModel:
             del self.waiting[:-MAX_WAITING]
 
     def _collect(self) -> None:
-        """Take the answers that are there."""
+        """Take the answers that have come."""
         started, self.started = self.started, []
         for future, crop in started:
             if future.done():
@@ -259,37 +281,55 @@ class SecondModel:
         try:
             found = future.result()
         except (rknnpool.NPUError, CancelledError):
-            self.models.count_answer(step, False, failed=True)
+            self.models.count_failure()
             return []
-        except (ModelError, InputError) as error:
-            raise InputError(f"--then {step.text}: {error}" + "." * (
-                not isinstance(error, InputError))) from None
+        except InputError as error:
+            raise InputError(f"--then {step.text}: {error}") from None
+        except ModelError as error:  # the message has no full stop
+            raise InputError(f"--then {step.text}: {error}.") from None
         answer: Optional[Answer] = None
-        if len(found):
+        if len(found):  # the best comes first
             answer = str(found.name(int(found.classes[0]))), float(found.scores[0])
-            self.models.count_answer(step, votes[step].best is None)
+            if votes[step].best is None:
+                self.models.count_object(step)
         votes[step].add(answer, crop.side)
-        return [more for child in step.children for more in self._next(crop, child, found)]
-
-    def _next(self, crop: Crop, child: Step, found: Detections) -> List[Crop]:
-        """The crop for the next model: of the box of its classes whose score times area is the
-        largest. [] if there is none."""
-        now = crop.votes[crop.step].time or 0.0
-        crop.votes[child].asked_at(now, crop.side)
-        boxes = [] if found.boxes is None else [
-            (score * float(np.prod(box[2:] - box[:2])), box) for box, score, number
-            in zip(found.boxes, found.scores.tolist(), found.classes.tolist())
-            if child.wants(found.name(number))]
-        if not boxes:
-            return []
-        image = cut(crop.image, max(boxes, key=lambda each: each[0])[1], child.func)
-        return [crop._replace(image=image, step=child)]
+        crops = [next_crop(crop, child, found) for child in step.children]
+        return [each for each in crops if each is not None]
 
     # ---- pictures: each waits for its answers ----
 
-    def _ask_and_wait(self, result: Any, votes: List[Dict[Step, Votes]]) -> None:
+    def _ask_and_wait(self, result: Any, votes: List[ObjectVotes]) -> None:
         crops = [self._crop(result, index, step, votes[index], side)
                  for step, index, side in self._candidates(result.detections, votes)]
         while crops:
             started = [(self.models.start(crop), crop) for crop in crops]
-            crops = [more for future, crop in started for more in self._answered(future, crop)]
+            crops = [following for future, crop in started
+                     for following in self._answered(future, crop)]
+
+
+def best_answers(votes: ObjectVotes) -> Dict[str, Answer]:
+    """What the second models say about an object: {"plate": ("B AB 1234", 0.93)}."""
+    answers = {step.key: each.best for step, each in votes.items()}
+    return {key: answer for key, answer in answers.items() if answer is not None}
+
+
+def is_due(step: Step, votes: ObjectVotes, now: float, side: float) -> bool:
+    """Whether another crop would help a step, or one that looks at what it finds."""
+    # A list, because due() has to notice for every step that the object has grown.
+    return any([votes[each].due(now, side) for each in step.chain()])
+
+
+def next_crop(crop: Crop, child: Step, found: Detections) -> Optional[Crop]:
+    """The crop for the next model, cut out of a crop: of the boxes of its classes, the one whose
+    score times area is the largest. None if there is none."""
+    crop.votes[child].asked_at(crop.votes[crop.step].time or 0.0, crop.side)
+    if found.boxes is None:
+        return None
+    wanted = [index for index, number in enumerate(found.classes.tolist())
+              if child.wants(found.name(number))]
+    if not wanted:
+        return None
+    boxes = found.boxes[wanted]
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    best = int((found.scores[wanted] * areas).argmax())
+    return crop._replace(image=cut(crop.image, boxes[best], child.func), step=child)

@@ -1,8 +1,8 @@
 """Reads --then MODEL@CLASS: which second model looks at which objects, and what it sees of them.
 
     steps = plan(["plate.rknn@car", "text.rknn@plate"], model, func, runtime=None)
-    steps[1].parent is steps[0]            # True: the first one finds plates
-    image = cut(frame, box, steps[0].func)
+    steps[1].parent is steps[0]               # True: the first one finds plates
+    crop = cut(frame, box, steps[0].func)
 """
 from __future__ import annotations
 
@@ -23,26 +23,35 @@ from vision.errors import InputError, nearest
 from vision.frame import Frame, Picture
 from vision.packages import ROOT
 
-MARGIN = 0.05    # of a box's sides, on each side of a crop for a model that reads text
+MARGIN = 0.05    # around a box, as a fraction of its side, in a crop for a model that reads text
 
 
 class Step:
-    """A second model. classes: names of the objects that it looks at, None for all; parent: the
-    Step that finds these objects, None: the first model does; key: its name in the results."""
+    """A second model and the objects that it looks at.
+
+    text: the value of --then; path: of the model's file; model, func: its Model and its func file;
+    classes: names of the objects that it looks at, None for all; parent: the Step that finds these
+    objects, None if the first model does. `key` is the model's name in the results.
+    """
 
     def __init__(self, text: str, path: str, model: Any, func: ModuleType,
                  classes: Optional[Set[str]], parent: Optional[Step]):
-        self.text, self.model, self.func, self.classes = text, model, func, classes
-        self.parent, self.key = parent, os.path.splitext(os.path.basename(path))[0]
+        self.text, self.model, self.func = text, model, func
+        self.classes, self.parent = classes, parent
+        self.key = os.path.splitext(os.path.basename(path))[0]
         self.children: List[Step] = []
         if parent:
             parent.children.append(self)
         self.pool: Any = None
+        # What SecondModels measures:
         self.lock = threading.Lock()
-        self.runs, self.cpu, self.on_cpu = 0, 0.0, False  # cpu: seconds of all runs
-        self.npu = float("inf")  # seconds of one run in which it waits for the NPU, the shortest
+        self.runs = 0
+        self.cpu_seconds = 0.0           # of all runs
+        self.npu_seconds = float("inf")  # of the shortest run, without its CPU time
+        self.on_cpu = False              # whether the runtime has no NPU
 
     def wants(self, name: str) -> bool:
+        """Whether it looks at objects of this class."""
         return self.classes is None or name in self.classes
 
     def chain(self) -> List[Step]:
@@ -56,10 +65,9 @@ def plan(texts: Sequence[str], model: Any, func: ModuleType, runtime: Optional[s
     steps: List[Step] = []
     for text in [texts] if isinstance(texts, str) else texts:
         text = str(text)
-        path, words = _split(text)
+        path, classes = _split(text)
         path, soc = runtimes.model_for(runtime, path, rknnpool.soc())
         second = funcs.describe_model(path, soc)
-        classes = {word.strip() for word in words.split(",") if word.strip()} or None
         parent = _parent(text, classes, names_of(model, func), steps)
         step = Step(text, second.path, second, funcs.find(second), classes, parent)
         if not funcs.has_detections(step.func):
@@ -72,18 +80,25 @@ def plan(texts: Sequence[str], model: Any, func: ModuleType, runtime: Optional[s
     return steps
 
 
-def _split(text: str) -> Tuple[str, str]:
-    """(path, classes) of MODEL@CLASSES. A path may contain an @."""
-    path, _, classes = (text, "", "") if os.path.exists(text) else text.rpartition("@")
-    path, classes = (path, classes) if path else (classes, "")
+def _split(text: str) -> Tuple[str, Optional[Set[str]]]:
+    """(path, classes) of MODEL@CLASS,CLASS; None for all classes. A path may contain an @.
+    Raises InputError if there is no path."""
+    path, words = text, ""
+    if "@" in text and not os.path.exists(text):
+        path, _, words = text.rpartition("@")
+    if not path:
+        raise InputError(f"--then {text}: names no model. Write MODEL, or MODEL@CLASS,CLASS.")
+    classes = {word.strip() for word in words.split(",") if word.strip()}
     beside = os.path.join(ROOT, path)  # as --model: the settings work in every working directory
-    return (path if os.path.exists(path) or not os.path.exists(beside) else beside), classes
+    if not os.path.exists(path) and os.path.exists(beside):
+        path = beside
+    return path, classes or None
 
 
 def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List[Step]
             ) -> Optional[Step]:
-    """The Step that finds these classes, None for the first model. Raises InputError if neither
-    does."""
+    """The Step that finds these classes, None for the first model, whose classes are `first`.
+    Raises InputError if no model finds them."""
     if classes is None or classes <= first or not first:
         return None
     known = set(first)
@@ -94,40 +109,48 @@ def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List
         known |= found
     word = sorted(classes - known or classes)[0]
     near = nearest(word, known)
-    raise InputError(f"--then {text}: no model before it finds {word}" + (
-        f"; did you mean {near}?" if near else f". They find: {', '.join(sorted(known))}."))
+    hint = f"; did you mean {near}?" if near else f". They find: {', '.join(sorted(known))}."
+    raise InputError(f"--then {text}: no model before it finds {word}{hint}")
 
 
 def names_of(model: Any, func: Any) -> Set[str]:
     """The class names of a model; empty if they are unknown."""
-    names = model.names or getattr(func, "CLASSES", None)
-    if not names and hasattr(func, "classes_of") or model.classes:
-        count = model.classes or func.classes_of(model)
-        names = names or (COCO_CLASSES if count == len(COCO_CLASSES) else ())
-    return {str(name) for name in (names.values() if isinstance(names, dict) else names or ())}
+    names = set(funcs.class_names(model, func).values())
+    if not names and funcs.class_count(model, func) == len(COCO_CLASSES):
+        return set(COCO_CLASSES)  # as vision.settings.names_of()
+    return names
 
+
+# ---- crops ----
 
 def cut(IMG: Picture, box: np.ndarray, func: Any) -> np.ndarray:
-    """What a func file's model sees of a box (4,) xyxy in a frame: (h, w, 3) uint8 BGR, a copy.
+    """What a func file's model sees of a box: (h, w, 3) uint8 BGR, a copy.
 
-    A square around the box, so large that the crop of a classifier keeps the box. With SQUARE =
-    False in the func file, the box with a small margin.
+    IMG: a Frame, or (h, w, 3) uint8 BGR; box: (4,) xyxy in pixels of the frame. The crop is a
+    square around the box, so large that the crop of a classifier keeps the box. With SQUARE = False
+    in the func file, it is the box with a small margin.
     """
     x1, y1, x2, y2 = box.tolist()
-    half_w, half_h = (x2 - x1) / 2, (y2 - y1) / 2
+    width, height = x2 - x1, y2 - y1
     if getattr(func, "SQUARE", True):
-        half_w = half_h = max(half_w, half_h) / resnet.CROP
+        width = height = max(width, height) / resnet.CROP
     else:
-        half_w, half_h = half_w * (1 + 2 * MARGIN), half_h * (1 + 2 * MARGIN)
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+        width, height = width * (1 + 2 * MARGIN), height * (1 + 2 * MARGIN)
     h, w = IMG.shape[:2]
-    left, top = min(max(0, round(x - half_w)), w - 1), min(max(0, round(y - half_h)), h - 1)
-    right, bottom = max(left + 1, min(w, round(x + half_w))), max(top + 1,
-                                                                  min(h, round(y + half_h)))
+    left, right = _span((x1 + x2) / 2, width, w)
+    top, bottom = _span((y1 + y2) / 2, height, h)
     if not isinstance(IMG, Frame):
         return IMG[top:bottom, left:right].copy()
-    x1, y1 = left - left % 2, top - top % 2  # pairs of pixels share their colours
-    part = IMG.crop(x1, y1, min(w, right + right % 2), min(h, bottom + bottom % 2))
+    # Frame.crop() takes even numbers, because in YUV pairs of pixels share their colours.
+    x, y = left - left % 2, top - top % 2
+    part = IMG.crop(x, y, min(w, right + right % 2), min(h, bottom + bottom % 2))
     rgb = np.empty(part.shape, np.uint8)
-    part.scale_into(rgb)  # only this part is converted
-    return cv2.cvtColor(rgb[top - y1:bottom - y1, left - x1:right - x1], cv2.COLOR_RGB2BGR)
+    part.scale_into(rgb)  # converts only this part, at its own size
+    return cv2.cvtColor(rgb[top - y:bottom - y, left - x:right - x], cv2.COLOR_RGB2BGR)
+
+
+def _span(middle: float, length: float, end: int) -> Tuple[int, int]:
+    """The pixels from `first` to before `last` of a side of a crop, at least one, in 0..end."""
+    first = min(max(0, round(middle - length / 2)), end - 1)
+    last = max(first + 1, min(end, round(middle + length / 2)))
+    return first, last

@@ -12,9 +12,9 @@ from typing import Dict, Optional, Tuple
 
 # --------------------------------------------------------------------------------------------------
 MIN_ANSWERS = 3   # with fewer answers the best one is uncertain
-SURE = 0.7        # as it is if it has less than this share of the votes
-MAX_CROPS = 8     # that are asked about; then only if the object has grown
-GROWN = 1.5       # times as large as the first of them: it is asked about as if it were new
+SURE = 0.7        # the best answer is also uncertain with less than this share of the votes
+MAX_CROPS = 8     # of an object; then no more, unless it has grown
+GROWN = 1.5       # times as large as in the first crop: the object is asked about as if it were new
 INTERVAL = 0.2    # seconds of the stream between two crops, so that they differ
 # --------------------------------------------------------------------------------------------------
 
@@ -26,14 +26,15 @@ class Votes:
 
     def __init__(self) -> None:
         self.weights: Dict[str, float] = {}
-        self.sides = 0.0           # of the crops that got an answer, added up
-        self.crops = self.answers = 0  # since the object was new or has grown
-        self.first_side = 0.0      # of these crops, the first one's side in pixels
-        self.time: Optional[float] = None          # of the last crop
-        self.left_out_at: Optional[float] = None   # when a crop that was due was last left out
+        self.sides = 0.0               # of all crops that got an answer, added up
+        self.crops = self.answers = 0  # since the object was new, or has grown
+        self.first_side = 0.0          # of the first of these crops
+        self.time: Optional[float] = None         # of the last crop
+        self.left_out_at: Optional[float] = None  # when a crop that was due was last left out
 
     def due(self, time: float, side: float) -> bool:
-        """Whether another crop, of this side in pixels, would help. time: the stream's seconds."""
+        """Whether another crop, of this side in pixels, would help. Starts again if the object has
+        grown. time: in seconds, the stream's."""
         if self.time is not None and 0 <= time - self.time < INTERVAL:
             return False
         if self.crops and side >= GROWN * self.first_side:
@@ -42,19 +43,23 @@ class Votes:
 
     def asked_at(self, time: float, side: float) -> None:
         """A crop goes to the model."""
-        self.first_side = side if self.crops == 0 else self.first_side
-        self.time, self.crops = time, self.crops + 1
+        if self.crops == 0:
+            self.first_side = side
+        self.time = time
+        self.crops += 1
 
     def add(self, answer: Optional[Answer], side: float) -> None:
         """Count the answer to a crop; None if the model found nothing in it."""
-        if answer is not None:
-            self.answers += 1
-            text, score = answer
-            self.weights[text] = self.weights.get(text, 0.0) + score * side
-            self.sides += side
+        if answer is None:
+            return
+        text, score = answer
+        self.weights[text] = self.weights.get(text, 0.0) + score * side
+        self.sides += side
+        self.answers += 1
 
     def left_out(self, time: float) -> bool:
-        """Note that a crop that is due is left out. True if that counts: once in INTERVAL."""
+        """Note that a crop that is due is left out. True if it is to be counted: once in
+        INTERVAL."""
         if self.left_out_at is not None and 0 <= time - self.left_out_at < INTERVAL:
             return False
         self.left_out_at = time
@@ -62,6 +67,7 @@ class Votes:
 
     @property
     def sure(self) -> bool:
+        """Whether more crops would not change the answer."""
         if self.answers < MIN_ANSWERS:
             return False
         return max(self.weights.values()) >= SURE * sum(self.weights.values())

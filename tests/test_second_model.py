@@ -331,6 +331,7 @@ def test_a_class_of_an_earlier_second_model_makes_a_chain():
     [
         (f"{SECOND}@cra", "no model before it finds cra; did you mean car?"),
         (f"{SECOND}@zebra", "They find: car, person"),
+        ("@car", "--then @car: names no model."),
         ("none.rknn@car", "none.rknn: no such file, and without an NPU none.onnx is needed"),
     ],
 )
