@@ -30,7 +30,7 @@ from vision.detections import Detections
 from vision.errors import InputError, ModelError
 
 # --------------------------------------------------------------------------------------------------
-SHARE = 0.12          # of the NPU's time, and of the time in which Python runs, for second models
+SHARE = 0.08          # of the NPU's time, and of the time in which Python runs, for second models
 SAVED_SECONDS = 0.1   # of it that may be unused at first and used later
 MIN_SIDE = 8          # pixels; smaller objects are left alone
 MAX_OBJECTS = 1000    # of a stream that are known at a time
