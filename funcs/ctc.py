@@ -16,6 +16,7 @@ Graves et al. 2006).
 """
 from __future__ import annotations
 
+import os
 from typing import Any, List, Optional, Sequence, Tuple
 
 import cv2
@@ -141,7 +142,13 @@ def reads(model: Any) -> bool:
 
 
 def unclear(model: Any) -> Optional[str]:
-    """What the output may be if the steps and the characters are equally many."""
+    """What the output may be if the steps and the characters are equally many, or if the characters
+    of a model with a wide input are unknown."""
+    shapes = [shape for _, shape in model.outputs]
+    if (not characters_of(model) and [len(shape) for shape in shapes] == [3]
+            and model.size and model.size[0] >= 3 * model.size[1]):
+        return (f"its output {shapes[0]} may be a text, but its characters are unknown. Write them "
+                f"into {os.path.splitext(model.path)[0]}.txt, one per line.")
     if len(layouts(model)) < 2:
         return None
     return (f"its output {model.outputs[0][1]} may have the steps of a text first or its "

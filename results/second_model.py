@@ -149,12 +149,15 @@ class SecondModels:
 
     def close(self) -> None:
         """Close the pools. Raises InputError if a context hangs."""
+        hung = ""
         for step in self.steps:
             try:
                 if step.pool is not None:
                     step.pool.release(timeout=5)
             except TimeoutError as error:
-                raise InputError(f"--then {step.text}: {error}.") from None
+                hung = hung or f"--then {step.text}: {error}."
+        if hung:
+            raise InputError(hung)
 
 
 def _detect(context: Any, crop: Crop) -> Detections:

@@ -126,6 +126,9 @@ def test_as_many_steps_as_characters_need_func():
 
 
 def test_a_reader_without_characters_is_refused():
+    model = Model("rec.rknn", outputs=[("o", (1, 40, 6625))], size=(320, 48))
+    with pytest.raises(InputError, match=r"its characters are unknown\. Write them into rec\.txt"):
+        funcs.find(model)
     context = Context(np.zeros((1, 8, 12)), None)
     with pytest.raises(ModelError, match="and knows 0 characters"):
         ctc.detect(context, PICTURE)
