@@ -229,7 +229,8 @@ def test_the_python_code_on_the_pages_compiles(name):
 
 @pytest.mark.slow
 def test_the_pool_on_the_front_page_runs(demo_frames, capsys):
-    exec(python_blocks()[0], {"frames": demo_frames[:3]})
+    frames = [frame.copy() for frame in demo_frames[:3]]  # they are drawn on
+    exec(python_blocks()[0], {"frames": frames})
     assert capsys.readouterr().out.splitlines() == ["(720, 1280, 3)"] * 3
 
 
