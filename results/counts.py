@@ -51,7 +51,7 @@ class CountStore:
         try:
             if os.path.exists(path):
                 self._read()
-            old = {as_text(stream) for stream in forget} & self.rows.keys()
+            old = {escaped(stream) for stream in forget} & self.rows.keys()
             if old:
                 self._write({stream: [] for stream in old})
         except sqlite3.Error as error:
@@ -65,8 +65,8 @@ class CountStore:
         """The counts of an earlier run for those of the lines, {name: (2, 2) points}, that still
         have the same points."""
         counts: Counts = {}
-        for line, points, direction, name, count in self.rows.get(as_text(stream), []):
-            if line in lines and points == points_as_text(lines[line]):
+        for line, points, direction, name, count in self.rows.get(escaped(stream), []):
+            if line in lines and points == points_as_json(lines[line]):
                 counts.setdefault(line, {"in": {}, "out": {}})[direction][name] = count
         return counts
 
@@ -90,7 +90,7 @@ class CountStore:
 
     def _save(self) -> None:
         """Write what has changed. An error is printed once; the next call tries again."""
-        rows = {as_text(stream): rows_of(lines, counts)
+        rows = {escaped(stream): rows_of(lines, counts)
                 for stream, (lines, counts) in list(self.newest.items())}
         changed = {stream: new for stream, new in rows.items() if new != self.rows.get(stream, [])}
         try:
@@ -121,17 +121,18 @@ class CountStore:
 
 
 def rows_of(lines: Mapping[str, np.ndarray], counts: Counts) -> List[Row]:
-    """The rows of one stream."""
-    return [(line, points_as_text(points), direction, as_text(name), count)
+    """The rows of one stream. lines: {name: (2, 2) points}."""
+    return [(line, points_as_json(points), direction, escaped(name), count)
             for line, points in lines.items()
             for direction, classes in counts[line].items()
             for name, count in classes.items()]
 
 
-def points_as_text(points: np.ndarray) -> str:
+def points_as_json(points: np.ndarray) -> str:
+    """The points of a line, (2, 2), as they are stored."""
     return json.dumps(points.tolist())
 
 
-def as_text(name: str) -> str:
-    """A name, with escapes for what is not UTF-8, such as in the name of a file."""
+def escaped(name: str) -> str:
+    """A name with escapes for what is not UTF-8: a stream may be named after a file."""
     return name.encode("utf-8", "backslashreplace").decode()

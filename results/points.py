@@ -52,8 +52,7 @@ def checked(kind: str, key: Any, points: Any) -> np.ndarray:
                          f"pixels ({array.max():g}).")
     if kind == "line" and (array[0] == array[1]).all():
         raise InputError(f"The line {key} starts and ends at the same point.")
-    (x, y) = (array[1:] - array[0]).T
-    if kind == "zone" and not (x[:, None] * y != y[:, None] * x).any():
+    if kind == "zone" and on_a_line(array):
         raise InputError(f"The zone {key} has no area: its points are on a straight line.")
     if kind == "zone" and crosses_itself(array):
         raise InputError(f"The zone {key} crosses itself: give its points in their order around "
@@ -75,11 +74,18 @@ def check_name(kind: str, key: Any, with_stream: bool = True) -> None:
                          f"spaces and . _ - ( ), for example {example}{more}.")
 
 
+def on_a_line(points: np.ndarray) -> bool:
+    """Whether all points, (n, 2), are on a straight line."""
+    x, y = (points[1:] - points[0]).T
+    # The cross products of all pairs of directions from the first point are 0.
+    return bool((x[:, None] * y == y[:, None] * x).all())
+
+
 def crosses_itself(polygon: np.ndarray) -> bool:
     """Whether two edges of a polygon, (n, 2), cross. Edges that only touch do not count."""
-    start, end = polygon, np.roll(polygon, -1, 0)
-    # side[i, j]: on which side of edge i point j is
+    start, end = polygon, np.roll(polygon, -1, 0)  # of each edge
     along, to = (end - start)[:, None], start[None] - start[:, None]
+    # side[i, j]: on which side of edge i point j is
     side = np.sign(along[..., 0] * to[..., 1] - along[..., 1] * to[..., 0])
     apart = side * np.roll(side, -1, 1) < 0  # the ends of edge j are on both sides of edge i
     return bool((apart & apart.T).any())

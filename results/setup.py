@@ -29,7 +29,7 @@ from results.points import checked
 from results.setup_file import MIN_CONF, Settings, Shapes, checked_settings
 from vision.errors import InputError
 
-DIGITS = 5  # of the fractions that the page gets
+DIGITS = 5  # decimals of the fractions that the page gets
 
 
 class Conflict(ValueError):
@@ -51,12 +51,13 @@ class Setup:
         self.lock = threading.Lock()
         self.sizes: Dict[str, Tuple[int, int]] = {}  # of the frames, set by the streams' threads
         self.resets = dict.fromkeys(names, 0)        # how often the counts have been reset
-        self.versions = dict.fromkeys(names, int(time.time()))  # not that of an earlier run
+        self.versions = dict.fromkeys(names, int(time.time()))  # not those of an earlier run
         self.fixed = {name: self._flags(name, names, args) for name in names}
         content = setup_file.read(path)
+        # Settings of each stream: in the file; with the changes of the page; with the flags, too.
         self.saved = {name: self._parsed(name, content.get(name, {})) for name in names}
         self.edited = dict(self.saved)
-        self.settings = {name: self._effective(name) for name in names}  # read by the streams
+        self.settings = {name: self._with_flags(name) for name in names}  # read by the streams
         self.others = [name for name in content if name not in names]
         if not os.path.exists(path):
             setup_file.write(path, {name: Settings().json() for name in names})
@@ -67,8 +68,9 @@ class Setup:
     def attach(self, streams: Sequence[Any]) -> CountStore:
         """Give each stream its lines. Returns the sink that keeps the counts."""
         if self.others:
-            say(f"{self.path}: also contains {', '.join(self.others)}, which "
-                f"{'do' if len(self.others) > 1 else 'does'} not run.", sys.stderr)
+            verb = "do" if len(self.others) > 1 else "does"
+            say(f"{self.path}: also contains {', '.join(self.others)}, which {verb} not run.",
+                sys.stderr)
         for stream in streams:
             stream.setup = StreamSetup(self, stream)
         return self.store
@@ -89,10 +91,12 @@ class Setup:
                     "saved": self.edited[name] == self.saved[name],
                     "lines": fractions(settings.lines, size),
                     "zones": fractions(settings.zones, size),
-                    "conf": settings.conf, "classes": settings.classes and list(settings.classes),
+                    "conf": settings.conf,
+                    "classes": None if settings.classes is None else list(settings.classes),
                     "all_classes": list(dict.fromkeys(self.class_names.values())),
-                    "default_conf": self.default_conf, "min_conf": MIN_CONF,
-                    "size": size and list(size),
+                    "default_conf": self.default_conf,
+                    "min_conf": MIN_CONF,
+                    "size": None if size is None else list(size),
                     "fixed": {key: flag for key, (flag, _) in self.fixed[name].items()}}
 
     def change(self, name: str, data: Any, version: Any, save: bool = False) -> Dict[str, Any]:
@@ -105,17 +109,8 @@ class Setup:
         """
         with self.lock:
             self._check_version(name, version)
-            old = self.edited[name]
             try:
-                new = checked_settings(data, self.class_names, where_on_page, old)
-                for key in data:
-                    if key in self.fixed[name]:
-                        flag = self.fixed[name][key][0]
-                        raise InputError(f"{name}: {key} cannot be changed in this run, because "
-                                         f"{flag} is given.")
-                size = self.sizes.get(name)
-                new = new._replace(lines=kept_points("line", new.lines, old.lines, size),
-                                   zones=kept_points("zone", new.zones, old.zones, size))
+                new = self._changed(name, data)
                 if save:
                     self._save(name, new)
             except InputError as error:
@@ -141,6 +136,18 @@ class Setup:
 
     # ---- under the lock ----
 
+    def _changed(self, name: str, data: Any) -> Settings:
+        """The settings of a stream after a change. Raises InputError."""
+        old, size = self.edited[name], self.sizes.get(name)
+        new = checked_settings(data, self.class_names, where_on_page, old)
+        for key in data:
+            if key in self.fixed[name]:
+                flag, _ = self.fixed[name][key]
+                raise InputError(f"{name}: {key} cannot be changed in this run, because {flag} is "
+                                 "given.")
+        return new._replace(lines=kept_points("line", new.lines, old.lines, size),
+                            zones=kept_points("zone", new.zones, old.zones, size))
+
     def _check_version(self, name: str, version: Any) -> None:
         if version != self.versions[name]:
             raise Conflict(f"{name}: somebody else has changed these settings, perhaps in "
@@ -150,7 +157,7 @@ class Setup:
         if new != self.edited[name]:
             self.edited[name] = new
             self.versions[name] += 1
-            self.settings[name] = self._effective(name)
+            self.settings[name] = self._with_flags(name)
             self._set_conf()
 
     def _save(self, name: str, new: Settings) -> None:
@@ -159,15 +166,15 @@ class Setup:
         setup_file.write(self.path, content)
         self.saved[name] = new
 
-    def _effective(self, name: str) -> Settings:
-        return self.edited[name]._replace(
-            **{key: value for key, (_, value) in self.fixed[name].items()})
+    def _with_flags(self, name: str) -> Settings:
+        values = {key: value for key, (_, value) in self.fixed[name].items()}
+        return self.edited[name]._replace(**values)
 
     def _set_conf(self) -> None:
         """Let the model detect with the lowest confidence of all streams. It reads it for every
         frame."""
         given = [each.conf for each in self.settings.values()]
-        if self.model.conf is None and given == [None] * len(given):
+        if self.model.conf is None and all(conf is None for conf in given):
             return
         values = [self.default_conf if conf is None else conf for conf in given]
         known = [conf for conf in values if conf is not None]
@@ -176,11 +183,12 @@ class Setup:
 
     def _flags(self, name: str, names: Sequence[str], args: Any) -> Dict[str, Tuple[str, Any]]:
         """What flags set for a stream: {"conf": ("--conf", 0.4)}. Raises InputError."""
-        given = for_streams(names, args.lines, args.zones)[name]
         found: Dict[str, Tuple[str, Any]] = {}
-        if given:
-            found.update({key: (f"--{key[:-1]}", points_of(shapes)) for key, shapes in
-                          (("lines", given.lines), ("zones", given.zones)) if shapes})
+        given = for_streams(names, args.lines, args.zones)[name]
+        if given and given.lines:
+            found["lines"] = "--line", points_of(given.lines)
+        if given and given.zones:
+            found["zones"] = "--zone", points_of(given.zones)
         if args.conf is not None:
             found["conf"] = "--conf", args.conf
         if args.classes:
@@ -190,8 +198,9 @@ class Setup:
         return found
 
     def _parsed(self, name: str, data: Any) -> Settings:
+        """The settings of a stream from what the file contains about it. Raises InputError."""
         def where(key: str) -> str:
-            return f"{self.path}: {name}{', ' * bool(key)}{key}: "
+            return f"{self.path}: {name}, {key}: " if key else f"{self.path}: {name}: "
 
         return checked_settings(data, self.class_names, where, Settings())
 
@@ -204,7 +213,7 @@ class StreamSetup:
         self.settings: Optional[Settings] = None  # the present ones
         self.size: Optional[Tuple[int, int]] = None
         self.resets = 0
-        self.wanted: Dict[int, bool] = {}         # {class number: whether it is kept}
+        self.wanted: Dict[int, bool] = {}         # by class number: whether it is kept
         stream.lines = Lines()
 
     def update(self, result: Any) -> None:
@@ -218,7 +227,7 @@ class StreamSetup:
             self.stream.lines.reset()
         if result.size != self.size:
             self.size = self.setup.sizes[name] = result.size
-        result.detections = self._select(result.detections)
+        result.detections = self._select(result.detections, settings)
 
     def _take(self, settings: Settings) -> None:
         lines, first = self.stream.lines, self.settings is None
@@ -229,25 +238,23 @@ class StreamSetup:
             lines.set_counts(self.setup.store.counts(self.stream.name, lines.lines))
             self.setup.store.streams.add(self.stream.name)
 
-    def _select(self, found: Any) -> Any:
-        conf, classes = self.settings.conf, self.settings.classes  # type: ignore[union-attr]
+    def _select(self, found: Any, settings: Settings) -> Any:
+        """The detections that the stream wants."""
+        conf = settings.conf
         if conf is None and self.setup.model.conf is not None:
             conf = self.setup.default_conf  # the model may detect with less, for another stream
         keep = np.ones(len(found), bool) if conf is None else found.scores >= conf
-        if classes is not None:
-            wanted = [self._wants(number, found.name) for number in found.classes.tolist()]
-            keep &= np.array(wanted, bool)
+        if settings.classes is not None:
+            numbers = found.classes.tolist()
+            for number in set(numbers) - self.wanted.keys():
+                by_number = not self.setup.class_names and str(number) in settings.classes
+                self.wanted[number] = by_number or str(found.name(number)) in settings.classes
+            keep &= np.array([self.wanted[number] for number in numbers], bool)
         return found if keep.all() else found.select(keep)
-
-    def _wants(self, number: int, name: Any) -> bool:
-        if number not in self.wanted:
-            classes: Any = self.settings.classes  # type: ignore[union-attr]
-            by_number = not self.setup.class_names and str(number) in classes
-            self.wanted[number] = by_number or str(name(number)) in classes
-        return self.wanted[number]
 
 
 def points_of(shapes: Dict[str, np.ndarray]) -> Shapes:
+    """Lines or zones as Settings contain them; shapes: as Lines does, (n, 2) arrays."""
     return {name: tuple(map(tuple, points.tolist())) for name, points in shapes.items()}
 
 
@@ -256,14 +263,15 @@ def fractions(shapes: Shapes, size: Optional[Tuple[int, int]]) -> Dict[str, List
     found = {}
     for name, points in shapes.items():
         array = np.array(points, np.float64)
-        array = array / size if size and array.max() > 1 else array
+        if size and array.max() > 1:  # pixels
+            array /= size
         found[name] = array.round(DIGITS).tolist()
     return found
 
 
 def kept_points(kind: str, new: Shapes, old: Shapes, size: Optional[Tuple[int, int]]) -> Shapes:
-    """The shapes that the page sent, with the points of the file for those that are unchanged.
-    Raises InputError if the others are not fractions."""
+    """The shapes that the page sent, `new`. Those that it did not change keep the points of `old`,
+    which may be pixels. Raises InputError if the others are not fractions."""
     shown, kept = fractions(old, size), {}
     for name, points in fractions(new, None).items():
         if new[name] == old.get(name) or points == shown.get(name):
@@ -277,5 +285,7 @@ def kept_points(kind: str, new: Shapes, old: Shapes, size: Optional[Tuple[int, i
 
 
 def where_on_page(key: str) -> str:
-    """What precedes a message; a message about a line or zone says itself what it is about."""
-    return f"{key}: " if key in ("conf", "classes") else "" if key else "The settings: "
+    """What precedes a message about a key, or about all if it is ""."""
+    if not key:
+        return "The settings: "
+    return "" if key in ("lines", "zones") else f"{key}: "  # those messages name the line or zone

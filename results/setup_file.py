@@ -27,6 +27,7 @@ from vision.errors import InputError, nearest
 
 MAX_SHAPES = 50    # lines and zones of a stream
 MIN_CONF = 0.01    # below, the models find thousands of boxes
+MAX_CLASS_NAME = 200  # characters
 KEYS = ("lines", "zones", "conf", "classes")
 
 Shapes = Dict[str, Points]
@@ -64,13 +65,17 @@ def checked_settings(data: Any, names: Mapping[int, str], where: Callable[[str],
     for key in data:
         if key not in KEYS:
             near = nearest(key, KEYS)
-            raise InputError(f"{where('')}unknown key {short(key)}"
-                             f"{f'; did you mean {near}?' if near else '.'}")
+            hint = f"; did you mean {near}?" if near else "."
+            raise InputError(f"{where('')}unknown key {short(key)}{hint}")
     new: Dict[str, Any] = {}
     for key, value in data.items():
         try:
-            new[key] = (checked_shapes(key, value) if key in ("lines", "zones") else
-                        checked_conf(value) if key == "conf" else checked_classes(value, names))
+            if key == "conf":
+                new[key] = checked_conf(value)
+            elif key == "classes":
+                new[key] = checked_classes(value, names)
+            else:
+                new[key] = checked_shapes(key, value)
         except InputError as error:
             raise InputError(f"{where(key)}{error}") from None
     settings = keep._replace(**new)
@@ -82,6 +87,7 @@ def checked_settings(data: Any, names: Mapping[int, str], where: Callable[[str],
 
 
 def checked_shapes(key: str, value: Any) -> Shapes:
+    """The lines or zones of a stream. key: "lines" or "zones"."""
     kind = key[:-1]
     if value is None:
         return {}
@@ -109,26 +115,35 @@ def is_number(value: Any) -> bool:
 
 
 def checked_conf(value: Any) -> Optional[float]:
-    if value is None or is_number(value) and MIN_CONF <= value <= 1:  # NaN is not
+    if value is None or (is_number(value) and MIN_CONF <= value <= 1):  # NaN is not
         return value
     raise InputError(f"must be a number from {MIN_CONF} to 1, not {short(value)}.")
 
 
 def checked_classes(value: Any, names: Mapping[int, str]) -> Optional[Tuple[str, ...]]:
+    """The names of the classes to keep; of a class without a name, its number."""
     if value is None:
         return None
     if not isinstance(value, (list, tuple)) or not value:
         raise InputError(f"must be a list of classes, or null for all, not {short(value)}.")
-    known, found = set(names.values()), []
-    for each in value:
-        number = isinstance(each, int) and not isinstance(each, bool)
-        name = names.get(each, None if names else str(each)) if number else each
-        if not isinstance(name, str) or len(name) > 200 or known and name not in known:
-            near = nearest(each, known) if isinstance(each, str) and len(each) < 50 else None
-            raise InputError(f"{short(each)}: no such class" + (
-                f"; did you mean {near}?" if near else "."))
-        found += [name] if name not in found else []
-    return tuple(found)
+    chosen = [class_name(each, names) for each in value]
+    return tuple(dict.fromkeys(chosen))
+
+
+def class_name(value: Any, names: Mapping[int, str]) -> str:
+    """The name of a class that is given by its name or number. Raises InputError if there is no
+    such class. If the names are unknown, any name will do."""
+    is_text = isinstance(value, str) and len(value) <= MAX_CLASS_NAME
+    is_index = isinstance(value, int) and not isinstance(value, bool)
+    if not names and (is_text or is_index):
+        return str(value)
+    if is_index and value in names:
+        return names[value]
+    if is_text and value in names.values():
+        return value
+    near = nearest(value, names.values()) if is_text else None
+    hint = f"; did you mean {near}?" if near else "."
+    raise InputError(f"{short(value)}: no such class{hint}")
 
 
 # ---- the file ----
@@ -169,7 +184,7 @@ def write(path: str, data: Dict[str, Any]) -> None:
     temporary = f"{target}.{os.getpid()}"
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            file.write(as_text(data) + "\n")
+            file.write(as_json(data) + "\n")
             file.flush()
             os.fsync(file.fileno())
         if os.path.exists(target):
@@ -181,7 +196,7 @@ def write(path: str, data: Dict[str, Any]) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
 
 
-def as_text(value: Any, indent: str = "") -> str:
+def as_json(value: Any, indent: str = "") -> str:
     """JSON with a line for each key, and the points of a line or zone on one line."""
     if not isinstance(value, dict) or not value:
         text = json.dumps(value, ensure_ascii=False)
@@ -190,6 +205,6 @@ def as_text(value: Any, indent: str = "") -> str:
         except UnicodeEncodeError:  # the name of a file that is not UTF-8
             text = json.dumps(value)
         return text
-    rows = [f"{indent}  {as_text(key)}: {as_text(each, indent + '  ')}"
+    rows = [f"{indent}  {as_json(key)}: {as_json(each, indent + '  ')}"
             for key, each in value.items()]
     return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
