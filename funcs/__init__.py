@@ -13,6 +13,8 @@ A func file defines myFunc(rknn_lite, IMG), which returns the picture to show. I
                                unletterbox() do, which is less work than a BGR array. func.py does
                                not set it: it is made for editing, and cv2 needs an array
     BOXES = False              its Detections have no boxes, as those of a classifier
+    CLASSES                    the class names of models without names
+    NAMES_BY_COUNT             the same, {number of classes: names}
 
 This file is the only one that imports the user's func.py.
 """
@@ -237,9 +239,12 @@ def class_count(model: Model, func: Any) -> Optional[int]:
 
 def class_names(model: Model, func: Any) -> Dict[int, str]:
     """The names of a model's classes by number; empty if neither it nor its func file has them."""
-    names: Any = model.names or getattr(func, "CLASSES", None) or ()
-    if not model.names and class_count(model, func) not in (None, len(names)):
-        names = ()  # those of other classes
+    names: Any = model.names
+    if not names:
+        count = class_count(model, func)
+        names = getattr(func, "NAMES_BY_COUNT", {}).get(count) or getattr(func, "CLASSES", ())
+        if count not in (None, len(names)):
+            names = ()  # those of other classes
     pairs = names.items() if isinstance(names, dict) else enumerate(names)
     return {number: str(name) for number, name in pairs}
 

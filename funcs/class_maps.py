@@ -11,10 +11,11 @@ corner and into the JSON. The one output, for an input of width x height and a s
     (1, rows, columns)           the number of the best class
 
 Models for depth or better pictures have the same shapes, so one more sign is needed: the model's
-class names, or a number of classes that is in CLASSES.
+class names, or a number of classes that is in NAMES_BY_COUNT.
 """
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, List, Optional, Tuple
 
@@ -30,7 +31,7 @@ from vision.settings import Names, names_of, settings_of
 
 # --------------------------------------------------------------------------------------------------
 # Names by the number of classes, if the model has none: Cityscapes, Pascal VOC
-CLASSES = {
+NAMES_BY_COUNT = {
     19: ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
          "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
          "motorcycle", "bicycle"),
@@ -86,7 +87,7 @@ def reads(model: Any) -> bool:
     possible = _readings_of(model)
     if len(possible) != 1 or model.task is not None:
         return False
-    return bool(model.names) or class_count(model.outputs[0][1], possible[0]) in CLASSES
+    return bool(model.names) or class_count(model.outputs[0][1], possible[0]) in NAMES_BY_COUNT
 
 
 def unclear(model: Any) -> Optional[str]:
@@ -129,25 +130,29 @@ def readings(shapes: List[Shape], size: Tuple[int, int], names: Optional[int] = 
     sides = shapes[0][1:]
     if len(sides) == 2:
         return [BEST] if covers(sides, size) else []
-    grids = {FIRST: sides[1:], LAST: sides[:2]} if len(sides) == 3 else {}
-    counts = {layout: class_count(shapes[0], layout) or 0 for layout in grids}
-    return [layout for layout, grid in grids.items() if covers(grid, size)
-            and 2 <= counts[layout] <= 256 and names in (None, counts[layout])]
+    if len(sides) != 3:
+        return []
+    possible = []
+    for layout, count, grid in ((FIRST, sides[0], sides[1:]), (LAST, sides[2], sides[:2])):
+        if covers(grid, size) and 2 <= count <= 256 and names in (None, count):
+            possible.append(layout)
+    return possible
 
 
 def covers(grid: Shape, size: Tuple[int, int]) -> bool:
     """True if (rows, columns) are those of an input of this size (width, height) at a stride."""
-    return min(grid) > 1 and any(
-        tuple(grid) == (-(-size[1] // stride), -(-size[0] // stride)) for stride in STRIDES)
+    at_strides = [(math.ceil(size[1] / stride), math.ceil(size[0] / stride)) for stride in STRIDES]
+    return min(grid) > 1 and tuple(grid) in at_strides
 
 
 def class_count(shape: Shape, layout: str) -> Optional[int]:
+    """The number of classes; None if the output has only the best one of each pixel."""
     return {FIRST: shape[1], LAST: shape[-1]}.get(layout)
 
 
 def _names(model: Any, shape: Shape, layout: str) -> Names:
     count = class_count(shape, layout)
-    return names_of(model, count, CLASSES.get(count or 0, ()))
+    return names_of(model, count, NAMES_BY_COUNT.get(count or 0, ()))
 
 
 # ---- decoding ----
@@ -162,6 +167,7 @@ def inside(output: Raw, layout: str, placement: Placement, shape: Shape, size: T
     rows, columns = output.shape[2:] if layout == FIRST else output.shape[1:3]
 
     def part(start: float, length: float, ratio: float, count: int) -> slice:
+        """The part of `count` rows or columns. start, length: in pixels of the input."""
         first = min(round(start * ratio), count - 1)
         return slice(first, max(first + 1, round((start + length) * ratio)))
 

@@ -10,9 +10,9 @@ The one output has a score for each character, and for "no character" (the blank
     (1, characters + 1, steps)  LPRNet: the blank comes last. The picture is stretched to the input
 
 The characters are those of the model's metadata ("character", as RapidOCR writes it), or the class
-names: a file beside the model, one character a line, in which an empty line is a space. It may
-contain the blank. Of each step the best character counts; repetitions and blanks are left out (CTC,
-Graves et al. 2006).
+names: a file beside the model, one character per line, in which an empty line is a space. They may
+include the blank. The text consists of the best character of each step, without repetitions and
+blanks (CTC, Graves et al. 2006).
 """
 from __future__ import annotations
 
@@ -48,15 +48,16 @@ def myFunc(rknn_lite: Any, IMG: np.ndarray) -> np.ndarray:
 
 def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     """The text of a picture of one line: Detections without boxes, whose one class is the text.
+    They are empty if no text has a score of at least conf.
 
-    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. They are empty if there is no text
-    with a score of at least conf. Raises ModelError if the model cannot be run or read; ValueError
-    if IMG is not a frame.
+    rknn_lite: a context of the pool; IMG: (h, w, 3) uint8 BGR. Raises ModelError if the model
+    cannot be run or read; ValueError if IMG is not a frame.
     """
     model = getattr(rknn_lite, "model", None)
     settings = settings_of(model, IMG_SIZE, CONF)
     characters = characters_of(model)
-    layout = (layouts(model) or [STEPS_FIRST])[0]
+    possible = layouts(model)
+    layout = possible[0] if possible else STEPS_FIRST  # unclear() tells the user about both
     outputs = infer_raw(rknn_lite, preprocess(IMG, settings.size, layout == CHARACTERS_FIRST))
     shapes = [output.shape for output in outputs]
     if not characters or not layouts_of(shapes, len(characters)):
@@ -66,29 +67,37 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     if layout == CHARACTERS_FIRST:
         steps = steps._replace(stored=steps.stored.T)
     text, score = decode(steps, alphabet(characters, steps.shape[1], layout))
-    found = np.zeros(1 if text and score >= settings.conf else 0, np.int64)
-    return Detections(None, found, np.full(len(found), score, np.float32), {0: text})
+    count = 1 if text and score >= settings.conf else 0
+    return Detections(None, np.zeros(count, np.int64), np.full(count, score, np.float32),
+                      {0: text})
 
 
 def decode(steps: Raw, characters: Sequence[str]) -> Tuple[str, float]:
-    """A text and its score, 0..1. steps: (steps, characters), probabilities or logits; characters:
-    of each column, BLANK for the blank."""
+    """A text and its score, 0..1; ("", 0.0) for none. steps: (steps, characters), probabilities or
+    logits; characters: of each column, BLANK for the blank."""
     best = steps.stored.argmax(1)
-    new = np.append(True, best[1:] != best[:-1])
-    kept = np.flatnonzero(new & (np.array([characters[number] != BLANK for number in best])))
-    text = "".join(characters[number] for number in best[kept]).strip()
+    is_new = np.append(True, best[1:] != best[:-1])  # not a repetition
+    is_text = np.array([characters[number] != BLANK for number in best])
+    kept = np.flatnonzero(is_new & is_text)
     if not len(kept):
         return "", 0.0
+    text = "".join(characters[number] for number in best[kept]).strip()
     values = steps.part(kept).floats()
     if values.min() < -0.01 or values.max() > 1.01:  # logits
         values = np.exp(values - values.max(1, keepdims=True))
         values = values / values.sum(1, keepdims=True)
     score = float(values.max(1).mean())
-    return (text, min(1.0, score)) if np.isfinite(score) else ("", 0.0)
+    if not np.isfinite(score):  # a broken model
+        return "", 0.0
+    return text, min(1.0, score)
 
 
 def preprocess(IMG: np.ndarray, size: Tuple[int, int], stretch: bool) -> np.ndarray:
-    """What the model sees of a picture: (height, width, 3) uint8 BGR, as both were trained."""
+    """What the model sees of a picture: (height, width, 3) uint8 BGR, as both models were trained.
+
+    IMG: (h, w, 3) uint8 BGR; size: (width, height) of the input; stretch: to the whole width, else
+    the picture keeps its aspect ratio and stands on the left.
+    """
     IMG, (width, height) = as_bgr(IMG), size
     h, w = IMG.shape[:2]
     new_w = width if stretch else min(width, max(1, round(w * height / h)))
@@ -101,29 +110,38 @@ def preprocess(IMG: np.ndarray, size: Tuple[int, int], stretch: bool) -> np.ndar
 
 def characters_of(model: Any) -> List[str]:
     """The characters that a model reads, in order; [] if they are unknown or its names are words.
-    The metadata has them as a list or as one text, a character a line."""
+    The metadata has them as a list, or as one text with a character per line."""
+    if model is None:
+        return []
     known = getattr(model, "characters", None)  # from an earlier call: there are thousands
-    if known is None:
-        names = getattr(model, "metadata", {}).get("character") or getattr(model, "names", []) or []
-        names = names.split("\n") if isinstance(names, str) else names
-        names = list(names.values() if isinstance(names, dict) else names)
-        words = any(not isinstance(name, str) or len(name) > 1 for name in names)
-        known = [] if words else [name or " " for name in names]
-        if model is not None:
-            model.characters = known
-    return known
+    if known is not None:
+        return known
+    names: Any = getattr(model, "metadata", {}).get("character") or model.names or []
+    if isinstance(names, str):
+        names = names.split("\n")
+    elif isinstance(names, dict):
+        names = list(names.values())
+    words = any(not isinstance(name, str) or len(name) > 1 for name in names)
+    model.characters = [] if words else [name or " " for name in names]
+    return model.characters
 
 
 def layouts_of(shapes: Sequence[Tuple[int, ...]], count: int) -> List[str]:
-    """How outputs can be read if there are so many characters: [] if in no way."""
+    """How outputs can be read: STEPS_FIRST, CHARACTERS_FIRST, both or none. count: of the
+    characters, which may include the blank and lack the space."""
     if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != 1 or not count:
         return []
     _, first, last = shapes[0]
-    return ([STEPS_FIRST] * (last in (count, count + 1, count + 2))
-            + [CHARACTERS_FIRST] * (first in (count, count + 1)))
+    possible = []
+    if last in (count, count + 1, count + 2):
+        possible.append(STEPS_FIRST)
+    if first in (count, count + 1):
+        possible.append(CHARACTERS_FIRST)
+    return possible
 
 
 def layouts(model: Any) -> List[str]:
+    """How a model's outputs can be read, see layouts_of()."""
     shapes = [shape for _, shape in getattr(model, "outputs", [])]
     return layouts_of(shapes, len(characters_of(model)))
 
@@ -132,8 +150,9 @@ def alphabet(characters: Sequence[str], count: int, layout: str) -> List[str]:
     """The character of each of `count` columns, BLANK for the blank."""
     if layout == CHARACTERS_FIRST:
         return [*characters[:count - 1], BLANK]
-    own = characters[1:] if count == len(characters) else characters
-    return [BLANK, *own, " "][:count]
+    has_blank = count == len(characters)
+    own = characters[1:] if has_blank else characters
+    return [BLANK, *own, " "][:count]  # the space is there only if a column is left for it
 
 
 def reads(model: Any) -> bool:
@@ -145,11 +164,11 @@ def unclear(model: Any) -> Optional[str]:
     """What the output may be if the steps and the characters are equally many, or if the characters
     of a model with a wide input are unknown."""
     shapes = [shape for _, shape in model.outputs]
-    if (not characters_of(model) and [len(shape) for shape in shapes] == [3]
-            and model.size and model.size[0] >= 3 * model.size[1]):
+    is_wide = model.size and model.size[0] >= 3 * model.size[1]
+    if is_wide and not characters_of(model) and len(shapes) == 1 and len(shapes[0]) == 3:
         return (f"its output {shapes[0]} may be a text, but its characters are unknown. Write them "
                 f"into {os.path.splitext(model.path)[0]}.txt, one per line.")
     if len(layouts(model)) < 2:
         return None
-    return (f"its output {model.outputs[0][1]} may have the steps of a text first or its "
+    return (f"its output {shapes[0]} may have the steps of a text first or its "
             "characters first. If the steps come first, give --func funcs/ctc.py.")

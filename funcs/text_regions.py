@@ -2,9 +2,9 @@
 
     python main.py street.mp4 --then ppocr_det.rknn@truck --then ppocr_rec.rknn@text
 
-The one output (1, 1, height, width) has for each pixel of the input the probability that it belongs
-to the shrunken middle of a line of text. Depth models and others have such outputs, too, so the
-model needs exactly one class name: write "text" into a file beside it.
+The one output, (1, 1, height, width), has for each pixel of the input the probability that it is in
+the middle of a line of text: the regions are smaller than the lines. Depth models and others have
+such outputs, too, so the model needs exactly one class name: write "text" into a file beside it.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vision.settings import settings_of
 # --------------------------------------------------------------------------------------------------
 PIXEL_THRESH = 0.3    # minimum probability of a pixel
 CONF = 0.6            # minimum score of a region: the mean probability of its pixels
-GROW = 1.6            # regions are grown by this times their area, divided by their perimeter
+GROW = 1.6            # a region grows on each side by this times its area, divided by its perimeter
 MIN_SIDE = 3          # pixels of the input; smaller regions are noise
 # --------------------------------------------------------------------------------------------------
 
@@ -71,14 +71,16 @@ def decode(pixels: Raw, conf: float) -> Tuple[np.ndarray, np.ndarray]:
         inside = np.s_[y:y + h, x:x + w]
         score = float(pixels.part(inside).floats()[labels[inside] == number].mean())
         if score >= conf:
-            more = GROW * w * h / (2 * (w + h))
-            found.append((min(1.0, score), [x - more, y - more, x + w + more, y + h + more]))
+            margin = GROW * w * h / (2 * (w + h))
+            box = [x - margin, y - margin, x + w + margin, y + h + margin]
+            found.append((min(1.0, score), box))
     found.sort(reverse=True)
     return (np.array([box for _, box in found], np.float32).reshape(-1, 4),
             np.array([score for score, _ in found], np.float32))
 
 
 def is_region_map(shapes: Shapes, size: Tuple[int, int]) -> bool:
+    """True for one output (1, 1, height, width). size: (width, height) of the input."""
     return len(shapes) == 1 and tuple(shapes[0]) == (1, 1, size[1], size[0])
 
 

@@ -8,8 +8,8 @@ s = 8, 16, 32:
     (1, n, 4)        x1, y1, x2, y2 of each cell's box, in pixels of the model's input
     (1, n, classes)  scores, after the sigmoid
 
-The network must be exported without its NMS. The decoder follows SuperGradients' description of the
-network, and is tested with outputs that the tests compute from the demo model's detections.
+The network must be exported without its NMS. The layout is that of SuperGradients' documentation;
+no real model was available. The tests compute such outputs from the demo model's detections.
 """
 from __future__ import annotations
 
@@ -75,8 +75,9 @@ def decode(boxes: Raw, scores: Raw, settings: Settings
 def reads(model: Any) -> bool:
     """True if a model's outputs have the layout above, and only one of them can be the boxes."""
     shapes = [shape for _, shape in model.outputs]
-    return model.task in (None, "detect") and len(boxes_among(shapes)) == 1 and (
-        shapes[0][1] == cell_count(settings_of(model).size))
+    if model.task not in (None, "detect") or len(boxes_among(shapes)) != 1:
+        return False
+    return shapes[0][1] == cell_count(settings_of(model).size)
 
 
 def unclear(model: Any) -> Optional[str]:
@@ -102,8 +103,9 @@ def classes_of(model: Any) -> Optional[int]:
 
 def boxes_among(shapes: Shapes) -> Sequence[int]:
     """The indices of the outputs that can be the boxes; [] for another layout."""
-    if len(shapes) != 2 or any(len(shape) != 3 or shape[0] != 1 for shape in shapes) or (
-            shapes[0][1] != shapes[1][1] or 0 in shapes[0] + shapes[1]):
+    if len(shapes) != 2 or any(len(shape) != 3 or shape[0] != 1 for shape in shapes):
+        return []
+    if shapes[0][1] != shapes[1][1] or 0 in shapes[0] + shapes[1]:  # 0: an open dimension
         return []
     return [index for index, shape in enumerate(shapes) if shape[2] == 4]
 

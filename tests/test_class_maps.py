@@ -1,6 +1,7 @@
 """funcs/class_maps.py: frames of known areas, on a model that tells their colours apart."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -114,7 +115,17 @@ def test_the_classes_of_a_usual_data_set_need_no_names():
     for count, name in ((19, "road"), (21, "background")):
         model = Model("x.rknn", outputs=[("o", (1, count, 64, 96))], size=SIZE)
         assert funcs.find(model) is class_maps and class_maps.classes_of(model) == count
-        assert class_maps.CLASSES[count][0] == name
+        assert funcs.class_names(model, class_maps)[0] == name
+        args = SimpleNamespace(conf=None, iou=None, names=None, classes=[name])
+        funcs.apply_settings(args, model, class_maps)
+        assert model.class_ids == {0}
+
+
+def test_classes_without_names_are_chosen_by_number():
+    model = Model("x.rknn", outputs=[("o", (1, 64, 96))], size=SIZE)
+    args = SimpleNamespace(conf=None, iou=None, names=None, classes=["3"])
+    funcs.apply_settings(args, model, class_maps)
+    assert model.class_ids == {3}
 
 
 def test_deeplab_at_513_pixels_is_read():
