@@ -24,16 +24,19 @@ MAX_SIDE = 16        # columns and rows at most
 
 
 class Tiling(NamedTuple):
-    """How frames are divided. columns, rows: 0 for automatic; motion: only where something moves"""
+    """How frames are divided. columns, rows: 0 for automatic; motion: the model runs only on tiles
+    in which something moves."""
     columns: int
     rows: int
     motion: bool = False
 
     def tiles(self, width: int, height: int, input_size: Size) -> List[Box]:
-        """The tiles of a frame of this size, row by row. Their corners have even coordinates, as
-        YUV needs them. Empty if there would be only one: the model runs on the whole frame anyway.
+        """The tiles of a frame of this size, row by row. Their corners have even coordinates, or
+        are on the frame's edges, as Frame.crop() needs them. Empty if there would be only one: the
+        model runs on the whole frame anyway.
 
-        input_size: of the model, in pixels; for the automatic number of tiles.
+        width, height: of the frame, in pixels; input_size: of the model, for the automatic number
+        of tiles.
         """
         columns, rows = self.columns, self.rows
         if not columns:
@@ -47,7 +50,8 @@ class Tiling(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def spans(length: int, count: int) -> List[Tuple[int, int]]:
-    """Start and end of `count` parts of equal size that overlap by OVERLAP and cover `length`."""
+    """Start and end of `count` parts of equal size that overlap by OVERLAP and cover `length`
+    pixels."""
     size = length / (count - (count - 1) * OVERLAP)
     starts = [round(number * size * (1 - OVERLAP)) // 2 * 2 for number in range(count)]
     ends = [min(length, math.ceil((start + size) / 2) * 2) for start in starts[:-1]]
@@ -56,12 +60,12 @@ def spans(length: int, count: int) -> List[Tuple[int, int]]:
 
 def parse(text: str) -> Tiling:
     """The value of --tiles: "3x2", "auto", "motion", or "motion:3x2". Raises InputError."""
-    motion, _, grid = text.rpartition(":")
-    if not motion and grid == "motion":
-        motion, grid = "motion", "auto"
+    motion, _, grid = ("motion", "", "auto") if text == "motion" else text.rpartition(":")
+    columns = rows = 0
     sides = re.fullmatch(r"(\d{1,3})x(\d{1,3})", grid)
-    columns, rows = (int(sides[1]), int(sides[2])) if sides else (0, 0)
-    valid = grid == "auto" or 1 <= min(columns, rows) and max(columns, rows) <= MAX_SIDE
+    if sides:
+        columns, rows = int(sides[1]), int(sides[2])
+    valid = grid == "auto" or (1 <= columns <= MAX_SIDE and 1 <= rows <= MAX_SIDE)
     if motion not in ("", "motion") or not valid:
         raise InputError(f"--tiles {text}: must be auto, motion, or columns x rows such as 3x2 "
                          f"(each from 1 to {MAX_SIDE}), or motion:3x2.")

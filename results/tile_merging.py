@@ -24,7 +24,7 @@ these rules apply in this order:
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -53,29 +53,37 @@ def merged(found: Sequence[Detections], tiles: Sequence[Box], size: Tuple[int, i
         return found[0]
     every = joined_arrays([in_frame(each, tile) for each, tile in zip(found, tiles)])
     tile_of = np.repeat(np.arange(len(tiles)), [len(each) for each in found])
-    part = np.concatenate([touches_edge(each, tile, size) for each, tile in zip(found, tiles)])
-    index = np.flatnonzero(~left_to_tiles(every.boxes, tile_of, tiles))
-    every, tile_of, part = every.select(index), tile_of[index], part[index]
+    is_part = np.concatenate([touches_edge(each, tile, size) for each, tile in zip(found, tiles)])
+    kept = np.flatnonzero(~left_to_tiles(every.boxes, tile_of, tiles))
+    every, tile_of, is_part = every.select(kept), tile_of[kept], is_part[kept]
+    order = np.lexsort((-every.scores, is_part))  # whole boxes first, the best first
+    every, tile_of, is_part = every.select(order), tile_of[order], is_part[order]
 
-    order = np.lexsort((-every.scores, part))  # whole boxes first, the best first
-    every, tile_of, part = every.select(order), tile_of[order], part[order]
-    intersection, areas = intersections(every.boxes)
-    overlap = intersection / np.maximum(np.minimum(areas, areas[:, None]), 1e-9)
-    alike = (every.classes == every.classes[:, None]) & (tile_of != tile_of[:, None])
-    drops = alike & (intersection >= SAME_IOU * (areas + areas[:, None] - intersection))
-    drops |= alike & (overlap >= SAME_OVERLAP) & (
-        np.maximum(areas, areas[:, None]) <= SAME_AREAS * np.minimum(areas, areas[:, None]))
-    covers = (intersection >= COVERED * areas) & (every.scores[:, None] >= every.scores)
-    covers &= tile_of != tile_of[:, None]
-    drops = np.where(part, alike & (overlap >= PART_OVERLAP) | covers, drops)
+    drops = dropped(every, tile_of, is_part)
     stays = np.ones(len(every), bool)
-    for one in np.flatnonzero(~part):
+    for one in np.flatnonzero(~is_part):
         if stays[one]:
             stays &= ~drops[one]
-    whole = every.select(stays & ~part)
-    parts = join(every.select(stays & part), tile_of[stays & part])
+    whole = every.select(stays & ~is_part)
+    parts = join(every.select(stays & is_part), tile_of[stays & is_part])
     every = joined_arrays([whole, parts])
     return every.select(np.argsort(-every.scores, kind="stable"))
+
+
+def dropped(found: Detections, tile_of: np.ndarray, is_part: np.ndarray) -> np.ndarray:
+    """Which boxes each whole box drops: (n, n) bool; [i, j] is True if box i, a whole one, drops
+    box j. tile_of: the tile of each box, (n,); is_part: whether it is a part, (n,)."""
+    shared, areas = intersections(found.boxes)
+    smaller, larger = np.minimum(areas, areas[:, None]), np.maximum(areas, areas[:, None])
+    overlap = shared / np.maximum(smaller, 1e-9)
+    other_tile = tile_of != tile_of[:, None]
+    same_class = other_tile & (found.classes == found.classes[:, None])
+    union = areas + areas[:, None] - shared
+    same_object = (shared >= SAME_IOU * union) | (
+        (overlap >= SAME_OVERLAP) & (larger <= SAME_AREAS * smaller))
+    covers = (shared >= COVERED * areas) & (found.scores[:, None] >= found.scores)
+    drops_part = same_class & (overlap >= PART_OVERLAP) | other_tile & covers
+    return np.where(is_part, drops_part, same_class & same_object)
 
 
 def in_frame(found: Detections, tile: Box) -> Detections:
@@ -98,6 +106,7 @@ def in_frame(found: Detections, tile: Box) -> Detections:
 
 def joined_arrays(found: Sequence[Detections]) -> Detections:
     """Several Detections as one. A field that one of them lacks is left out."""
+
     def together(name: str) -> Any:
         values = [getattr(each, name) for each in found]
         if any(each is None for each in values):
@@ -138,29 +147,36 @@ def intersections(boxes: Any) -> Tuple[np.ndarray, np.ndarray]:
 
 def join(parts: Detections, tile_of: np.ndarray) -> Detections:
     """Join the parts of each object. parts: best first; tile_of: the tile of each, (n,)."""
-    free, firsts = np.ones(len(parts), bool), []
     boxes: Any = parts.boxes
+    free, firsts = np.ones(len(parts), bool), []
     for first in range(len(parts)):
         if not free[first]:
             continue
         firsts.append(first)
+        members = [first]  # of one object
         free[first] = False
-        members, found = [first], True
-        while found:  # the box has grown: look again
-            both = np.stack([boxes[first], *boxes[free]])
-            shared, areas = intersections(both)
-            near = shared[0, 1:] >= PART_OVERLAP * np.minimum(areas[0], areas[1:])
-            near &= parts.classes[free] == parts.classes[first]
-            near &= ~np.isin(tile_of[free], tile_of[members])
-            found = near.any()
-            if found:
-                member = np.flatnonzero(free)[near.argmax()]
-                free[member] = False
-                members.append(member)
-                boxes[first] = [*np.minimum(boxes[first, :2], boxes[member, :2]),
-                                *np.maximum(boxes[first, 2:], boxes[member, 2:])]
-                join_details(parts, first, member)
+        other = another_part(parts, tile_of, free, members)
+        while other is not None:  # the box has grown: look again
+            members.append(other)
+            free[other] = False
+            boxes[first] = [*np.minimum(boxes[first, :2], boxes[other, :2]),
+                            *np.maximum(boxes[first, 2:], boxes[other, 2:])]
+            join_details(parts, first, other)
+            other = another_part(parts, tile_of, free, members)
     return parts.select(np.array(firsts, np.int64))
+
+
+def another_part(parts: Detections, tile_of: np.ndarray, free: np.ndarray, members: List[int]
+                 ) -> Optional[int]:
+    """The best part that belongs to the same object as `members`, whose first has the box around
+    them; None if there is none. free: whether a part belongs to no object yet, (n,) bool."""
+    first, candidates = members[0], np.flatnonzero(free)
+    boxes: Any = parts.boxes
+    shared, areas = intersections(boxes[[first, *candidates]])
+    near = shared[0, 1:] >= PART_OVERLAP * np.minimum(areas[0], areas[1:])
+    near &= parts.classes[candidates] == parts.classes[first]
+    near &= ~np.isin(tile_of[candidates], tile_of[members])
+    return int(candidates[near.argmax()]) if near.any() else None
 
 
 def join_details(parts: Detections, first: int, other: int) -> None:

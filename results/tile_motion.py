@@ -11,6 +11,7 @@ last time that it ran, not with the last frame, also finds what moves slowly.
 """
 from __future__ import annotations
 
+import math
 from typing import Any, List, Sequence, Tuple
 
 import cv2
@@ -22,11 +23,11 @@ from vision.frame import Frame, Picture, Undecodable
 NO_BOXES = np.empty((0, 4))
 
 # --------------------------------------------------------------------------------------------------
-CELLS = 240          # cells in a row of the frame; they are compared by their mean brightness
-CHANGE = 10          # 0..255: a cell that changes by more than this looks different,
-CHANGED_CELLS = 2    # and a tile with this many of them
-SPEED = 0.1          # a tracked object moves if it covers this fraction of its size in a second
-TURN = 3             # in frames
+CELLS = 240          # in a row of the frame; they are compared by their mean brightness
+CHANGE = 10          # 0..255: a cell that changes by more than this looks different
+CHANGED_CELLS = 2    # a tile with at least this many of them looks different
+SPEED = 0.1          # a tracked object that moves faster than this moves; in box sides per second
+TURN = 3             # frames
 # --------------------------------------------------------------------------------------------------
 
 
@@ -56,7 +57,7 @@ class Motion:
         self.tiles: Sequence[Box] = ()
         self.seen: List[Any] = []       # the cells of each tile when it last ran; None: it must run
         self.rested: List[int] = []     # for how many frames each has not run
-        self.turn = 0
+        self.turn = 0                   # of the next frame: 0 to TURN - 1
 
     def choose(self, cells: np.ndarray | None, tiles: Sequence[Box], size: Tuple[int, int],
                tracked: np.ndarray) -> List[int]:
@@ -76,10 +77,9 @@ class Motion:
         self.turn = (self.turn + 1) % TURN
         if resting and self.turn == 0:
             chosen.add(max(resting, key=lambda number: self.rested[number]))
-        for number in range(len(tiles)):
-            self.rested[number] += 1
-            if number in chosen:
-                self.seen[number], self.rested[number] = now[number], 0
+        self.rested = [frames + 1 for frames in self.rested]
+        for number in chosen:
+            self.seen[number], self.rested[number] = now[number], 0
         return sorted(chosen)
 
     def forget(self, numbers: Sequence[int]) -> None:
@@ -89,14 +89,15 @@ class Motion:
 
 
 def part_of(cells: np.ndarray, tile: Box, size: Tuple[int, int]) -> np.ndarray:
-    """The cells that a tile touches."""
-    rows, columns = cells.shape
-    x1, x2 = tile[0] * columns // size[0], -(-tile[2] * columns // size[0])
-    y1, y2 = tile[1] * rows // size[1], -(-tile[3] * rows // size[1])
-    return cells[y1:y2, x1:x2]
+    """The cells that a tile touches. size: (width, height) of the frame."""
+    (rows, columns), (width, height) = cells.shape, size
+    x1, y1, x2, y2 = tile
+    return cells[y1 * rows // height:math.ceil(y2 * rows / height),
+                 x1 * columns // width:math.ceil(x2 * columns / width)]
 
 
 def changed(before: np.ndarray | None, now: np.ndarray) -> bool:
+    """Whether the cells of a tile look different. before: None if the tile has to run."""
     if before is None:
         return True
     return bool(np.count_nonzero(np.abs(now - before) > CHANGE) >= CHANGED_CELLS)

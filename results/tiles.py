@@ -29,6 +29,7 @@ from vision.settings import Size
 __all__ = ["TileTask", "Tiles", "parse"]
 
 SLOW_CONSUMER_SECONDS = 0.02  # live: how long a result may wait before a newer one replaces it
+TILES_PER_CONTEXT = 3         # of a file: tiles that are read and not returned yet
 
 
 class TileTask:
@@ -70,9 +71,10 @@ class Ticket:
 class Group:
     """The tiles of one frame. The whole frame counts as one, the last: its Result is the frame's.
 
-    boxes: of all tiles, in pixels. cells: see tile_motion. numbers, tiles: of the tiles that run.
-    unstarted: those that wait. error: of the first tile that failed. done_at: time.perf_counter()
-    when all tiles were done, or one failed; 0 before.
+    boxes: of all tiles, in pixels. cells: what tile_motion.cells_of() returned, or None.
+    numbers, tiles: the tiles that run. unstarted: those that wait. unfinished: how many are not
+    done. error: of the first tile that failed. done_at: time.perf_counter() when all tiles were
+    done, or one failed; 0 before.
     """
 
     def __init__(self, result: Result, boxes: List[Any], cells: Any = None):
@@ -80,7 +82,7 @@ class Group:
         self.numbers: List[int] = []
         self.tiles: List[Result] = []
         self.unstarted: Deque[Result] = collections.deque()
-        self.open, self.done_at = len(boxes), 0.0
+        self.unfinished, self.done_at = len(boxes), 0.0
         self.error: BaseException | None = None
 
     def start(self, numbers: List[int]) -> None:
@@ -94,17 +96,20 @@ class Group:
                       for number in self.numbers]
         self.tiles.append(result)
         self.unstarted.extend(self.tiles)
-        self.open = len(self.tiles)
+        self.unfinished = len(self.tiles)
 
     def finish(self, error: BaseException | None) -> None:
-        """One tile has been run."""
-        self.open -= 1
-        if error is not None and not self.done_at:
+        """One tile has been run. error: what it raised, or None."""
+        self.unfinished -= 1
+        if self.done_at:
+            return
+        if error is not None:
             self.fail(error)
-        elif self.open == 0 and not self.done_at:
+        elif self.unfinished == 0:
             self.done_at = time.perf_counter()
 
     def fail(self, error: BaseException) -> None:
+        """Run no more of the tiles."""
         self.error, self.done_at = error, time.perf_counter()
         self.unstarted.clear()
 
@@ -132,7 +137,7 @@ class TiledResults(Iterator):
 
     def __init__(self, tiles: Tiles, pool: Any, frames: Iterable[Result], live: bool,
                  tracker: Any):
-        self.setup, self.pool, self.live, self.tracker = tiles, pool, live, tracker
+        self.tiles, self.pool, self.live, self.tracker = tiles, pool, live, tracker
         self.dropped = 0  # live: frames that were read, but replaced by newer ones
         self.motion = Motion() if tiles.tiling.motion else None
         self.tracked = NO_BOXES  # where tracked objects move or were lost
@@ -165,7 +170,9 @@ class TiledResults(Iterator):
             self.changed.notify_all()
 
     def _group(self, result: Result) -> Group:
-        boxes = [] if result.error else self.setup.tiling.tiles(*result.size, self.setup.input_size)
+        boxes: List[Any] = []
+        if not result.error:
+            boxes = self.tiles.tiling.tiles(*result.size, self.tiles.input_size)
         cells = cells_of(result.as_read) if boxes and self.motion else None
         return Group(result, [*boxes, (0, 0, *result.size)], cells)
 
@@ -184,7 +191,7 @@ class TiledResults(Iterator):
 
     def _has_room(self) -> bool:
         tiles = sum(len(group.boxes) for group in [*self.waiting, *self.started])
-        return tiles < 3 * self.pool.TPEs
+        return tiles < TILES_PER_CONTEXT * self.pool.TPEs
 
     # ---- in the pool ----
 
@@ -192,9 +199,9 @@ class TiledResults(Iterator):
         """Give the pool as many tickets as there are tiles to run, at most one per context."""
         while True:
             with self.changed:
-                left = (sum(len(group.unstarted) for group in self.started)
-                        + sum(len(group.boxes) for group in self.waiting))
-                if self.queued >= left or self.tickets >= self.pool.TPEs:
+                to_run = (sum(len(group.unstarted) for group in self.started)
+                          + sum(len(group.boxes) for group in self.waiting))
+                if self.queued >= to_run or self.tickets >= self.pool.TPEs:
                     return
                 self.tickets, self.queued = self.tickets + 1, self.queued + 1
             ticket = Ticket(self._take)
@@ -217,7 +224,9 @@ class TiledResults(Iterator):
                 group.start(self._choose(group))
                 self.started.append(group)
                 self.changed.notify_all()
-            return (group.unstarted.popleft(), 1 / len(group.tiles)) if group else (None, 0.0)
+            if group is None:
+                return None, 0.0
+            return group.unstarted.popleft(), 1 / len(group.tiles)
 
     def _choose(self, group: Group) -> List[int]:
         """The numbers of the tiles of a frame that run, besides the whole frame."""
@@ -228,9 +237,8 @@ class TiledResults(Iterator):
 
     def _done(self, ticket: Ticket, future: Future) -> None:
         """The callback of a ticket's future."""
-        error: BaseException | None = CancelledError("the pool was released")
-        if not future.cancelled():
-            error = future.exception()
+        error = (CancelledError("the pool was released") if future.cancelled()
+                 else future.exception())
         with self.changed:
             self.tickets -= 1
             self.queued -= not ticket.taken
@@ -239,20 +247,19 @@ class TiledResults(Iterator):
                     group.finish(error)
             if error is not None and ticket.tile is None:
                 self._abort(error)
-            self._shed()
+            self._drop_late()
             self.changed.notify_all()
         self._submit()
 
-    def _shed(self) -> None:
+    def _drop_late(self) -> None:
         """Drop live frames that a slow consumer has not taken when newer ones are done."""
-        while self.live and len(self.started) > 1 and any(
-                group.done_at for group in list(self.started)[1:]):
+        while self.live and any(group.done_at for group in list(self.started)[1:]):
             first = self.started[0]
             late = first.done_at and time.perf_counter() > first.done_at + SLOW_CONSUMER_SECONDS
             if not late and len(self.started) <= self.pool.TPEs + 2:
                 break
             self.dropped += 1
-            self._note(self.started.popleft())
+            self._found_in(self.started.popleft())
 
     def _abort(self, error: BaseException) -> None:
         """The pool runs nothing more: the consumer gets what is complete, then this error."""
@@ -271,11 +278,11 @@ class TiledResults(Iterator):
         with self.changed:
             self.changed.wait_for(lambda: self.started and self.started[0].done_at
                                   or self.ended and not self.waiting and not self.started)
-            self._shed()
+            self._drop_late()
             if not self.started:
                 raise self.end
             group = self.started.popleft()
-            found = self._note(group)
+            found = self._found_in(group)
             self.changed.notify_all()
         self._submit()
         result, error, boxes = group.result, group.error, group.boxes
@@ -291,7 +298,7 @@ class TiledResults(Iterator):
             result.detections = merged(found, boxes, result.size)
         return result
 
-    def _note(self, group: Group) -> List[Detections]:
+    def _found_in(self, group: Group) -> List[Detections]:
         """What was found in each tile of a frame when it last ran, and in the whole frame; nothing
         if the frame failed."""
         result = group.result
