@@ -45,6 +45,7 @@ SETTLE_SECONDS = 1.0    # time on one side after which an object is not jitterin
 MAX_IDENTITIES = 10000  # known at a time; the one not seen for the longest time is forgotten first
 # --------------------------------------------------------------------------------------------------
 
+
 def parse_line(text: str) -> Tuple[str, Points]:
     """Parse `--line door:x1,y1,x2,y2`, or `--line gate/door:x1,y1,x2,y2` for the stream gate.
 
@@ -175,10 +176,12 @@ class Lines:
         self.zones = {name: checked("zone", name, points) for name, points in zones.items()}
         same = {name for name, points in new.items()
                 if name in self.lines and np.array_equal(points, self.lines[name])}
-        # Earlier results, and their drawings, keep the old dicts.
-        self.lines, self.counts = new, {
-            name: self.counts[name] if name in same else {"in": {}, "out": {}} for name in new}
-        self.present, self.inside = {name: {} for name in zones}, {name: [] for name in zones}
+        # New dicts: earlier results, and their drawings, keep the old ones.
+        self.lines = new
+        self.counts = {name: self.counts[name] if name in same else {"in": {}, "out": {}}
+                       for name in new}
+        self.present = {name: {} for name in zones}
+        self.inside = {name: [] for name in zones}
         for _, sides in self.known.values():
             for name in sides.keys() - same:
                 del sides[name]
@@ -187,7 +190,7 @@ class Lines:
 
     def set_counts(self, counts: Dict[str, Dict[str, Dict[str, int]]]) -> None:
         """Continue from these counts: those of an earlier run for some or all of the lines."""
-        self.counts = {name: counts.get(name, ways) for name, ways in self.counts.items()}
+        self.counts = {name: counts.get(name, old) for name, old in self.counts.items()}
 
     def reset(self) -> None:
         """Set the counts of all lines to 0."""

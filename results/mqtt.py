@@ -220,7 +220,7 @@ class MQTT:
 
     def _process_events(self, ended: bool = False) -> None:
         """Take the new events. The objects of an ended stream end; ended: all streams have."""
-        # First: an ended stream adds no events after this.
+        # Before the events are taken: a stream that has ended adds no more.
         streams = [each for each in self.streams.values()
                    if ended or each.status.state == "ended"]
         while self.new_events:
@@ -229,16 +229,19 @@ class MQTT:
             for event in stream.status.stream.objects.end():
                 self._add_event(stream, origin(stream.status.newest), event)
 
-    def _add_event(self, stream: StreamTopics, of: Dict[str, Any], event: Dict[str, Any]) -> None:
-        """Queue an event. It gets a unique id, so that subscribers notice a repeated message."""
+    def _add_event(self, stream: StreamTopics, board: Dict[str, Any], event: Dict[str, Any]
+                   ) -> None:
+        """Queue an event. It gets a unique id, so that subscribers notice a repeated message.
+        board: what origin() returned."""
         self.last_event += 1
         if len(self.events) == MAX_EVENTS:
             self.events.popleft()
             self.lost_events += 1
-        event = {"id": f"{self.run_id}-{self.last_event:09d}", **of, **event}
+        event = {"id": f"{self.run_id}-{self.last_event:09d}", **board, **event}
         self.events.append((stream, json.dumps(event, ensure_ascii=False)))
 
     def _update_snapshots(self) -> None:
+        """Take the newest snapshot of each stream and class."""
         latest = self.snapshots.latest if self.snapshots else {}
         for (name, label), jpeg in latest.items():
             self.streams[name].set_snapshot(label, jpeg)

@@ -9,7 +9,7 @@ import json
 import re
 import unicodedata
 import zlib
-from typing import Any, Dict, Iterable, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 from urllib.parse import unquote, urlsplit
 
 from results.mqtt_owner import Owner
@@ -131,11 +131,11 @@ class StreamTopics:
         retained[f"{self.topic}/state"] = json.dumps(
             {"stream": self.status.stream.name, **state}, ensure_ascii=False)
         counters = counters_of(state)
-        for below, (label, _, state_class) in counters.items():
+        for below, counter in counters.items():
             if below not in self.counters:
                 self.counters.add(below)
-                self.announce(below, "sensor", name=label, state_topic=f"{self.topic}/{below}",
-                              state_class=state_class)
+                self.announce(below, "sensor", name=counter.label,
+                              state_topic=f"{self.topic}/{below}", state_class=counter.state_class)
         if self.status.newest:  # its lines and zones are known
             for below in [below for below in self.counters if is_removed(below, state)]:
                 self.counters.remove(below)
@@ -143,7 +143,7 @@ class StreamTopics:
         for below in self.counters:
             # The crossings of an earlier run may continue: they are not 0 before the first frame.
             if below in counters or not is_of_line(below):
-                value = counters[below][1] if below in counters else 0
+                value = counters[below].value if below in counters else 0
                 retained[f"{self.topic}/{below}"] = str(value)
 
     def set_snapshot(self, label: str, jpeg: bytes) -> None:
@@ -179,8 +179,8 @@ class StreamTopics:
         """Continue what was announced before. A counter is 0 until its class is seen again; an
         image stays until the next one. Without snapshots, images are withdrawn."""
         component = "image" if "image_topic" in config else "sensor"
-        start, _, below = config["image_topic" if component == "image" else
-                                 "state_topic"].partition(f"{self.topic}/")
+        value_topic = config.get("image_topic") or config["state_topic"]
+        start, _, below = value_topic.partition(f"{self.topic}/")
         if start or topic != self._discovery_topic(component, below):
             return
         if component == "sensor":
@@ -227,28 +227,32 @@ def is_removed(below: str, state: Dict[str, Any]) -> bool:
     return bool(slash) and level not in map(topic_level, present)
 
 
-Counters = Dict[str, Tuple[str, int, str]]
+class Counter(NamedTuple):
+    """A number that is published, and how Home Assistant shows it."""
+    label: str
+    value: int
+    state_class: str  # Home Assistant's
 
 
-def counters_of(state: Dict[str, Any]) -> Counters:
-    """Return the counters of a stream's state (Status.json()).
-
-    {topic below the stream's: (label, value, Home Assistant's state_class)}.
-    """
+def counters_of(state: Dict[str, Any]) -> Dict[str, Counter]:
+    """The counters of a stream's state (Status.json()): {topic below the stream's: counter}."""
     counters = class_counters("", "", state["objects"])
     for zone, counts in (state["zones"] or {}).items():
         counters.update(class_counters(f"{topic_level(zone)}/", f"{zone} ", counts))
     for line, directions in (state["lines"] or {}).items():
         for direction, counts in directions.items():
-            counters[f"{topic_level(line)}/{direction}"] = (
+            counters[f"{topic_level(line)}/{direction}"] = Counter(
                 f"{line} {direction}", sum(counts.values()), "total_increasing")
     return counters
 
 
-def class_counters(below: str, label: str, counts: Dict[str, int]) -> Counters:
-    """Return a counter for each class, and one for all classes."""
-    counters = {f"{below}{topic_level(name, STREAM_RESERVED)}":
-                (f"{label}{name}", count, "measurement") for name, count in counts.items()}
+def class_counters(below: str, label: str, counts: Dict[str, int]) -> Dict[str, Counter]:
+    """A counter for each class, and one for all classes. below, label: what precedes the class in
+    the topic and in the label; counts: {"person": 2}."""
+    counters = {}
+    for name, count in counts.items():
+        level = topic_level(name, STREAM_RESERVED)
+        counters[f"{below}{level}"] = Counter(f"{label}{name}", count, "measurement")
     all_label = f"{label}all" if label else "all objects"
-    counters[f"{below}all"] = (all_label, sum(counts.values()), "measurement")
+    counters[f"{below}all"] = Counter(all_label, sum(counts.values()), "measurement")
     return counters

@@ -34,7 +34,7 @@ class Objects:
 
     An event is a dict with the keys:
     type: "new", "update" or "end"; event: "appears", "attributes" (a second model says something
-    else of it), "crosses", "enters", "leaves" or "ends";
+    new about it), "crosses", "enters", "leaves" or "ends";
     before, after: the object's state, as _Object.json() returns it; and, depending on the event,
     line, direction and since (as in --json), or zone.
     """
@@ -52,23 +52,21 @@ class Objects:
         ids = getattr(found, "ids", None)
         if ids is None:
             return events
-        zones_of: Dict[int, List[str]] = {}
-        for zone, inside in (getattr(result, "inside", None) or {}).items():
-            for track in inside:
-                zones_of.setdefault(int(track), []).append(zone)
+        zones_of = zones_by_id(result)
         ids, attributes = ids.tolist(), getattr(found, "attributes", None)
         for index, (track, score) in enumerate(zip(ids, found.scores.tolist())):
             if track < 0:  # not confirmed by the tracker yet
                 continue
-            known = thing = self.present.get(track)
+            thing = self.present.get(track)
             if thing is None:
                 thing = _Object(track, result, f"{self.name}-{track}", self.snapshots)
                 self.present[track] = thing
-            thing.update(result, index, score)
-            if known is None:
+                thing.update(result, index, score)
                 events.append(thing.event("new", "appears"))
-            elif attributes and thing.has_other_attributes():
-                events.append(thing.event("update", "attributes"))
+            else:
+                thing.update(result, index, score)
+                if attributes and thing.has_other_attributes():
+                    events.append(thing.event("update", "attributes"))
             zones = zones_of.get(track, NO_ZONES)
             if zones != thing.zones:
                 events += thing.set_zones(zones)
@@ -96,6 +94,15 @@ class Objects:
         events = [event for thing in list(self.present.values()) for event in thing.finish()]
         self.present.clear()
         return events
+
+
+def zones_by_id(result: Any) -> Dict[int, List[str]]:
+    """The zones in which each object is: {the tracker's id: ["yard"]}."""
+    zones: Dict[int, List[str]] = {}
+    for zone, inside in (getattr(result, "inside", None) or {}).items():
+        for track in inside:
+            zones.setdefault(int(track), []).append(zone)
+    return zones
 
 
 class _Object:
@@ -131,16 +138,19 @@ class _Object:
         return events
 
     def attributes(self) -> Dict[str, List[Any]]:
-        """What second models say of the object, as in --json."""
+        """What second models say about the object, as in --json."""
         every = getattr(self.detections, "attributes", None)
-        return {key: [text, round(score, 4)] for key, (text, score) in
-                (every[self.index] if every else {}).items()}
+        if not every:
+            return {}
+        return {key: [text, round(score, 4)] for key, (text, score) in every[self.index].items()}
 
     def has_other_attributes(self) -> bool:
-        """Whether they say something else than in the last event."""
-        before = (self.reported or {}).get("attributes", {})
-        return any(before.get(key, [None])[0] != text for key, (text, _) in
-                   self.attributes().items())
+        """Whether they say something else than in the last event; other scores do not count."""
+        def texts(attributes: Dict[str, List[Any]]) -> Dict[str, str]:
+            return {key: text for key, (text, _) in attributes.items()}
+
+        before = texts(self.reported["attributes"]) if self.reported else {}
+        return any(before.get(key) != text for key, text in texts(self.attributes()).items())
 
     def finish(self) -> List[Dict[str, Any]]:
         events = self.set_zones([])

@@ -31,12 +31,12 @@ from vision.errors import InputError
 
 EVENTS = "appears", "crosses", "enters"
 SURROUNDINGS = 0.4   # on each side, as a fraction of the object's longer side
-MIN_SIDE, MAX_SIDE = 160, 1280  # pixels of the longer side; larger pictures are scaled down
+MIN_SIDE, MAX_SIDE = 160, 1280  # of a picture's longer side, pixels; larger ones are scaled down
 JPEG_QUALITY = 90
 MAX_WAITING = 64_000_000  # bytes of pictures that wait to be encoded
 CLOSE_SECONDS = 10   # how long close() waits for them
 NAME = re.compile(r"\d{4}-\d\d-\d\d_\d{6}\.\d{3}_.+\.jpg")  # other files are left alone
-MAX_PART = 40        # bytes of each name in a file's name
+MAX_PART = 40        # bytes of the name of a stream, class, line or zone in a file's name
 
 
 class Snapshot(NamedTuple):
@@ -241,18 +241,23 @@ def cut_out(frame: np.ndarray, box: List[float]) -> np.ndarray:
     frame: (h, w, 3) uint8 BGR. box: x1, y1, x2, y2 in pixels of the frame.
     """
     height, width = frame.shape[:2]
-    longer = max(box[2] - box[0], box[3] - box[1])
+    x1, y1, x2, y2 = box
+    longer = max(x2 - x1, y2 - y1)
     margin = max(SURROUNDINGS * longer, (MIN_SIDE - longer) / 2)
-    left, top = (int(min(max(value - margin, 0), side - 1))
-                 for value, side in zip(box[:2], (width, height)))
-    right, bottom = (int(min(max(value + margin, start + 1), side))
-                     for value, start, side in zip(box[2:], (left, top), (width, height)))
+    left, right = span(x1 - margin, x2 + margin, width)
+    top, bottom = span(y1 - margin, y2 + margin, height)
     picture = frame[top:bottom, left:right]
     scale = MAX_SIDE / max(picture.shape)
     if scale >= 1:
         return picture.copy()
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def span(start: float, end: float, side: int) -> Tuple[int, int]:
+    """The first pixel, and the one after the last, of a part of a frame's side: at least one."""
+    first = int(min(max(start, 0), side - 1))
+    return first, int(min(max(end, first + 1), side))
 
 
 def facts_of(event: Dict[str, Any]) -> Dict[str, Any]:

@@ -127,12 +127,13 @@ class Web:
     def status(self) -> dict:
         """Return the content of /status.json."""
         streams = {name: feed.status.json() for name, feed in self.feeds.items()}
-        # One meter measures all streams.
-        meter = next((getattr(feed.status.stream, "meter", None)
-                      for feed in self.feeds.values()), None)
-        return {"streams": streams, "limit": meter.recent_limit() if meter else "",
+        meters = [getattr(feed.stream, "meter", None) for feed in self.feeds.values()]
+        meter = meters[0] if meters else None  # one meter measures all streams
+        return {"streams": streams,
+                "limit": meter.recent_limit() if meter else "",
                 "editable": self.setup is not None and not self.readonly,
-                "snapshots": None if self.snapshots is None else self.snapshots.count, **board()}
+                "snapshots": None if self.snapshots is None else self.snapshots.count,
+                **board()}
 
     # ---- the encoder's thread ----
 
@@ -142,8 +143,8 @@ class Web:
             while not self.closing.is_set():
                 self.watched.wait()
                 started = time.perf_counter()
-                pictures = [(feed, jpeg) for feed in self.all_feeds
-                            for jpeg in [self._new_jpeg(feed)] if jpeg is not None]
+                encoded = [(feed, self._new_jpeg(feed)) for feed in self.all_feeds]
+                pictures = [(feed, jpeg) for feed, jpeg in encoded if jpeg is not None]
                 events = self._new_events()
                 if pictures or events:
                     self.loop.call_soon_threadsafe(self._deliver, pictures, events)
@@ -286,10 +287,11 @@ class Pictures:
 
 
 class PlainPictures(Pictures):
-    """The same without lines and zones, for a page on which they are being drawn."""
+    """The pictures of one stream without lines and zones, for a page that edits them."""
 
     def picture_of(self, result: Any) -> Any:
-        """The picture without lines and zones; with them, if it was drawn before anyone watched."""
+        """The picture without lines and zones; with them if it was drawn before the first client
+        came."""
         drawn = result.picture
         plain = getattr(result, "plain", None)
         return drawn if plain is None else plain
