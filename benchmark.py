@@ -122,7 +122,8 @@ def profile(bench: measure.Bench) -> None:
 
 @contextlib.contextmanager
 def writing(args: argparse.Namespace) -> Iterator[str]:
-    """Gives the path of the output. Raises InputError if it cannot be written."""
+    """Gives the path of the output, without .json or .png. Raises InputError if it cannot be
+    written."""
     try:
         yield args.output
     except OSError as error:

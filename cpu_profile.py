@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 from tqdm import tqdm
 
@@ -40,14 +40,14 @@ STAGES = {  # the rows, and what belongs to them
 
 
 class Clock:
-    """Adds up the CPU time of functions by stage. What other measured functions take in them is not
-    counted twice."""
+    """Adds up the CPU time of functions by stage. If a measured function calls another one, the
+    time of the inner one counts for its own stage only."""
 
     def __init__(self) -> None:
-        self.of_threads: Dict[int, Dict[str, float]] = {}  # ident: {stage: CPU seconds}
-        self.local = threading.local()  # inside: seconds of measured calls in the present call
-        self.replaced = contextlib.ExitStack()             # closing it restores the functions
-        self.measured: set = set()
+        self.of_threads: Dict[int, Dict[str, float]] = {}  # {thread: {stage: CPU seconds}}
+        self.local = threading.local()          # .inside: seconds of measured calls in this call
+        self.replaced = contextlib.ExitStack()  # closing it restores the functions
+        self.measured: set = set()              # what measure() has put in place of functions
 
     def measure(self, stage: str, owner: Any, *names: str) -> None:
         """Measure functions of a class or module. A module's functions are measured wherever they
@@ -56,15 +56,16 @@ class Clock:
             function = getattr(owner, name, None)
             if function is None or function in self.measured:
                 continue
-            timed, places = self.timed(stage, function), {(owner, name)}
+            timed = self.timed(stage, function)
             self.measured.add(timed)
-            for module in list(sys.modules.values()) if isinstance(owner, ModuleType) else ():
-                places |= {(module, other) for other, value in list(vars(module).items())
-                           if value is function}
+            places = {(owner, name)}
+            if isinstance(owner, ModuleType):
+                places |= set(imports_of(function))
             for place in places:
                 self.replace(*place, timed)
 
     def replace(self, owner: Any, name: str, function: Callable) -> None:
+        """Set an attribute of a class or module until `replaced` is closed."""
         if name in vars(owner):
             self.replaced.callback(setattr, owner, name, vars(owner)[name])
         else:  # inherited
@@ -72,6 +73,7 @@ class Clock:
         setattr(owner, name, function)
 
     def timed(self, stage: str, function: Callable) -> Callable:
+        """The function with the clock around it."""
         @functools.wraps(function)
         def measured(*args: Any, **options: Any) -> Any:
             spent = self.of_threads.setdefault(threading.get_ident(), dict.fromkeys(STAGES, 0.0))
@@ -99,8 +101,17 @@ class Clock:
         return total
 
 
+def imports_of(function: Callable) -> Iterator[Tuple[ModuleType, str]]:
+    """Where a function has been imported: each module, and the name there."""
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if value is function:
+                yield module, name
+
+
 def measure_stages(clock: Clock, source: type, runtime: Any, func: ModuleType) -> None:
-    """Let the clock measure the functions of all stages. source: the class of the source."""
+    """Let the clock measure the functions of all stages. source, runtime: classes; func: the func
+    file."""
     clock.measure("decode", source, "grab")
     clock.measure("decode", jpeg, "decode")
     clock.measure("convert", source, "frame")
@@ -117,9 +128,10 @@ def measure_stages(clock: Clock, source: type, runtime: Any, func: ModuleType) -
 
 
 def measure(bench: Bench, runtime: Optional[str], shows: bool) -> Dict[str, Any]:
-    """One column in one round: CPU ms of a frame in each stage, the FPS, and what limits them.
+    """One column in one round: {"ms": {stage: CPU ms of a frame}, "fps", "limit": what limits it,
+    "stages": the figures behind that}.
 
-    runtime: its name. shows: with a window. Raises InputError if no frame comes.
+    runtime: its name; shows: with a window. Raises InputError if no frame comes.
     """
     args = bench.args
     stream = Stream(args.cap, reader=args.reader, loop=True)
@@ -128,8 +140,11 @@ def measure(bench: Bench, runtime: Optional[str], shows: bool) -> Dict[str, Any]
     if args.live:
         frames = stream.frames
         stream.frames = lambda: paced(frames(), args.live)  # type: ignore[method-assign]
-    window, meter, clock = Window([stream]) if shows else None, Meter([stream]), Clock()
-    stream.sinks, stream.draws = [JSONLines(os.devnull), *([window] if window else [])], shows
+    meter, clock = Meter([stream]), Clock()
+    window = Window([stream]) if shows else None
+    stream.sinks, stream.draws = [JSONLines(os.devnull)], shows
+    if window:
+        stream.sinks.append(window)
     task = meter.timed(FrameTask(bench.func))
     with clock.replaced:
         measure_stages(clock, type(stream.source), bench.runtimes[runtime], bench.func)
@@ -166,12 +181,11 @@ def wait(seconds: float, thread: threading.Thread, window: Optional[Window]) -> 
 def profile(bench: Bench) -> List[Dict[str, Any]]:
     """Columns for each runtime, headless and with a window: the median of each stage's ms, all
     together (`in_all`), and what measure() returns of the last round."""
-    window = can_show()
-    if not window:
+    shown = [False, True] if can_show() else [False]
+    if len(shown) == 1:
         print("No display: no columns with a window. On a machine without a monitor: xvfb-run -a "
               "python benchmark.py ...", file=sys.stderr)
-    ways = [False, True] if window else [False]
-    columns = [(name, shows) for name in bench.runtimes for shows in ways]
+    columns = [(name, shows) for name in bench.runtimes for shows in shown]
     rounds: Dict[tuple, List[dict]] = {column: [] for column in columns}
     for number in range(1, bench.args.rounds + 1):
         for column in columns:
@@ -188,12 +202,14 @@ def profile(bench: Bench) -> List[Dict[str, Any]]:
 
 
 def title(runtime: Optional[str], shows: bool) -> str:
-    how = "window" if shows else "headless"
-    return f"{runtime}, {how}" if runtime else how
+    """The head of a column: "wheel, window"."""
+    display = "window" if shows else "headless"
+    return f"{runtime}, {display}" if runtime else display
 
 
 def markdown(table: List[Dict[str, Any]]) -> str:
-    """profile()'s table. The rows for everything are medians of their own."""
+    """The table of profile(). The rows for everything are medians of the sums, not sums of the
+    medians."""
     rows = [["CPU, ms per frame", *(column["title"] for column in table)],
             ["---"] * (len(table) + 1)]
     for name, meaning in STAGES.items():
