@@ -46,12 +46,12 @@ class Routes:
 
     def __init__(self, server: Any, access: Access):
         self.server, self.access = server, access
-        self.html = read("web.html")
+        self.html = file_text("web.html")
         self.setup: Any = None
         if server.setup is not None:
             from results.setup_routes import SetupRoutes  # only here: it needs sqlite3
             self.setup = SetupRoutes(server.setup, server.feeds, server.readonly)
-            self.html = self.html.replace("// web_editor.js", read("web_editor.js"))
+            self.html = self.html.replace("// web_editor.js", file_text("web_editor.js"))
         inline = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", self.html, re.DOTALL)
         digests = (hashlib.sha256(text.encode()).digest() for text in inline)
         hashes = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)
@@ -125,10 +125,12 @@ class Routes:
 
     async def snapshot(self, path: str) -> web.Response:
         """The list of the newest snapshots, or the picture of one."""
-        snapshots, run = self.server.snapshots, asyncio.get_running_loop().run_in_executor
+        snapshots, loop = self.server.snapshots, asyncio.get_running_loop()
+        # Reading files may take long: not in the thread that serves the pictures.
         if path == "/snapshots.json":
-            return web.json_response(await run(None, snapshots.newest, MAX_SNAPSHOTS))
-        jpeg = await run(None, snapshots.jpeg, path[len(SNAPSHOT):])
+            newest = await loop.run_in_executor(None, snapshots.newest, MAX_SNAPSHOTS)
+            return web.json_response(newest)
+        jpeg = await loop.run_in_executor(None, snapshots.jpeg, path[len(SNAPSHOT):])
         if jpeg is None:
             return text(404, "Not found.")
         return web.Response(body=jpeg, content_type="image/jpeg")
@@ -247,9 +249,10 @@ class Routes:
 
 
 def text(status: int, sentence: str) -> web.Response:
+    """A response of one sentence."""
     return web.Response(status=status, text=sentence + "\n")
 
 
-def read(name: str) -> str:
+def file_text(name: str) -> str:
     """The content of a file beside this one."""
     return (Path(__file__).parent / name).read_text(encoding="utf-8")

@@ -30,16 +30,18 @@ class SetupRoutes:
         self.setup, self.names, self.readonly = setup, list(names), readonly
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
+        """The states of all streams, or the answer to a POST request."""
         if request.method == "POST":
             return await self.change(request)
         return web.json_response({name: self.setup.state(name) for name in self.names})
 
     async def change(self, request: web.BaseRequest) -> web.Response:
+        """Do what a POST request wants."""
         if self.readonly:
             return text(403, "This page changes nothing: main.py runs with --web-readonly.")
         if request.content_type != "application/json":
             return text(415, "The request must be JSON: Content-Type: application/json.")
-        body = await read(request)
+        body = await read_body(request)
         if body is None:
             return text(413, f"The request is too large: it must have at most {MAX_BYTES} bytes.")
         try:
@@ -48,8 +50,8 @@ class SetupRoutes:
             return text(400, "The request is not valid JSON.")
         try:
             # Writing a file may take long: not in the thread that serves the pictures.
-            run = asyncio.get_running_loop().run_in_executor
-            return web.json_response(await run(None, self.call, wanted))
+            loop = asyncio.get_running_loop()
+            return web.json_response(await loop.run_in_executor(None, self.call, wanted))
         except Conflict as error:
             return text(409, str(error))
         except ValueError as error:
@@ -73,7 +75,7 @@ class SetupRoutes:
         raise ValueError('"action" must be "change", "discard" or "reset".')
 
 
-async def read(request: web.BaseRequest) -> Optional[bytes]:
+async def read_body(request: web.BaseRequest) -> Optional[bytes]:
     """The body of a request. None if it is too large."""
     body = b""
     while len(body) <= MAX_BYTES:
@@ -85,4 +87,5 @@ async def read(request: web.BaseRequest) -> Optional[bytes]:
 
 
 def refuse_constant(name: str) -> NoReturn:
+    """For json.loads(), which reads NaN and Infinity otherwise."""
     raise ValueError(f"{name} is not a number.")

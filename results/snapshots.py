@@ -205,7 +205,7 @@ class Snapshots:
         return found
 
     def _read_facts(self, name: str) -> Optional[Dict[str, Any]]:
-        """What the file of an earlier run says of itself; None if it is not such a file."""
+        """The facts in the comment of an earlier run's file; None if it has no such comment."""
         try:
             facts = json.loads(comment_of(self.jpeg(name) or b""))
             if not {"stream", "class", "event", "time"} <= facts.keys():
