@@ -302,6 +302,7 @@ class SecondModel:
     # ---- pictures: each waits for its answers ----
 
     def _ask_and_wait(self, result: Any, votes: List[ObjectVotes]) -> None:
+        """Send a crop of each object, then those of what was found in these, and so on."""
         crops = [self._crop(result, index, step, votes[index], side)
                  for step, index, side in self._candidates(result.detections, votes)]
         while crops:

@@ -166,7 +166,8 @@ class TiledResults(Iterator):
             if hasattr(frames, "close"):
                 frames.close()  # a generator ends in the thread that ran it
         with self.changed:
-            self.end, self.ended = self.end if self.ended else end, True
+            if not self.ended:  # by _abort()
+                self.end, self.ended = end, True
             self.changed.notify_all()
 
     def _group(self, result: Result) -> Group:
