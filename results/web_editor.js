@@ -3,18 +3,32 @@
 
 Object.assign(words, chinese ? {
   line: "计数线", zone: "区域", freeze: "定格", name: "名称", delete: "删除",
-  conf: "置信度", classes: "类别", all: "全部", save: "保存", discard: "放弃修改", reset: "计数清零", done: "完成",
-  drawLine: "在画面上从计数线的一端拖到另一端。", drawZone: "在画面上拖出一个矩形，再移动各个角；拖动小圆点可增加角。",
-  hint: "画一条计数线或一个区域，或选中已有的进行移动。箭头指向“进”的一侧，点击箭头可以反向。", small: "太小了，请拖得远一些。",
-  taken: "这个名称已被使用。", unsaved: "已生效，尚未保存。", saved: "已保存。", isReset: "所有计数已清零。",
+  conf: "置信度", classes: "类别", all: "全部",
+  save: "保存", discard: "放弃修改", reset: "计数清零", done: "完成",
+  drawLine: "在画面上从计数线的一端拖到另一端。",
+  drawZone: "在画面上拖出一个矩形，再移动各个角；拖动小圆点可增加角。",
+  hint: "画一条计数线或一个区域，或选中已有的进行移动。箭头指向“进”的一侧，点击箭头可以反向。",
+  small: "太小了，请拖得远一些。",
+  taken: "这个名称已被使用。",
+  unsaved: "已生效，尚未保存。",
+  saved: "已保存。",
+  isReset: "所有计数已清零。",
   sure: "将这路流的所有计数清零？",
   unsent: "修改没有送达程序。",
 } : {
   line: "Line", zone: "Zone", freeze: "Freeze", name: "Name", delete: "Delete",
-  conf: "Confidence", classes: "Classes", all: "all", save: "Save", discard: "Discard", reset: "Reset counts", done: "Done",
-  drawLine: "Drag on the picture from one end of the line to the other.", drawZone: "Drag a rectangle on the picture. Then move its corners; the small dots become new corners.",
-  hint: "Draw a line or a zone, or select one to move it. The arrow shows the side \"in\"; click it to turn it round.", small: "Drag further: this is too small.",
-  taken: "This name is in use.", unsaved: "Used now, not saved yet.", saved: "Saved.", isReset: "All counts are 0.",
+  conf: "Confidence", classes: "Classes", all: "all",
+  save: "Save", discard: "Discard", reset: "Reset counts", done: "Done",
+  drawLine: "Drag on the picture from one end of the line to the other.",
+  drawZone: "Drag a rectangle on the picture. Then move its corners; the small dots become new "
+            + "corners.",
+  hint: "Draw a line or a zone, or select one to move it. The arrow shows the side \"in\"; click it "
+        + "to turn it round.",
+  small: "Drag further: this is too small.",
+  taken: "This name is in use.",
+  unsaved: "Used now, not saved yet.",
+  saved: "Saved.",
+  isReset: "All counts are 0.",
   sure: "Set all counts of this stream to 0?",
   unsent: "The change did not reach the program.",
 });
@@ -50,12 +64,20 @@ async function openEditor(tile) {
 // and used at once; "Save" makes it last.
 class Editor {
   constructor(tile, state) {
-    Object.assign(this, { tile, frozen: false, drawing: null, drag: null, selected: null, sending: Promise.resolve() });
+    this.tile = tile;
+    this.frozen = false;
+    this.drawing = null;   // "line" or "zone" while the next press begins a new one
+    this.drag = null;      // see dragOf()
+    this.selected = null;  // a shape
+    this.sending = Promise.resolve();
     tile.editor = this;
     tile.edit.hidden = true;
     tile.card.classList.add("large", "editing");
     const release = event => this.release(event);
-    this.svg = Object.assign(svg("svg", tile.view, {}), { onpointerdown: event => this.press(event), onpointermove: event => this.move(event), onpointerup: release, onpointercancel: release });
+    this.svg = Object.assign(svg("svg", tile.view, {}), {
+      onpointerdown: event => this.press(event), onpointermove: event => this.move(event),
+      onpointerup: release, onpointercancel: release,
+    });
     this.panel = element("div", tile.about, "setup");
     this.addControls(state);
     this.take(state);
@@ -66,22 +88,31 @@ class Editor {
 
   addControls(state) {
     const tools = element("div", this.panel);
-    this.tools = { line: button(tools, `+ ${words.line}`, () => this.draw("line")), zone: button(tools, `+ ${words.zone}`, () => this.draw("zone")) };
-    const freeze = button(tools, words.freeze, () => freeze.ariaPressed = this.frozen = !this.frozen);
+    this.tools = {
+      line: button(tools, `+ ${words.line}`, () => this.draw("line")),
+      zone: button(tools, `+ ${words.zone}`, () => this.draw("zone")),
+    };
+    const freeze = button(tools, words.freeze, () => {
+      this.frozen = !this.frozen;
+      freeze.ariaPressed = this.frozen;
+    });
     this.about = element("div", this.panel);  // the selected line or zone
-    this.name = input(this.about, words.name, { type: "text", onchange: () => this.rename(this.name.value) });
+    this.name = input(this.about, words.name, { type: "text" });
+    this.name.onchange = () => this.rename(this.name.value);
     button(this.about, words.delete, () => {
       this.remove(this.selected);
       this.send("change");
     });
-    this.conf = input(element("div", this.panel), words.conf, { type: "range", min: state.min_conf, max: 1, step: 0.01 });
+    const slider = { type: "range", min: state.min_conf, max: 1, step: 0.01 };
+    this.conf = input(element("div", this.panel), words.conf, slider);
     this.conf.oninput = () => this.set({ conf: Number(this.conf.value) });
     this.conf.onchange = () => this.send("change");
     this.shownConf = element("b", this.conf.parentNode);
     const details = element("details", this.panel);
     this.summary = element("summary", details);
     const list = element("div", details, "classes");
-    this.boxes = state.all_classes.map(name => input(list, name, { type: "checkbox", value: name, onchange: () => this.chooseClasses() }));
+    const box = { type: "checkbox", onchange: () => this.chooseClasses() };
+    this.boxes = state.all_classes.map(name => input(list, name, { ...box, value: name }));
     const ends = element("div", this.panel);
     this.save = button(ends, words.save, () => this.send("change", true));
     this.discard = button(ends, words.discard, () => this.send("discard"));
@@ -93,14 +124,20 @@ class Editor {
 
   // Show a state of the program, and forget what is drawn.
   take(state) {
-    this.shapes = ["line", "zone"].flatMap(kind => Object.entries(state[`${kind}s`]).map(([name, points]) => ({ kind, name, points })));
+    this.shapes = [];
+    for (const kind of ["line", "zone"]) {
+      for (const [name, points] of Object.entries(state[`${kind}s`])) {
+        this.shapes.push({ kind, name, points });
+      }
+    }
     this.drag = null;
     const conf = state.conf === null ? state.default_conf : state.conf;
     this.conf.value = conf;
     this.conf.parentNode.hidden = conf === null;
     this.set(state);
     for (const box of this.boxes) box.checked = (state.classes || []).includes(box.value);
-    for (const part of [this.conf, ...this.boxes]) part.disabled = (part === this.conf ? "conf" : "classes") in state.fixed;
+    this.conf.disabled = "conf" in state.fixed;
+    for (const box of this.boxes) box.disabled = "classes" in state.fixed;
     this.accept(state);
     this.select(null);
     this.draw(null);
@@ -127,28 +164,35 @@ class Editor {
 
   // What differs from the program's state: flags may have fixed the rest.
   changes() {
-    const of = kind => Object.fromEntries(this.shapes.filter(shape => shape.kind === kind).map(({ name, points }) => [name, points]));
-    const present = { lines: of("line"), zones: of("zone"), ...this.values };
-    return Object.fromEntries(Object.entries(present).filter(([key, value]) => JSON.stringify(value) !== JSON.stringify(this.state[key])));
+    const shapes = { line: {}, zone: {} };
+    for (const { kind, name, points } of this.shapes) shapes[kind][name] = points;
+    const present = { lines: shapes.line, zones: shapes.zone, ...this.values };
+    const differs = ([key, value]) => JSON.stringify(value) !== JSON.stringify(this.state[key]);
+    return Object.fromEntries(Object.entries(present).filter(differs));
   }
 
   // One request after the other: each needs the version that the one before has made.
   send(action, save = false) {
-    this.sending = this.sending.then(() => this.post(action, save)).catch(() => this.say(words.unsent, true));
+    this.sending = this.sending.then(() => this.post(action, save))
+      .catch(() => this.say(words.unsent, true));
   }
 
   async post(action, save) {
-    const body = JSON.stringify({ stream: this.tile.name, action, version: this.state.version, save, setup: this.changes() });
-    const answer = await fetch(address("setup.json"), { method: "POST", headers: { "Content-Type": "application/json" }, body });
-    if (answer.ok) {
-      const state = await answer.json();
-      if (action === "discard") this.take(state);
-      else this.accept(state);
-      this.say(action === "reset" ? words.isReset : save ? words.saved : state.saved ? "" : words.unsaved);
-      return;
+    const { version } = this.state;
+    const body = { stream: this.tile.name, action, version, save, setup: this.changes() };
+    const headers = { "Content-Type": "application/json" };
+    const request = { method: "POST", headers, body: JSON.stringify(body) };
+    const answer = await fetch(address("setup.json"), request);
+    if (!answer.ok) {
+      if (answer.status === 409) this.take(await setupOf(this.tile));
+      return this.say(await answer.text(), true);
     }
-    if (answer.status === 409) this.take(await setupOf(this.tile));
-    this.say(await answer.text(), true);
+    const state = await answer.json();
+    if (action === "discard") this.take(state);
+    else this.accept(state);
+    if (action === "reset") this.say(words.isReset);
+    else if (save) this.say(words.saved);
+    else this.say(state.saved ? "" : words.unsaved);
   }
 
   say(text, bad = false) {
@@ -161,8 +205,12 @@ class Editor {
   draw(kind) {
     this.drawing = kind === this.drawing ? null : kind;
     this.svg.classList.toggle("drawing", this.drawing !== null);
-    for (const [name, tool] of Object.entries(this.tools)) Object.assign(tool, { ariaPressed: name === this.drawing, disabled: `${name}s` in this.state.fixed });
-    this.say(this.drawing ? words[this.drawing === "line" ? "drawLine" : "drawZone"] : words.hint);
+    for (const [name, tool] of Object.entries(this.tools)) {
+      tool.ariaPressed = name === this.drawing;
+      tool.disabled = `${name}s` in this.state.fixed;
+    }
+    const hints = { line: words.drawLine, zone: words.drawZone };
+    this.say(hints[this.drawing] || words.hint);
   }
 
   select(shape) {
@@ -221,14 +269,17 @@ class Editor {
     while (this.find(kind, `${kind}${number}`)) number++;
     const shape = { kind, name: `${kind}${number}`, points: [start, start] };
     this.shapes.push(shape);
-    const to = kind === "line" ? at => [start, at] : at => [start, [at[0], start[1]], at, [start[0], at[1]]];  // a rectangle
-    return { shape, created: true, to };
+    const line = at => [start, at];
+    const rectangle = at => [start, [at[0], start[1]], at, [start[0], at[1]]];
+    return { shape, created: true, to: kind === "line" ? line : rectangle };
   }
 
   // What dragging a grip does: `to` returns the shape's points for a position of the pointer.
   dragOf({ shape, part, index }, start) {
     const before = [...shape.points], points = [...before];
-    if (part === "body") return { shape, to: at => moved(before, at[0] - start[0], at[1] - start[1]) };
+    if (part === "body") {
+      return { shape, to: at => moved(before, at[0] - start[0], at[1] - start[1]) };
+    }
     if (part === "edge") points.splice(++index, 0, start);  // a new corner
     return { shape, index, to: at => points.map((point, i) => i === index ? at : point) };
   }
@@ -272,7 +323,10 @@ class Editor {
   joinCorner(shape, index) {
     const { kind, points } = shape, count = points.length;
     if (kind !== "zone" || index === undefined || count < 4) return;
-    if ([index + 1, index + count - 1].some(next => this.near(points[index], points[next % count]))) shape.points = points.filter((_, i) => i !== index);
+    const neighbours = [points[(index + 1) % count], points[(index + count - 1) % count]];
+    if (neighbours.some(point => this.near(points[index], point))) {
+      shape.points = points.filter((_, i) => i !== index);
+    }
   }
 
   // ---- showing ----
@@ -284,13 +338,17 @@ class Editor {
     for (const shape of [...this.shapes].sort(onTop)) this.show(shape);
   }
 
+  // What can be dragged or clicked. Flags fix all lines, or all zones.
   grip(parent, tag, attributes, shape, part, index) {
-    if (!(`${shape.kind}s` in this.state.fixed)) svg(tag, parent, attributes).grip = { shape, part, index };
+    const fixed = `${shape.kind}s` in this.state.fixed;
+    if (!fixed) svg(tag, parent, attributes).grip = { shape, part, index };
   }
 
   show(shape) {
-    const selected = shape === this.selected, group = svg("g", this.svg, { class: `${shape.kind}${selected ? " selected" : ""}` });
-    const points = shape.points.map(point => this.pixels(point)), d = `M${points.join("L")}${shape.kind === "zone" ? "Z" : ""}`;
+    const selected = shape === this.selected;
+    const group = svg("g", this.svg, { class: selected ? `${shape.kind} selected` : shape.kind });
+    const points = shape.points.map(point => this.pixels(point));
+    const d = `M${points.join("L")}` + (shape.kind === "zone" ? "Z" : "");
     for (const name of ["shadow", "mark"]) svg("path", group, { class: name, d });
     this.grip(group, "path", { class: "grip body", d }, shape, "body");
     if (shape.kind === "line") this.showArrow(group, shape, points);
@@ -300,9 +358,11 @@ class Editor {
 
   // "in" is to the right of the direction from the first point to the second.
   showArrow(group, shape, [[x1, y1], [x2, y2]]) {
-    const [x, y] = middle([x1, y1], [x2, y2]), degrees = Math.atan2(y2 - y1, x2 - x1) * 180 / Math.PI + 90;
+    const [x, y] = middle([x1, y1], [x2, y2]);
+    const degrees = Math.atan2(y2 - y1, x2 - x1) * 180 / Math.PI + 90;
     const arrow = svg("g", group, { transform: `translate(${x} ${y}) rotate(${degrees})` });
-    for (const name of ["shadow", "mark"]) svg("path", arrow, { class: name, d: "M0 0H30M20 -8L30 0L20 8" });
+    const d = "M0 0H30M20 -8L30 0L20 8";
+    for (const name of ["shadow", "mark"]) svg("path", arrow, { class: name, d });
     this.grip(arrow, "circle", { class: "flip grip", cx: 24, r: 11 }, shape, "flip");
   }
 
@@ -319,9 +379,10 @@ class Editor {
   }
 
   showName(group, name, points) {
-    const [x, y] = points.reduce((a, b) => b[1] < a[1] ? b : a), left = x < this.size.width / 2;
-    const shown = svg("text", group, { x: x + (left ? 10 : -10), y: Math.max(16, y - 8), "text-anchor": left ? "start" : "end" });
-    shown.textContent = name;
+    const [x, y] = points.reduce((a, b) => b[1] < a[1] ? b : a);  // the highest point
+    const side = x < this.size.width / 2 ? { x: x + 10, "text-anchor": "start" }
+      : { x: x - 10, "text-anchor": "end" };
+    svg("text", group, { ...side, y: Math.max(16, y - 8) }).textContent = name;
   }
 
   close() {
