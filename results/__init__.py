@@ -72,7 +72,10 @@ def check_func(args: Any, func: Any) -> None:
     if has_detections and flag and not getattr(func, "BOXES", True):
         raise InputError(f"{flag} needs boxes, but this model finds none: it says what is on a "
                          "picture, not where each object is.")
-    flag = flag or ("--json" if args.json else "--mqtt" if args.mqtt else "")
+    if not flag and args.json:
+        flag = "--json"
+    elif not flag and args.mqtt:
+        flag = "--mqtt"
     if flag and not has_detections:
         raise InputError(
             f"{flag} needs detections, but the myFunc of {func.__file__} returns only pictures. "

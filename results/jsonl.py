@@ -43,13 +43,14 @@ def as_dict(result: Any) -> Dict[str, Any]:
     record["objects"] = objects(result.detections) if result.detections is not None else []
     for name in ("lines", "zones", "crossings"):
         value = getattr(result, name, None)
-        if value or value is not None and name != "crossings":
+        if value or (value is not None and name != "crossings"):  # no crossings: no key
             record[name] = plain(value)
     return record
 
 
 def objects(detections: Any) -> List[Dict[str, Any]]:
     """Convert Detections to a list with one dict per object, without the fields they lack."""
+
     def listed(name: str, digits: int = 1) -> Any:
         values = getattr(detections, name, None)
         return None if values is None else rounded(values, digits)

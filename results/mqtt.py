@@ -51,7 +51,8 @@ class MQTT:
 
     def __init__(self, url: str, streams: Iterable[Any], snapshots: Any = None):
         host, port, tls, self.prefix = parse_url(url)
-        self.label = f"{'mqtts' if tls else 'mqtt'}://{f'[{host}]' if ':' in host else host}:{port}"
+        shown = f"[{host}]" if ":" in host else host  # an IPv6 address
+        self.label = f"{'mqtts' if tls else 'mqtt'}://{shown}:{port}"  # precedes messages
         self.run_id = f"{int(time.time()):x}{os.urandom(2).hex()}"
         streams = list(streams)
         names = sorted(stream.name for stream in streams)

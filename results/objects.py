@@ -130,7 +130,8 @@ class _Object:
         events = []
         for zone in [zone for zone in zones if zone not in self.zones]:
             self.zones = [*self.zones, zone]
-            self.entered += [zone] if zone not in self.entered else []
+            if zone not in self.entered:
+                self.entered.append(zone)
             events.append(self.event("update", "enters", zone=zone))
         for zone in [zone for zone in self.zones if zone not in zones]:
             self.zones = [other for other in self.zones if other != zone]

@@ -144,8 +144,8 @@ class Snapshots:
             facts["time"] = round(facts["time"] + 0.001, 3)
         name = name_of(facts)
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-        jpeg = with_comment(cv2.imencode(".jpg", snapshot.picture, quality)[1].tobytes(),
-                            json.dumps(facts).encode())
+        encoded = cv2.imencode(".jpg", snapshot.picture, quality)[1].tobytes()
+        jpeg = with_comment(encoded, json.dumps(facts).encode())
         self.latest = {**self.latest, (facts["stream"], facts["class"]): jpeg}
         try:
             self._make_room()
@@ -201,7 +201,8 @@ class Snapshots:
                 break
             if os.path.exists(self._path(name)):
                 facts = self.facts.get(name) or self._read_facts(name)
-                found += [{**facts, "file": name}] if facts else []
+                if facts:
+                    found.append({**facts, "file": name})
         return found
 
     def _read_facts(self, name: str) -> Optional[Dict[str, Any]]:

@@ -121,10 +121,11 @@ def report(streams: list[Any], shared: list[Any], quiet: bool) -> None:
         seconds = end - min(stream.began for stream in streams)
         say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
     if not quiet:
-        found = [line for stream in streams if stream.findings for line in stream.findings.lines()]
-        limit = streams[0].meter.limit() if streams[0].meter else ""
-        found += [line for sink in shared for line in getattr(sink, "found", [])]
-        for line in found + saved(streams, shared) + [limit] * bool(limit):
+        lines = [line for stream in streams if stream.findings for line in stream.findings.lines()]
+        lines += [line for sink in shared for line in getattr(sink, "found", [])]
+        lines += saved(streams, shared)
+        lines.append(streams[0].meter.limit() if streams[0].meter else "")
+        for line in filter(None, lines):
             say(line)
     errors = [stream.error for stream in streams
               if stream.error and (len(streams) == 1 or stream.code == 3)]
