@@ -51,7 +51,9 @@ class Routes:
         if server.setup is not None:
             from results.setup_routes import SetupRoutes  # only here: it needs sqlite3
             self.setup = SetupRoutes(server.setup, server.feeds, server.readonly)
-            self.html = self.html.replace("// web_editor.js", file_text("web_editor.js"))
+            for comment in ("// web_editor.js", "/* web_editor.css */"):
+                name = comment.split()[1]
+                self.html = self.html.replace(comment, file_text(name))
         inline = re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", self.html, re.DOTALL)
         digests = (hashlib.sha256(text.encode()).digest() for text in inline)
         hashes = " ".join(f"'sha256-{base64.b64encode(each).decode()}'" for each in digests)

@@ -548,9 +548,11 @@ def test_web_readonly_needs_web_and_reaches_the_page(monkeypatch, printed):
 
 
 def test_a_page_without_a_setup_has_no_editor(opened):
-    assert b"class Editor" in ask(opened(fakes.stream()), "/")[2]
+    html = ask(opened(fakes.stream()), "/")[2]
+    assert b"class Editor" in html and b".grip" in html
     page = Web("0", [fakes.stream()])
-    assert b"class Editor" not in ask(page, "/")[2]
+    html = ask(page, "/")[2]
+    assert b"class Editor" not in html and b".grip" not in html
     assert ask(page, "/setup.json")[0] == 404 and not page.status()["editable"]
     assert ask(page, "/setup.json", "POST", {"Origin": f"http://127.0.0.1:{page.port}"})[0] == 404
     page.close()
