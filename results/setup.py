@@ -118,10 +118,6 @@ class Setup:
             self._apply(name, new)
         return self.state(name)
 
-    def save(self, name: str, version: Any) -> Dict[str, Any]:
-        """Save the present settings of a stream. As change() with nothing to change."""
-        return self.change(name, {}, version, save=True)
-
     def discard(self, name: str, version: Any) -> Dict[str, Any]:
         """Return to the saved settings of a stream. Returns the new state. Raises Conflict."""
         with self.lock:

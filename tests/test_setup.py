@@ -200,7 +200,7 @@ def test_what_others_write_into_the_file_meanwhile_is_kept(opened, path):
     with open(path, "w") as file:
         file.write('{"gate": ')
     with pytest.raises(ValueError, match="line 1 is not JSON"):
-        setup.save("gate", setup.state("gate")["version"])
+        setup.change("gate", {}, setup.state("gate")["version"], save=True)
     with open(path) as file:
         assert file.read() == '{"gate": '
 
@@ -227,7 +227,7 @@ def test_a_change_is_used_in_this_run_and_in_the_next_one_if_it_is_saved(opened,
     assert content(path)["gate"]["lines"] == {}
     assert setup.discard("gate", new["version"])["lines"] == {}
     new = setup.change("gate", {"zones": YARD, "conf": 0.3}, setup.state("gate")["version"])
-    new = setup.save("gate", new["version"])
+    new = setup.change("gate", {}, new["version"], save=True)
     assert new["saved"]
     again = opened().state("gate")
     assert {**again, "version": 0} == {**new, "version": 0} and again["zones"] == YARD
@@ -239,7 +239,7 @@ def test_of_two_people_who_edit_at_once_the_later_one_is_told(opened, path):
     setup.change("gate", {"conf": 0.3}, read, save=True)
     for late in (
         lambda: setup.change("gate", {"conf": 0.9}, read, save=True),
-        lambda: setup.save("gate", read),
+        lambda: setup.change("gate", {}, read, save=True),
         lambda: setup.discard("gate", read),
     ):
         with pytest.raises(Conflict, match="gate: somebody else has changed"):
