@@ -82,7 +82,7 @@ class CountStore:
         self.thread.join()
         self._save()
         if self.error:
-            raise InputError(self.error)
+            raise InputError(f"{self.path}: the last counts are missing.")
 
     def _run(self) -> None:
         while not self.closing.wait(WRITE_SECONDS):

@@ -13,9 +13,9 @@ stream drops what is below its own.
 from __future__ import annotations
 
 import os
+import random
 import sys
 import threading
-import time
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -51,16 +51,22 @@ class Setup:
         self.lock = threading.Lock()
         self.sizes: Dict[str, Tuple[int, int]] = {}  # of the frames, set by the streams' threads
         self.resets = dict.fromkeys(names, 0)        # how often the counts have been reset
-        self.versions = dict.fromkeys(names, int(time.time()))  # not those of an earlier run
+        self.versions = dict.fromkeys(names, random.randrange(2**40))  # not those of an earlier run
         self.fixed = {name: self._flags(name, names, args) for name in names}
         content = setup_file.read(path)
+        for key in content:
+            if key in setup_file.KEYS and key not in names:
+                raise InputError(f"{path}: {key} must be in the settings of a stream: "
+                                 f'{{"{names[0]}": {{"{key}": ...}}}}.')
         # Settings of each stream: in the file; with the changes of the page; with the flags, too.
         self.saved = {name: self._parsed(name, content.get(name, {})) for name in names}
         self.edited = dict(self.saved)
         self.settings = {name: self._with_flags(name) for name in names}  # read by the streams
         self.others = [name for name in content if name not in names]
         if not os.path.exists(path):
-            setup_file.write(path, {name: Settings().json() for name in names})
+            content = {name: Settings().json() for name in names}
+            setup_file.write(path, content)
+        self.content = content  # of the file, as far as known
         self._set_conf()
         base = os.path.splitext(path)[0]
         self.store = CountStore(f"{base}.counts.sqlite3", names if args.reset_counts else ())
@@ -146,8 +152,8 @@ class Setup:
 
     def _check_version(self, name: str, version: Any) -> None:
         if version != self.versions[name]:
-            raise Conflict(f"{name}: somebody else has changed these settings, perhaps in "
-                           "another browser. This change was not made.")
+            raise Conflict(f"{name}: these settings were changed in another browser, or main.py "
+                           "was restarted. Your last change was not made.")
 
     def _apply(self, name: str, new: Settings) -> None:
         if new != self.edited[name]:
@@ -157,10 +163,14 @@ class Setup:
             self._set_conf()
 
     def _save(self, name: str, new: Settings) -> None:
-        content = setup_file.read(self.path)  # other programs, and people, may have changed it
-        content[name] = new.json()
+        # Other programs, and people, may have changed the file; or have deleted it.
+        content = setup_file.read(self.path) or self.content
+        if name in content and self._parsed(name, content[name]) != self.saved[name]:
+            raise InputError(f"{self.path}: {name} has been changed in the file since main.py read "
+                             "it. Nothing was saved. Restart main.py to use what the file says.")
+        content = {**content, name: new.json()}
         setup_file.write(self.path, content)
-        self.saved[name] = new
+        self.content, self.saved[name] = content, new
 
     def _with_flags(self, name: str) -> Settings:
         values = {key: value for key, (_, value) in self.fixed[name].items()}

@@ -19,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
+import re
+import stat
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 from results.points import Points, check_name, checked, short
@@ -150,6 +151,8 @@ def class_name(value: Any, names: Mapping[int, str]) -> str:
 
 def read(path: str) -> Dict[str, Any]:
     """The content of the file, by stream; {} if it does not exist. Raises InputError."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: is not a file.")
     try:
         with open(path, encoding="utf-8-sig") as file:
             data = json.load(file, object_pairs_hook=without_duplicates)
@@ -158,7 +161,7 @@ def read(path: str) -> Dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: line {error.lineno} is not JSON: {error.msg}.") from None
+        raise InputError(f"{path}: {mistake(error)}.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not JSON in UTF-8.") from None
     except (ValueError, RecursionError) as error:  # a key twice, a number with 5000 digits
@@ -167,6 +170,17 @@ def read(path: str) -> Dict[str, Any]:
         raise InputError(f"{path}: must be an object with the names of streams, not "
                          f"{short(data)}.")
     return data
+
+
+def mistake(error: json.JSONDecodeError) -> str:
+    """What is wrong with a text that is not JSON."""
+    before, after = error.doc[:error.pos].rstrip(), error.doc[error.pos:].lstrip()
+    if not error.doc.strip():
+        return "is empty; delete it, or write {} into it"
+    if before.endswith(",") and after[:1] in ("}", "]"):  # Python 3.13 says it itself
+        return f"line {error.lineno} is not JSON: no comma is allowed before {after[0]}"
+    message = re.sub(" at$", "", error.msg)
+    return f"line {error.lineno} is not JSON at column {error.colno}: {message}"
 
 
 def without_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
@@ -179,16 +193,23 @@ def without_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
 
 
 def write(path: str, data: Dict[str, Any]) -> None:
-    """Replace the file as a whole, even if the power fails meanwhile. Raises InputError."""
+    """Replace the file as a whole, even if the power fails meanwhile; owner and permissions stay.
+    Raises InputError."""
     target = os.path.realpath(path)
     temporary = f"{target}.{os.getpid()}"
     try:
+        old = os.stat(target) if os.path.exists(target) else None
+        if old:
+            open(target, "ab").close()  # a file that its owner has made read-only is not replaced
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(as_json(data) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        if os.path.exists(target):
-            shutil.copymode(target, temporary)
+        if old:
+            if (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+                with contextlib.suppress(OSError):  # only root may
+                    os.chown(temporary, old.st_uid, old.st_gid)
+            os.chmod(temporary, stat.S_IMODE(old.st_mode))
         os.replace(temporary, target)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any, Dict, Iterable, NoReturn, Optional
+from typing import Any, Awaitable, Callable, Dict, Iterable, NoReturn, Optional
 
 from aiohttp import web
 
@@ -33,7 +33,11 @@ class SetupRoutes:
         """The states of all streams, or the answer to a POST request."""
         if request.method == "POST":
             return await self.change(request)
-        return web.json_response({name: self.setup.state(name) for name in self.names})
+        return web.json_response(await in_thread(self.states))
+
+    def states(self) -> Dict[str, Any]:
+        """The states of all streams, by name."""
+        return {name: self.setup.state(name) for name in self.names}
 
     async def change(self, request: web.BaseRequest) -> web.Response:
         """Do what a POST request wants."""
@@ -49,9 +53,7 @@ class SetupRoutes:
         except (ValueError, RecursionError):
             return text(400, "The request is not valid JSON.")
         try:
-            # Writing a file may take long: not in the thread that serves the pictures.
-            loop = asyncio.get_running_loop()
-            return web.json_response(await loop.run_in_executor(None, self.call, wanted))
+            return web.json_response(await in_thread(self.call, wanted))
         except Conflict as error:
             return text(409, str(error))
         except ValueError as error:
@@ -73,6 +75,11 @@ class SetupRoutes:
             self.setup.reset(stream)
             return self.setup.state(stream)
         raise ValueError('"action" must be "change", "discard" or "reset".')
+
+
+def in_thread(call: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
+    """Call what may wait for a slow disk: not in the thread that serves the pictures."""
+    return asyncio.get_running_loop().run_in_executor(None, call, *arguments)
 
 
 async def read_body(request: web.BaseRequest) -> Optional[bytes]:

@@ -185,6 +185,7 @@ class Editor {
     const answer = await fetch(address("setup.json"), request);
     if (!answer.ok) {
       if (answer.status === 409) this.take(await setupOf(this.tile));
+      if (answer.status === 400) this.take(this.state);  // a refused change is undone
       return this.say(await answer.text(), true);
     }
     const state = await answer.json();

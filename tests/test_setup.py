@@ -7,12 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, full_disk, opened_demo
+from conftest import ROOT, full_disk, opened_demo, python
 from fakes import wait_until
 from tqdm import tqdm
 
@@ -135,8 +136,11 @@ def test_a_file_gives_each_stream_its_settings(opened):
 
 
 MISTAKES = {
-    "": "line 1 is not JSON",
+    "": "is empty; delete it, or write {} into it.",
     '{"gate": {"conf": 0.4,}}': "line 1 is not JSON",
+    '{\n"gate" {}}': "line 2 is not JSON at column 8: Expecting ':' delimiter.",
+    '{"gate": {"lines": {"a\tb": 1}}}': "line 1 is not JSON at column 23: Invalid control",
+    '{"lines": {"door": [[0, 0], [1, 1]]}}': 'lines must be in the settings of a stream: {"gate"',
     "[1]": "must be an object with the names of streams",
     '{"gate": {}, "gate": {}}': "the key 'gate' is used twice",
     '{"gate": 3}': "gate: must be an object with the keys lines, zones, conf, classes, not 3.",
@@ -168,6 +172,19 @@ def test_a_mistake_in_the_file_is_one_sentence_with_stream_and_key(opened, path,
         opened(text)
     assert str(error.value).startswith(f"{path}: {MISTAKES[text]}".rstrip("."))
     assert len(str(error.value)) < len(path) + 250 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"gate": {"conf": 0.4,}}', '{"gate": {"classes": [0, ]}}'])
+def test_a_comma_too_many_is_called_so(opened, text):
+    with pytest.raises(InputError, match="line 1 is not JSON.* comma .*before"):
+        opened(text)
+
+
+@pytest.mark.parametrize("create", [os.mkdir, os.mkfifo])
+def test_a_path_that_is_no_file_is_refused(opened, path, create):
+    create(path)
+    with pytest.raises(InputError, match="site.json: is not a file."):
+        opened()
 
 
 def test_a_mistake_in_the_file_ends_main_py_with_code_2(main_here, path):
@@ -203,6 +220,56 @@ def test_what_others_write_into_the_file_meanwhile_is_kept(opened, path):
         setup.change("gate", {}, setup.state("gate")["version"], save=True)
     with open(path) as file:
         assert file.read() == '{"gate": '
+
+
+def test_what_others_write_into_the_file_about_a_stream_is_not_overwritten(opened, path):
+    setup = opened({"gate": {"conf": 0.5}})
+    with open(path, "w") as file:
+        json.dump({"gate": {"conf": 0.5, "zones": YARD}}, file)
+    version = setup.state("gate")["version"]
+    with pytest.raises(ValueError, match="gate has been changed in the file since"):
+        setup.change("gate", {"conf": 0.6}, version, save=True)
+    assert content(path)["gate"] == {"conf": 0.5, "zones": YARD}
+    setup.change("gate", {"conf": 0.6}, version)  # can still be used in this run
+
+
+def test_a_deleted_file_is_written_again_with_all_streams(opened, path):
+    roof = {"conf": 7, "note": "does not run"}
+    setup = opened({"gate": {}, "yard": {"lines": DOOR}, "roof": roof}, "gate", "yard")
+    os.remove(path)
+    setup.change("gate", {"conf": 0.5}, setup.state("gate")["version"], save=True)
+    assert content(path)["gate"]["conf"] == 0.5
+    assert content(path)["yard"] == {"lines": DOOR} and content(path)["roof"] == roof
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+def test_the_file_keeps_its_owner(opened, path):
+    setup = opened({"gate": {}})
+    os.chown(path, 65534, 65534)
+    setup.change("gate", {"conf": 0.6}, setup.state("gate")["version"], save=True)
+    assert (os.stat(path).st_uid, os.stat(path).st_gid) == (65534, 65534)
+
+
+READ_ONLY = """
+import os, sys
+from results.setup_file import write
+if os.geteuid() == 0:  # root may write every file
+    os.setuid(65534)
+write(sys.argv[1], {})
+"""
+
+
+def test_a_file_that_is_read_only_is_not_replaced(tmp_path):
+    # not below tmp_path, which only root may enter
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "site.json")
+        with open(path, "w") as file:
+            file.write('{"gate": {}}')
+        os.chmod(folder, 0o777)
+        os.chmod(path, 0o444)
+        done = python("-c", READ_ONLY, path)
+        assert "site.json: cannot be written (Permission denied)." in done.stderr
+        assert content(path) == {"gate": {}}
 
 
 def test_the_file_is_replaced_as_a_whole(opened, path):
@@ -242,7 +309,7 @@ def test_of_two_people_who_edit_at_once_the_later_one_is_told(opened, path):
         lambda: setup.change("gate", {}, read, save=True),
         lambda: setup.discard("gate", read),
     ):
-        with pytest.raises(Conflict, match="gate: somebody else has changed"):
+        with pytest.raises(Conflict, match="gate: these settings were changed"):
             late()
     assert setup.state("gate")["conf"] == content(path)["gate"]["conf"] == 0.3
     setup.change("yard", {"conf": 0.5}, setup.state("yard")["version"])  # is not affected
@@ -622,9 +689,9 @@ def test_counts_that_cannot_be_saved_are_reported_once_and_saved_later(tmp_path,
     ways = {"door": {"in": {"car": 1}, "out": {}}}
     store.write(SimpleNamespace(stream=stream, lines=ways))
     for _ in range(2):
-        with pytest.raises(InputError, match="the counts cannot be saved"):
+        with pytest.raises(InputError, match="x.sqlite3: the last counts are missing."):
             store.close()
-    assert len(printed) == 1
+    assert len(printed) == 1 and "the counts cannot be saved" in printed[0]
     folder.mkdir()
     store.close()
     assert CountStore(str(folder / "x.sqlite3")).counts("gate", stream.lines.lines) == ways

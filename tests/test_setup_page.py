@@ -4,9 +4,11 @@ import base64
 import functools
 import http.client
 import json
+import os
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ from conftest import ROOT
 from fakes import wait_until
 from proxy import PREFIX, Proxy
 from test_lines import STREET, true_counts
-from test_web import NUMBERS, Playing, alive, ask, moves, raw, until_closed
+from test_web import NUMBERS, WAIT_SECONDS, Playing, alive, ask, moves, raw, until_closed
 from tqdm import tqdm
 
 pytest.importorskip("aiohttp", reason="pip install aiohttp")
@@ -50,7 +52,7 @@ def opened(printed, tmp_path):
     test. flags: what the command line gives."""
     opened = []
 
-    def open_(*streams, flags=(), **options):
+    def open_(*streams, flags=(), address="0", **options):
         args = dict(lines={}, zones={}, conf=None, classes=None, reset_counts=False)
         args = SimpleNamespace(**{**args, **dict(flags)})
         model = SimpleNamespace(names=NAMES, conf=args.conf, class_ids=None)
@@ -58,7 +60,7 @@ def opened(printed, tmp_path):
         names = [stream.name for stream in streams]
         setup = Setup(str(tmp_path / "site.json"), names, args, model, func)
         opened.append(setup.attach(streams))
-        opened.append(Web("0", streams, setup=setup, **options))
+        opened.append(Web(address, streams, setup=setup, **options))
         return opened[-1]
 
     yield open_
@@ -111,6 +113,12 @@ class Editor:
     def draw(self, what, *points, kind="mouse"):
         self.press(f"+ {what}")
         self.drag(*points, kind=kind)
+
+    def names(self):
+        """The names of the lines and zones, as they are drawn."""
+        return self.browser.run(
+            "return [...document.querySelectorAll('svg text')].map(t => t.textContent)"
+        )
 
     def message(self):
         return self.browser.run("return document.querySelector('.message').textContent")
@@ -233,15 +241,35 @@ def test_the_later_of_two_browsers_is_told_and_shown_what_the_other_has_changed(
         editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
         wait_until(lambda: browser.run("return document.querySelector('.message.bad') !== null"))
         assert editor.message() == post(page, {}, version=1)[1]
-        wait_until(
-            lambda: browser.run("return document.querySelector('svg').textContent") == "door"
-        )
+        wait_until(lambda: editor.names() == ["door"])
         assert list(editor.state()["lines"]) == ["door"]
         editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
         wait_until(lambda: list(editor.state()["lines"]) == ["door", "line1"])
         editor.enter(".setup input[type=text]", "<b>\"/'</b>")
         wait_until(lambda: "its name must consist of" in editor.message())
+        wait_until(lambda: editor.names() == ["door", "line1"])  # the old name is back
         assert browser.run("return document.querySelectorAll('article b b, svg b').length") == 0
+
+
+@pytest.mark.slow
+@needs_browser
+def test_after_a_restart_the_editor_shows_the_settings_of_the_new_run(opened, browser):
+    gate = fakes.stream()
+    page = opened(gate)
+    with Playing(page, gate):
+        editor = Editor(browser, page)
+        editor.draw("Line", *DOOR)
+        editor.wait_for(saved=False)
+    for readonly in (False, True):
+        page.close()
+        wait_until(lambda: browser.run("return !document.querySelector('#lost').hidden"))
+        page = opened(gate, address=str(page.port), readonly=readonly)
+        with Playing(page, gate):
+            if readonly:
+                wait_until(lambda: not browser.run("return document.querySelector('.editing')"))
+            else:
+                wait_until(lambda: "main.py was restarted" in editor.message())
+                assert editor.names() == []
 
 
 class Waiting(Stream):
@@ -584,6 +612,29 @@ def test_a_large_or_slow_request_ends(opened, monkeypatch):
         assert until_closed(connection).split()[1] == b"413"
     wait_until(lambda: not page.access.connections)
     assert alive(page)
+
+
+def test_a_disk_that_hangs_stops_neither_page_nor_pictures(opened, monkeypatch):
+    gate = fakes.stream()
+    page, hangs, goes_on = opened(gate), threading.Event(), threading.Event()
+
+    def fsync(_):
+        hangs.set()
+        assert goes_on.wait(WAIT_SECONDS)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with ThreadPoolExecutor() as executor, Playing(page, gate):
+        save = executor.submit(post, page, {"conf": 0.5}, save=True)
+        assert hangs.wait(WAIT_SECONDS)
+        read = executor.submit(ask, page, "/setup.json")
+        try:
+            wait_until(read.running)
+            for _ in range(5):
+                assert ask(page, "/gate.jpg")[0] == 200
+            assert not save.done()
+        finally:
+            goes_on.set()
+        assert save.result()[0] == 200 and read.result()[0] == 200
 
 
 def test_a_change_resets_discards_and_tells_the_new_state(opened):
