@@ -23,8 +23,11 @@ import time
 from pathlib import Path
 
 import cv2
-from cluster import ROOT, Cluster, GrowingFile, Process, lines_of
-from fakes import wait_until
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from cluster import Cluster, GrowingFile, Process, lines_of  # noqa: E402
+from fakes import wait_until  # noqa: E402
 
 NAMES = ["one", "two", "three"]
 
