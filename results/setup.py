@@ -164,12 +164,14 @@ class Setup:
 
     def _save(self, name: str, new: Settings) -> None:
         # Other programs, and people, may have changed the file; or have deleted it.
-        content = setup_file.read(self.path) or self.content
-        if name in content and self._parsed(name, content[name]) != self.saved[name]:
-            raise InputError(f"{self.path}: {name} has been changed in the file since main.py read "
-                             "it. Nothing was saved. Restart main.py to use what the file says.")
-        content = {**content, name: new.json()}
-        setup_file.write(self.path, content)
+        with setup_file.locked(self.path):
+            content = setup_file.read(self.path) or self.content
+            if name in content and self._parsed(name, content[name]) != self.saved[name]:
+                raise InputError(f"{self.path}: {name} has been changed in the file since main.py "
+                                 "read it. Nothing was saved. Restart main.py to use what the file "
+                                 "says.")
+            content = {**content, name: new.json()}
+            setup_file.write(self.path, content)
         self.content, self.saved[name] = content, new
 
     def _with_flags(self, name: str) -> Settings:

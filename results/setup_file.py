@@ -17,11 +17,12 @@ height, or pixels. This file checks what people write there, and what the page s
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import stat
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from results.points import Points, check_name, checked, short
 from vision.errors import InputError, nearest
@@ -190,6 +191,21 @@ def without_duplicates(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
             raise ValueError(f"the key {short(key)} is used twice in one object")
         found[key] = value
     return found
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Other programs that save into the file wait until the end of the block. Raises InputError."""
+    try:
+        folder = os.open(os.path.dirname(os.path.realpath(path)), os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}).") from None
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def write(path: str, data: Dict[str, Any]) -> None:

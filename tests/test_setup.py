@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -220,6 +221,19 @@ def test_what_others_write_into_the_file_meanwhile_is_kept(opened, path):
         setup.change("gate", {}, setup.state("gate")["version"], save=True)
     with open(path) as file:
         assert file.read() == '{"gate": '
+
+
+def test_two_programs_that_save_at_once_lose_nothing(opened, path):
+    programs = {name: opened(None, name) for name in ("gate", "yard")}
+
+    def save_often(name):
+        for number in range(30):
+            version = programs[name].state(name)["version"]
+            programs[name].change(name, {"conf": 0.3 + number / 100}, version, save=True)
+
+    with ThreadPoolExecutor() as executor:
+        assert list(executor.map(save_often, programs)) == [None, None]
+    assert {name: content(path)[name]["conf"] for name in programs} == {"gate": 0.59, "yard": 0.59}
 
 
 def test_what_others_write_into_the_file_about_a_stream_is_not_overwritten(opened, path):
