@@ -65,7 +65,8 @@ class Setup:
         self.others = [name for name in content if name not in names]
         if not os.path.exists(path):
             content = {name: Settings().json() for name in names}
-            setup_file.write(path, content)
+            with setup_file.locked(path):
+                setup_file.write(path, content)
         self.content = content  # of the file, as far as known
         self._set_conf()
         base = os.path.splitext(path)[0]

@@ -210,9 +210,9 @@ def locked(path: str) -> Iterator[None]:
 
 def write(path: str, data: Dict[str, Any]) -> None:
     """Replace the file as a whole, even if the power fails meanwhile; owner and permissions stay.
-    Raises InputError."""
+    To be called while it is locked(). Raises InputError."""
     target = os.path.realpath(path)
-    temporary = f"{target}.{os.getpid()}"
+    temporary = f"{target}.part"
     try:
         old = os.stat(target) if os.path.exists(target) else None
         if old:

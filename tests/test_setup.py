@@ -290,6 +290,8 @@ def test_the_file_is_replaced_as_a_whole(opened, path):
     """So that a power cut leaves the old content or the new one."""
     setup = opened({"gate": {"conf": 0.5}})
     os.chmod(path, 0o640)
+    with open(path + ".part", "w") as file:  # of a program that was killed while it saved
+        file.write('{"gate":' * 1000)
     with open(path) as old:
         setup.change("gate", {"conf": 0.6}, setup.state("gate")["version"], save=True)
         assert json.load(old) == {"gate": {"conf": 0.5}}
