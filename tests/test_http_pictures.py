@@ -268,6 +268,10 @@ def playlist(count, seconds=1, end=False):
     return "\n".join(lines + ["#EXT-X-ENDLIST"] * end) + "\n"
 
 
+@pytest.mark.skipif(
+    tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8),
+    reason="FFmpeg of OpenCV 4.6 analyses 5 s; this stream has 3 s",
+)
 @pytest.mark.parametrize("path", ["live.m3u8", "playlist?id=7"])
 def test_the_read_timeout_of_hls_follows_from_the_length_of_its_segments(hls, path):
     for seconds in (6, 10):

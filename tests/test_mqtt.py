@@ -518,6 +518,8 @@ def test_tls_trusts_the_systems_certificates_and_ssl_cert_file_only(
 def test_main_py_publishes_every_object_from_appearance_to_end(broker, listener, main_py):
     ran = main_py(
         "street=models/demo.mp4",
+        "--fps",
+        "12",
         "--mqtt",
         broker.url,
         "--line",
@@ -540,7 +542,7 @@ def test_main_py_publishes_every_object_from_appearance_to_end(broker, listener,
         [event for event in events if event["event"] == what] for what in ("enters", "leaves")
     )
     assert len(entered) == len(left) >= len(numbers_of(events))
-    assert state["frames"] == 600 and state["state"] == "ended" and state["objects"] == {}
+    assert state["frames"] == 120 and state["state"] == "ended" and state["objects"] == {}
     assert (
         listener.last("house/street/available") == "offline"
         and listener.last("house/street/all") == "0"
