@@ -45,13 +45,13 @@ def test_the_demo_video_matches_its_ground_truth(demo_truth):
 def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_false(
     demo_truth, model, detect
 ):
-    """On every fifth frame."""
+    """On every tenth frame."""
     frames = itertools.islice(
-        frames_of(cv2.VideoCapture(str(ROOT / "models/demo.mp4"))), 0, None, 5
+        frames_of(cv2.VideoCapture(str(ROOT / "models/demo.mp4"))), 0, None, 10
     )
     wanted = found = detections = false = 0
     with rknnPoolExecutor(str(ROOT / model) + ".rknn", 2, detect) as pool:
-        for (boxes, classes, _), truth in zip(pool.map(frames), demo_truth["frames"][::5]):
+        for (boxes, classes, _), truth in zip(pool.map(frames), demo_truth["frames"][::10]):
             truth = np.array(truth)
             overlap = iou(boxes, truth[:, 1:5]) >= 0.5
             same = overlap & (classes[:, None] == truth[None, :, 0])
@@ -64,7 +64,7 @@ def test_the_demo_models_find_95_percent_of_the_demo_with_at_most_2_percent_fals
         f"{wanted} boxes, {found / wanted:.2%} found; "
         f"{detections} detections, {false / detections:.2%} false"
     )
-    assert wanted > 3000
+    assert wanted > 1500
     assert found / wanted >= 0.95
     assert false / detections <= 0.02
 

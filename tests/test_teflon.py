@@ -134,9 +134,9 @@ def test_the_pool_runs_a_tflite_with_any_core_mask_and_no_runtime_given(demo_fra
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECT)
 def test_98_percent_of_the_demos_boxes_equal_those_of_the_onnx(name, demo_frames):
-    onnx_boxes, found, tflite_boxes, known = compare(name, demo_frames[::2])
+    onnx_boxes, found, tflite_boxes, known = compare(name, demo_frames[::3])
     print(f"{onnx_boxes} boxes, {found:.2%} found; {tflite_boxes} boxes, {known:.2%} known")
-    assert onnx_boxes > 600 and found >= 0.98 and known >= 0.98
+    assert onnx_boxes > 400 and found >= 0.98 and known >= 0.98
 
 
 @pytest.mark.slow

@@ -78,8 +78,9 @@ def test_the_evaluations_run(run):
     run("models/demo/evaluate_classifier.py", "models/resnet18_emoji.onnx", "--objects", 2)
 
 
-def test_the_examples_run(run, clip):
-    assert run("examples/asyncio_streams.py", clip, clip).stdout.count("45 frames") == 2
+def test_the_examples_run(run):
+    ran = run("examples/asyncio_streams.py", "models/result.jpg", "models/result.jpg")
+    assert ran.stdout.count("1 frames") == 2
     assert "scheduler" in run("examples/boards.py", "--help").stdout
 
 
