@@ -241,12 +241,12 @@ class _Stream:
     def _done(self, task):
         with self.changed:
             task.done_at = time.perf_counter()
-            if self._next_is_done():
-                self.changed.notify_all()
+            self._drop_late()
+            self.changed.notify_all()
 
-    def _next_is_done(self):
-        """Whether take() can return. Live: first drops older results if the consumer is slow, or
-        if too many wait for a slow frame."""
+    def _drop_late(self):
+        """Live: drop the oldest results once newer ones are done, if the consumer is slow, or if
+        too many wait for a slow frame."""
         done = [task for task in self.tasks if task.done_at and task.func] if self.live else []
         while done and self.tasks[0] is not done[-1]:
             first, now = self.tasks[0].done_at, time.perf_counter()
@@ -255,12 +255,12 @@ class _Stream:
                 break
             self.tasks.popleft()
             self.dropped += 1
-        return bool(self.tasks and self.tasks[0].done_at)
 
     def take(self) -> _Task:
         """Wait for the next task that is done."""
         with self.changed:
-            self.changed.wait_for(self._next_is_done)
+            self._drop_late()
+            self.changed.wait_for(lambda: self.tasks and self.tasks[0].done_at)
             self.newest_taken = max(self.newest_taken, self.tasks[0].done_at)
             self.room.notify_all()
             task = self.tasks.popleft()

@@ -63,10 +63,12 @@ class Motion:
                tracked: np.ndarray) -> List[int]:
         """The numbers of the tiles to run in the next frame.
 
-        cells: what cells_of() returned; tiles: of the frame, in pixels; size: (width, height) of
-        the frame; tracked: boxes (n, 4) xyxy of tracked objects that move or were lost.
+        cells: what cells_of() returned; if None, all tiles run, and again in the frame after it.
+        tiles: of the frame, in pixels; size: (width, height) of the frame; tracked: boxes (n, 4)
+        xyxy of tracked objects that move or were lost.
         """
         if cells is None:
+            self.forget(range(len(self.seen)))
             return list(range(len(tiles)))
         if tiles != self.tiles:
             self.tiles, self.seen, self.rested = tiles, [None] * len(tiles), [0] * len(tiles)

@@ -111,6 +111,23 @@ def soc(monkeypatch, tmp_path):
     return set_soc
 
 
+@pytest.fixture
+def no_soc(monkeypatch):
+    """Hide this machine's SoC. The fixture `soc` can set another one."""
+    monkeypatch.setattr(rknnpool, "COMPATIBLE", "none")
+
+
+@pytest.fixture
+def no_thread_left():
+    """Fails the test if a thread that it started does not end."""
+    before = set(threading.enumerate())
+    yield
+    started = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in started:
+        thread.join(10)
+    assert not [thread.name for thread in started if thread.is_alive()]
+
+
 @pytest.fixture(scope="session")
 def demo_frames():
     """The demo video's first 60 frames: list of (720, 1280, 3) uint8 BGR."""

@@ -18,7 +18,6 @@ import pytest
 from conftest import ROOT
 from fakes import wait_until
 
-import rknnpool
 from rknnpool import rknnPoolExecutor
 
 
@@ -26,24 +25,7 @@ def infer(context, frame):
     return context.inference([frame])[0]
 
 
-@pytest.fixture(autouse=True)
-def no_soc(monkeypatch):
-    """Hide this machine's SoC; a test can set one."""
-    monkeypatch.setattr(rknnpool, "COMPATIBLE", "none")
-
-
-@pytest.fixture
-def no_thread_left():
-    """Fails the test if a thread that it started does not end."""
-    before = set(threading.enumerate())
-    yield
-    started = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in started:
-        thread.join(10)
-    assert not [thread.name for thread in started if thread.is_alive()]
-
-
-pytestmark = pytest.mark.usefixtures("no_thread_left")
+pytestmark = pytest.mark.usefixtures("no_soc", "no_thread_left")
 
 
 def test_rknnpool_py_alone_needs_only_the_wheel(tmp_path):

@@ -147,6 +147,32 @@ def test_a_slow_consumer_of_a_live_source_gets_the_newest_result(runtime, monkey
         closed.set()
 
 
+def test_a_consumer_that_asks_late_gets_the_newest_of_results_that_came_together(
+    runtime, monkeypatch
+):
+    monkeypatch.setattr(rknnpool, "SLOW_CONSUMER_SECONDS", 1000.0)
+    served, all_read, closed = threading.Semaphore(0), threading.Event(), threading.Event()
+
+    def count(context, frame):
+        served.release()
+        return infer(context, frame)
+
+    def camera():
+        for number in range(3):
+            yield number
+            assert served.acquire(timeout=20)
+        all_read.set()
+        closed.wait(20)
+
+    with rknnPoolExecutor("model", 1, count, runtime=runtime) as pool:
+        results = pool.map(camera(), live=True)
+        assert all_read.wait(20)
+        pool.submit("after them").result()
+        monkeypatch.setattr(rknnpool, "SLOW_CONSUMER_SECONDS", 0.0)
+        assert (next(results), results.dropped) == (2, 2)
+        closed.set()
+
+
 def test_live_results_do_not_wait_for_a_slow_one(runtime):
     """The slow result is not returned after newer ones."""
     go_on = threading.Event()

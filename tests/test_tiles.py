@@ -16,7 +16,6 @@ import pytest
 from conftest import ROOT
 from fakes import wait_until
 
-import rknnpool
 from meter import Meter
 from results.result import FrameTask, Result
 from results.tile_grid import Tiling, parse
@@ -30,20 +29,7 @@ from vision.errors import InputError
 from vision.jpeg import frame_of_file
 from vision.letterbox import letterbox
 
-
-@pytest.fixture(autouse=True)
-def no_soc(monkeypatch):
-    monkeypatch.setattr(rknnpool, "COMPATIBLE", "none")
-
-
-@pytest.fixture(autouse=True)
-def no_thread_left():
-    before = set(threading.enumerate())
-    yield
-    started = [thread for thread in threading.enumerate() if thread not in before]
-    for thread in started:
-        thread.join(10)
-    assert not [thread.name for thread in started if thread.is_alive()]
+pytestmark = pytest.mark.usefixtures("no_soc", "no_thread_left")
 
 
 # ---- the grid ----
