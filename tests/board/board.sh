@@ -11,7 +11,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo=$(cd "$here/../.." && pwd)
 box=$here/box
-debs=python3
+debs=python3,libstdc++6
 # Headless: the packages for windows would double the size of the box.
 wheels=(opencv-python-headless numpy pyyaml tqdm)
 # The wheel that contains the vendor's librknnrt.so, and the sha256 of that file.
@@ -68,20 +68,10 @@ pip_for_the_board() {
 }
 
 build_userland() {
-    local staging=$root.partial deb
+    local staging=$root.staging
     rm -rf "$staging"
-    mkdir -p "$staging/usr/"{bin,sbin,lib}
-    ln -s usr/bin usr/sbin usr/lib "$staging"
     echo "board.sh: fetching Debian $suite for arm64" >&2
-    namespace debootstrap --arch=arm64 --variant=minbase --include="$debs" --download-only \
-        "$suite" "$staging" >"$root.log" 2>&1 || die "debootstrap failed, see $root.log."
-    # Unpacked, not configured: maintainer scripts would take minutes under emulation and are not
-    # needed.
-    for deb in "$staging"/var/cache/apt/archives/*.deb; do
-        dpkg-deb --fsys-tarfile "$deb" |
-            namespace tar -x --no-same-owner --keep-directory-symlink -C "$staging"
-    done
-    rm "$staging"/var/cache/apt/archives/*.deb
+    "$here/../unpack_debian.sh" "$suite" "$staging" "$debs" --architectures=arm64 || exit 2
     cp "$staging/usr/share/base-passwd/passwd.master" "$staging/etc/passwd"
     cp "$staging/usr/share/base-passwd/group.master" "$staging/etc/group"
     ln -s /run/librknnrt.so "$staging/usr/lib/librknnrt.so"
@@ -206,9 +196,9 @@ case $pythonVersion in # Debian's version; the wheels must match it
     *) die "--python is 3.11 or 3.13, not '$pythonVersion'." ;;
 esac
 
-for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
+for tool in mmdebstrap qemu-aarch64-static aarch64-linux-gnu-gcc unshare flock; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
-        die "$tool is missing: apt-get install debootstrap qemu-user-static" \
+        die "$tool is missing: apt-get install mmdebstrap qemu-user-static" \
             "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 done
 namespace true 2>/dev/null || die "user namespaces are off for this user: run it as root."

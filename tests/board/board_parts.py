@@ -28,7 +28,7 @@ MODELS = {"yolov5n": (MODEL, "func"), "yolov8n": ("models/yolov8n_emoji.rknn", "
 SUBMITS = {"yolov5n": 6, "yolov8n": 12}
 CORES = {"rk3588": 3, "rk3576": 2, "rk3566": 1}
 TOOLS = {
-    "debootstrap": "debootstrap",
+    "mmdebstrap": "mmdebstrap",
     "qemu-aarch64-static": "qemu-user-static",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "unshare": "util-linux",

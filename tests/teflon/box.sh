@@ -49,20 +49,17 @@ fetch_mesa() {
 }
 
 build() {
-    local staging=$box/root.partial deb python=${BOARD_PYTHON:-python3}
+    local staging=$box/root.staging deb python=${BOARD_PYTHON:-python3}
     rm -rf "$staging" "$box/apt"
-    mkdir -p "$staging/usr/"{bin,sbin,lib}
-    ln -s usr/bin usr/sbin usr/lib "$staging"
     echo "box.sh: fetching Debian trixie and Mesa for arm64" >&2
-    namespace debootstrap --arch=arm64 --variant=minbase --include=python3,libdrm2,libexpat1 \
-        --download-only trixie "$staging" >"$box/debootstrap.log" 2>&1 ||
-        die "debootstrap failed, see $box/debootstrap.log."
+    "$here/../unpack_debian.sh" trixie "$staging" python3,libstdc++6,libdrm2,libexpat1 \
+        --architectures=arm64 || exit 2
     fetch_mesa >&2 || die "Mesa's package could not be fetched."
-    for deb in "$staging"/var/cache/apt/archives/*.deb "$box"/apt/*.deb; do
+    for deb in "$box"/apt/*.deb; do
         dpkg-deb --fsys-tarfile "$deb" |
             namespace tar -x --no-same-owner --keep-directory-symlink -C "$staging"
     done
-    rm -r "$staging"/var/cache/apt/archives/*.deb "$box/apt"
+    rm -r "$box/apt"
     cp "$staging/usr/share/base-passwd/passwd.master" "$staging/etc/passwd"
     [[ -x $repo/.venv/bin/python ]] && python=$repo/.venv/bin/python
     echo "box.sh: fetching ${wheels[*]} for aarch64" >&2
@@ -87,9 +84,9 @@ if [[ ${1-} == --device ]]; then
     preload=LD_PRELOAD=/usr/lib/rocket_device.so
     shift
 fi
-for tool in debootstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare; do
+for tool in mmdebstrap dpkg-deb qemu-aarch64-static aarch64-linux-gnu-gcc unshare; do
     PATH=$PATH:/usr/sbin command -v "$tool" >/dev/null ||
-        die "$tool is missing: apt-get install debootstrap qemu-user-static" \
+        die "$tool is missing: apt-get install mmdebstrap qemu-user-static" \
             "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"
 done
 namespace true 2>/dev/null || die "user namespaces are off for this user: run it as root."
