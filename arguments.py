@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, NoReturn
+from typing import Any
 
 import results
 from rknnpool import __version__
 from sources import READERS, check_reader, parse_camera
 from sources.names import group_pictures, hide, split_name
-from vision.errors import InputError, nearest
+from vision.command_line import Parser
+from vision.errors import InputError
 
 MAX_THREADS = 64
 EPILOG = """\
@@ -30,26 +31,6 @@ exit codes:
   3        the NPU has failed or hangs
   128 + N  ended by signal N: 130 after Ctrl-C
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        end = "" if message.endswith("?") else "."
-        raise InputError(f"{message}{end} main.py --help lists all flags.")
-
-    def parse(self) -> argparse.Namespace:
-        args, unknown = self.parse_known_args()
-        for word in unknown:
-            if not word.startswith("-"):
-                raise InputError(f"{word}: write all sources together, before or after the flags.")
-            flag = word.partition("=")[0]
-            hint = nearest(flag, (name for action in self._actions
-                                  for name in action.option_strings))
-            self.error(f"unrecognized arguments: {flag}" + (f"; did you mean {hint}?" if hint
-                                                             else ""))
-        return args
 
 
 def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespace:
@@ -74,8 +55,7 @@ def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespa
 
 def parser_of(settings: dict[str, Any], description: str | None) -> Parser:
     parser = Parser(description=description, epilog=EPILOG, add_help=False,
-                    usage="main.py [flags] [source ...]",
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+                    usage="main.py [flags] [source ...]")
     add_source_flags(parser, settings)
     add_model_flags(parser, settings)
     add_counting_flags(parser, settings)

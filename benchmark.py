@@ -38,6 +38,7 @@ from runtimes.simulated import PUBLISHED
 from runtimes.simulated_library import KINDS
 from sources import READERS
 from sources.names import hide
+from vision.command_line import Parser
 from vision.errors import InputError, ModelError
 
 # --------------------------------------------------------------------------------------------------
@@ -211,8 +212,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--model", "--modelPath", default=modelPath, help=f"the .rknn (default: {modelPath})")
     add("--func", help="Python file whose myFunc(rknn_lite, IMG) replaces func.py's")
@@ -243,7 +243,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--soak", type=int, metavar="FRAMES",
         help="instead of the table: memory over this many frames, with the first number of "
              "--threads")
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:

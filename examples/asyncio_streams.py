@@ -3,7 +3,6 @@
     python examples/asyncio_streams.py street.mp4 rtsp://192.168.1.20/live
     python examples/asyncio_streams.py                                     # the demo video, twice
 """
-import argparse
 import asyncio
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ with needed_packages():
     from rknnpool import rknnPoolExecutor
     from sources import open_source
     from sources.names import hide
+    from vision.command_line import Parser
     from vision.errors import InputError, ModelError
 
 modelPath = str(ROOT / "models/yolov8n_emoji.rknn")
@@ -46,10 +46,9 @@ async def main(addresses):
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("sources", nargs="*", default=cap, help="files, cameras or URLs")
-    return parser.parse_args()
+    return parser.parse()
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ with needed_packages():
     import results
     from results.console import say
     from sources.names import hide, is_camera, is_url, lower_scheme, name_streams, split_name
+    from vision.command_line import Parser
     from vision.errors import InputError
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
@@ -59,9 +60,8 @@ def is_scheduler(text: str) -> bool:
     return address is not None and not os.path.exists(text)
 
 
-def parser_of_flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of_flags() -> Parser:
+    parser = Parser(description=__doc__)
     # flags of main.py that arguments.check() and results/ expect
     parser.set_defaults(**{**arguments.unset(vars(main_py)), "headless": True})
     add = parser.add_argument
@@ -106,7 +106,7 @@ def parser_of_flags() -> argparse.ArgumentParser:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse and check the command line. Raises InputError."""
-    args = parser_of_flags().parse_args()
+    args = parser_of_flags().parse()
     args.scheduler = None
     if is_scheduler(args.sources[0]):
         args.scheduler = args.sources.pop(0)

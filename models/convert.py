@@ -40,10 +40,12 @@ with needed_packages():
     from onnx_model import Network, for_int8, model_input, read_network, set_normalisation
     from whole_file import replacing
 
+    import process
     import rknnpool
     from funcs import ultralytics
     from sources import list_pictures
     from sources.names import hide
+    from vision.command_line import Parser
     from vision.errors import InputError, ModelError
     from vision.model import FAMILIES, family
 
@@ -184,8 +186,7 @@ def check_out(out: Path, extension: str) -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("onnx", type=Path)
     add("--to", choices=("rknn", "tflite"), default="rknn",
@@ -210,7 +211,7 @@ def parse_arguments() -> argparse.Namespace:
         add(f"--{name}", type=float, nargs=3, metavar=tuple("RGB"),
             help=f"first write this {name} into the ONNX file")
     add("--out", type=Path, help="default: the ONNX file's name with .rknn or .tflite")
-    return parser.parse_args()
+    return parser.parse()
 
 
 def run(args: argparse.Namespace) -> None:
@@ -235,7 +236,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main() -> None:
     try:
-        with needed_packages():
+        with needed_packages(), process.repeated_interrupts():
             run(parse_arguments())
     except KeyboardInterrupt:
         sys.exit(130)

@@ -53,7 +53,7 @@ def build(network: Network, soc: str, pictures: Optional[Iterable[np.ndarray]] =
     """
     path, fixed = network.path, network.fixed
     rknn = import_toolkit()(verbose=False)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=place_without_spaces()) as folder:
         source, dataset = path, Path(folder) / "dataset.txt"
         if network.relative and not network.about.relative:
             import onnx
@@ -77,6 +77,12 @@ def build(network: Network, soc: str, pictures: Optional[Iterable[np.ndarray]] =
             if code:
                 raise InputError(f"{path}: {failure(step, soc, fixed=fixed)}")
     return rknn
+
+
+def place_without_spaces() -> Optional[str]:
+    """Where to create a temporary folder; None: in the default place. The toolkit splits the lines
+    of its list of pictures at spaces."""
+    return "/tmp" if re.search(r"\s", tempfile.gettempdir()) else None
 
 
 def save_inputs(network: Network, pictures: Iterable[np.ndarray], dataset: Path) -> None:

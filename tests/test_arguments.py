@@ -36,23 +36,10 @@ def test_help_has_groups_units_environment_variables_and_exit_codes(parse, capsy
     assert "RKNNPOOL_WEB_PASSWORD" in words and "130 after Ctrl-C" in words
 
 
-@pytest.mark.parametrize(
-    "words, expected",
-    [
-        (["--trak"], "--trak; did you mean --track?"),
-        (["--Headless"], "--Headless; did you mean --headless?"),
-        (["-quiet"], "-quiet; did you mean --quiet?"),
-        (["--conv=0.3"], "--conv; did you mean --conf?"),
-        (["--xyzzy"], "unrecognized arguments: --xyzzy. "),
-        (["a.mp4", "--track", "b.mp4"], "b.mp4: write all sources together"),
-        (["--loop", "--save", "x.mp4"], "--loop cannot be combined with --save"),
-        (["--loop", "--line", "a:0,0,1,1"], "--loop cannot be combined with --line"),
-    ],
-)
-def test_a_wrong_command_line_is_one_sentence_with_a_hint(parse, words, expected):
-    with pytest.raises(InputError) as error:
-        parse(*words)
-    assert expected in str(error.value) and "\n" not in str(error.value)
+@pytest.mark.parametrize("flag, value", [("--save", "x.mp4"), ("--line", "a:0,0,1,1")])
+def test_loop_is_refused_where_it_would_not_end_or_count_twice(parse, flag, value):
+    with pytest.raises(InputError, match=f"^--loop cannot be combined with {flag}: "):
+        parse("--loop", flag, value)
 
 
 @pytest.mark.parametrize(

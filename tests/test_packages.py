@@ -1,5 +1,6 @@
 """A package that is missing is named in one sentence, with a command that installs it."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,16 @@ def test_a_program_names_the_package_that_is_missing_and_how_to_install_it(scrip
         done.stderr.endswith(f"{packages.pip_install(name)}\n")
         for name in ("opencv-python", "numpy", "tqdm")
     ), done.stderr
+
+
+def test_ctrl_c_ends_a_program_at_once_while_it_imports():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with packages.needed_packages():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("script", ["asyncio_streams.py", "boards.py"])

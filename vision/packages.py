@@ -4,8 +4,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from typing import Iterator
 
@@ -48,7 +50,15 @@ def missing_package(what: str, error: ImportError) -> str:
 @contextlib.contextmanager
 def needed_packages() -> Iterator[None]:
     """Surrounds imports: if a package is missing, the program ends with a sentence and exit code 2.
+
+    Ctrl-C ends the program at once: during imports, Python loses some KeyboardInterrupts, and the
+    others end in a traceback.
     """
+    interrupt = signal.getsignal(signal.SIGINT)
+    ends = (interrupt is signal.default_int_handler
+            and threading.current_thread() is threading.main_thread())
+    if ends:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     except ImportError as error:
@@ -56,3 +66,6 @@ def needed_packages() -> Iterator[None]:
             raise
         print(missing_package(os.path.basename(sys.argv[0]), error), file=sys.stderr)
         sys.exit(2)
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, interrupt)
