@@ -1,15 +1,16 @@
 """--then MODEL@CLASS: a second model looks at each tracked object that the first one finds.
 
     steps = plan(["plate.rknn@car", "text.rknn@plate"], model, func, runtime=None)
-    models = SecondModels(steps, streams)  # stream.second.update(result) sets the attributes of
-    models.close()                         # result.detections
+    models = SecondModels(steps, streams)
+    streams[0].second.update(result)      # sets result.detections.attributes
+    models.close()
 
 An object is cut out of its frame and goes through the second model, on the same NPU. The answer
 comes some frames later. A video does not wait for it. A picture does, because its objects are in no
-other one. The answers about an object are voted on (votes.py).
+other picture. The answers about an object are voted on (votes.py).
 
-The second models give way: at most one crop per NPU core is in progress, and they use at most SHARE
-of the NPU's time and of Python's. Crops that have to be left out are counted.
+The first model comes first: at most one crop per NPU core is in progress, and the second models use
+at most MAX_LOAD of the time. Crops that have to be left out are counted.
 """
 from __future__ import annotations
 
@@ -25,16 +26,16 @@ import numpy as np
 import rknnpool
 import runtimes
 from results.second_steps import Step, cut
-from results.votes import Answer, Votes
+from results.votes import Answer, Votes, is_recent
 from vision.detections import Detections
 from vision.errors import InputError, ModelError
 
 # --------------------------------------------------------------------------------------------------
-SHARE = 0.08          # of the NPU's time, and of the time in which Python runs, for second models
-SAVED_SECONDS = 0.1   # of it that may be unused at first and used later
+MAX_LOAD = 0.08       # share of the NPU's time, and of Python's, that the second models may use
+MAX_CREDIT = 0.1      # seconds of it that they may save for later
 MIN_SIDE = 8          # pixels; smaller objects are left alone
 MAX_OBJECTS = 1000    # of a stream that are known at a time
-TRIAL_RUNS = 3        # of each second model before the first frame: how long does it take?
+TRIAL_RUNS = 3        # of each second model before the first frame, to measure how long one takes
 MAX_WAITING = 8       # crops of a stream that wait for a third model
 # --------------------------------------------------------------------------------------------------
 
@@ -42,17 +43,17 @@ ObjectVotes = Dict[Step, Votes]  # about one object; {} for an object without an
 
 
 class Crop(NamedTuple):
-    """What goes into a pool: part of a frame, and what has to be known when the answer comes."""
+    """What goes into a pool: part of a frame, and what its answer belongs to."""
     image: np.ndarray       # (h, w, 3) uint8 BGR
     step: Step
-    votes: ObjectVotes      # about its object
+    votes: ObjectVotes      # about the object
     side: float             # the longer side of the object's box in the frame, pixels
 
 
 # ---- the models, shared by all streams ----
 
 class SecondModels:
-    """The pools of all steps, and how much they may do. For any thread.
+    """The pools of all steps, and how much they may use. Any thread may call the methods.
 
     streams: get a SecondModel each, as `second`. runtime: a name, as --runtime takes it; a class
     with RKNNLite's methods; or None: the pool chooses. Raises InputError if a model cannot be
@@ -67,7 +68,7 @@ class SecondModels:
         self.in_progress = self.crops = self.left_out = self.failed = 0  # numbers of crops
         self.objects: Counter[str] = Counter()  # that got an answer, by the step's key
         self.cut_seconds = 0.0                  # CPU time in which crops were cut out
-        self.credit = 0.0                       # seconds that may be used now
+        self.credit = 0.0                       # seconds of MAX_LOAD that are not used yet
         try:
             for step in self.steps:
                 self._open(step, runtime)
@@ -91,19 +92,22 @@ class SecondModels:
     def may_start(self) -> bool:
         """Whether a crop may start now, so that the first model keeps its rate."""
         with self.lock:
-            now, used = time.perf_counter(), self._used_seconds()
-            self.credit += SHARE * (now - self.last_time) - (used - self.last_used)
-            self.credit = min(self.credit, SAVED_SECONDS)
-            self.last_time, self.last_used = now, used
+            self._update_credit()
             return self.in_progress < self.cores and self.credit > 0
 
+    def _update_credit(self) -> None:
+        now, used = time.perf_counter(), self._used_seconds()
+        self.credit += MAX_LOAD * (now - self.last_time) - (used - self.last_used)
+        self.credit = min(self.credit, MAX_CREDIT)
+        self.last_time, self.last_used = now, used
+
     def _used_seconds(self) -> float:
-        """Seconds so far of what the second models use most: the NPU or Python. Without an NPU, of
-        the CPU."""
+        """For how long the second models have used the NPU, or Python if that is longer. Without an
+        NPU: the CPU."""
         cpu = self.cut_seconds + sum(step.cpu_seconds for step in self.steps)
         if any(step.on_cpu for step in self.steps):
             return cpu / (os.cpu_count() or 1)
-        # A run also waits for the core to be free. The trial runs did not: the shortest counts.
+        # Every run counts like the shortest one: the others also wait for a core to be free.
         npu = sum(step.runs * step.npu_seconds for step in self.steps if step.runs)
         return max(npu / self.cores, cpu)
 
@@ -120,7 +124,7 @@ class SecondModels:
         with self.lock:
             self.in_progress -= 1
 
-    def leave_out(self, count: int = 1) -> None:
+    def count_left_out(self, count: int = 1) -> None:
         """Count crops that are left out."""
         with self.lock:
             self.left_out += count
@@ -188,19 +192,19 @@ class SecondModel:
         self.waiting: List[Crop] = []  # for a third model
 
     def update(self, result: Any) -> None:
-        """Set result.detections.attributes to the answers so far, and ask about some objects."""
+        """Set result.detections.attributes to the answers so far, and send some new crops."""
         found = result.detections
         if found is None or found.boxes is None:
             return
         if result.file is not None and not self.stream.live:
             votes = [self._new_votes() for _ in range(len(found))]
-            self._ask_and_wait(result, votes)
+            self._send_all_and_wait(result, votes)
         else:
             self._collect()
             ids = [-1] * len(found) if found.ids is None else found.ids.tolist()
             votes = [self._votes_of(track) for track in ids]
             self._start_waiting()
-            self._ask(result, votes)
+            self._send_due(result, votes)
         found.attributes = [best_answers(each) for each in votes]
 
     def _new_votes(self) -> ObjectVotes:
@@ -219,26 +223,28 @@ class SecondModel:
 
     # ---- video: nobody waits ----
 
-    def _ask(self, result: Any, votes: List[ObjectVotes]) -> None:
+    def _send_due(self, result: Any, votes: List[ObjectVotes]) -> None:
         """Send crops of the objects for which one is due: those with the fewest crops first, and of
         these the largest."""
         now = result.received if self.stream.live else result.time
-        busy = {id(crop.votes) for _, crop in self.started}  # the answer has not come yet
+        busy = {id(crop.votes) for _, crop in self.started}  # objects whose answer has not come yet
         due = [(step, index, side)
                for step, index, side in self._candidates(result.detections, votes)
                if id(votes[index]) not in busy and is_due(step, votes[index], now, side)]
 
         def order(candidate: Tuple[Step, int, float]) -> Tuple[int, float]:
             step, index, side = candidate
-            return votes[index][step].crops, -side
+            own = votes[index][step]
+            return 0 if own.has_grown(side) else own.crops, -side
 
         for step, index, side in sorted(due, key=order):
-            own = votes[index]
+            own = votes[index][step]
             if self.models.may_start():
-                own[step].asked_at(now, side)
-                self._start(self._crop(result, index, step, own, side))
-            elif own[step].left_out(now):
-                self.models.leave_out()
+                own.add_crop(now, side)
+                self._start(self._crop(result, index, step, votes[index], side))
+            elif not is_recent(own.last_left_out, now):  # it is due in every frame, but counts once
+                own.last_left_out = now
+                self.models.count_left_out()
 
     def _candidates(self, found: Detections, votes: Sequence[ObjectVotes]
                     ) -> List[Tuple[Step, int, float]]:
@@ -265,7 +271,7 @@ class SecondModel:
         while self.waiting and self.models.may_start():
             self._start(self.waiting.pop(0))
         if len(self.waiting) > MAX_WAITING:
-            self.models.leave_out(len(self.waiting) - MAX_WAITING)
+            self.models.count_left_out(len(self.waiting) - MAX_WAITING)
             del self.waiting[:-MAX_WAITING]
 
     def _collect(self) -> None:
@@ -273,13 +279,12 @@ class SecondModel:
         started, self.started = self.started, []
         for future, crop in started:
             if future.done():
-                self.waiting += self._answered(future, crop)
+                self.waiting += self._take_answer(future, crop)
             else:
                 self.started.append((future, crop))
 
-    def _answered(self, future: Future, crop: Crop) -> List[Crop]:
-        """Count the answer to a crop. Returns the crops of what was found in it, for the next
-        models."""
+    def _take_answer(self, future: Future, crop: Crop) -> List[Crop]:
+        """Count the answer to a crop. Returns crops of what was found in it for the next models."""
         votes, step = crop.votes, crop.step
         try:
             found = future.result()
@@ -301,14 +306,14 @@ class SecondModel:
 
     # ---- pictures: each waits for its answers ----
 
-    def _ask_and_wait(self, result: Any, votes: List[ObjectVotes]) -> None:
+    def _send_all_and_wait(self, result: Any, votes: List[ObjectVotes]) -> None:
         """Send a crop of each object, then those of what was found in these, and so on."""
         crops = [self._crop(result, index, step, votes[index], side)
                  for step, index, side in self._candidates(result.detections, votes)]
         while crops:
             started = [(self.models.start(crop), crop) for crop in crops]
             crops = [following for future, crop in started
-                     for following in self._answered(future, crop)]
+                     for following in self._take_answer(future, crop)]
 
 
 def best_answers(votes: ObjectVotes) -> Dict[str, Answer]:
@@ -319,14 +324,13 @@ def best_answers(votes: ObjectVotes) -> Dict[str, Answer]:
 
 def is_due(step: Step, votes: ObjectVotes, now: float, side: float) -> bool:
     """Whether another crop would help a step, or one that looks at what it finds."""
-    # A list, because due() has to notice for every step that the object has grown.
-    return any([votes[each].due(now, side) for each in step.chain()])
+    return any(votes[each].due(now, side) for each in step.chain())
 
 
 def next_crop(crop: Crop, child: Step, found: Detections) -> Optional[Crop]:
     """The crop for the next model, cut out of a crop: of the boxes of its classes, the one whose
     score times area is the largest. None if there is none."""
-    crop.votes[child].asked_at(crop.votes[crop.step].time or 0.0, crop.side)
+    crop.votes[child].add_crop(crop.votes[crop.step].last_crop or 0.0, crop.side)
     if found.boxes is None:
         return None
     wanted = [index for index, number in enumerate(found.classes.tolist())

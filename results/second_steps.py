@@ -98,7 +98,7 @@ def _split(text: str) -> Tuple[str, Optional[Set[str]]]:
 def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List[Step]
             ) -> Optional[Step]:
     """The Step that finds these classes, None for the first model, whose classes are `first`.
-    Raises InputError if no model finds them."""
+    Raises InputError if no model finds all of them."""
     if classes is None or classes <= first or not first:
         return None
     known = set(first)
@@ -107,7 +107,10 @@ def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List
         if classes <= found:
             return step
         known |= found
-    word = sorted(classes - known or classes)[0]
+    if classes <= known:
+        raise InputError(f"--then {text}: no model before it finds all of these classes. Name "
+                         "those of one model.")
+    word = min(classes - known)
     near = nearest(word, known)
     hint = f"; did you mean {near}?" if near else f". They find: {', '.join(sorted(known))}."
     raise InputError(f"--then {text}: no model before it finds {word}{hint}")
@@ -127,8 +130,8 @@ def cut(IMG: Picture, box: np.ndarray, func: Any) -> np.ndarray:
     """What a func file's model sees of a box: (h, w, 3) uint8 BGR, a copy.
 
     IMG: a Frame, or (h, w, 3) uint8 BGR; box: (4,) xyxy in pixels of the frame. The crop is a
-    square around the box, so large that the crop of a classifier keeps the box. With SQUARE = False
-    in the func file, it is the box with a small margin.
+    square around the box, with a margin, because classifiers see only the middle of a picture
+    (resnet.CROP). With SQUARE = False in the func file, it is the box with a small margin.
     """
     x1, y1, x2, y2 = box.tolist()
     width, height = x2 - x1, y2 - y1
@@ -150,7 +153,7 @@ def cut(IMG: Picture, box: np.ndarray, func: Any) -> np.ndarray:
 
 
 def _span(middle: float, length: float, end: int) -> Tuple[int, int]:
-    """The pixels from `first` to before `last` of a side of a crop, at least one, in 0..end."""
-    first = min(max(0, round(middle - length / 2)), end - 1)
-    last = max(first + 1, min(end, round(middle + length / 2)))
-    return first, last
+    """The first pixel of a crop's side, and the one after its last: within 0..end, and at least one
+    pixel long."""
+    start = min(max(0, round(middle - length / 2)), end - 1)
+    return start, max(start + 1, min(end, round(middle + length / 2)))

@@ -80,7 +80,7 @@ def step(detect=colour_of, key="colours", classes=None, parent=None, **about):
 def opened(runtime, monkeypatch):
     """opened(*steps, live=False): a stream with these second models, which may use all the time.
     They are closed at the end."""
-    monkeypatch.setattr(second_model, "SHARE", 1000.0)
+    monkeypatch.setattr(second_model, "MAX_LOAD", 1000.0)
     every = []
 
     def open_(*steps, live=False):
@@ -268,7 +268,7 @@ def test_the_objects_with_the_fewest_crops_come_first(opened, runtime):
 
 def test_the_second_model_uses_no_more_than_its_share(opened, runtime, monkeypatch):
     stream = opened(step())
-    monkeypatch.setattr(second_model, "SHARE", 0.0)
+    monkeypatch.setattr(second_model, "MAX_LOAD", 0.0)
     stream.models.credit = 0.0
     stream.second.update(result(stream, 0, (1, "car", 0, 40, "red")))
     assert runtime.asked == 0 and stream.models.left_out == 1
@@ -324,6 +324,12 @@ def test_a_class_of_an_earlier_second_model_makes_a_chain():
     detector = str(ROOT / "models/yolov8n_emoji.onnx")
     first, second = plan([f"{detector}@car", f"{SECOND}@dog"], *first_model(), "cpu")
     assert second.parent is first and first.children == [second]
+
+
+def test_classes_of_two_models_are_refused():
+    first, detector = Model("first.rknn", names=["plate"]), str(ROOT / "models/yolov8n_emoji.onnx")
+    with pytest.raises(InputError, match="no model before it finds all of these classes"):
+        plan([f"{detector}@plate", f"{SECOND}@plate,dog"], first, SimpleNamespace(), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -387,7 +393,7 @@ def test_the_demos_classifier_names_nine_of_ten_objects(opened, demo_truth, monk
     from vision.coco import COCO_CLASSES
     from vision.model import describe
 
-    monkeypatch.setattr(second_model, "SHARE", 1000.0)
+    monkeypatch.setattr(second_model, "MAX_LOAD", 1000.0)
     stream = SimpleNamespace(name="demo", live=False)
     one = Step(SECOND, SECOND, describe(SECOND), resnet, None, None)
     models = SecondModels([one], [stream], type("CPU", (cpu.RKNNLite,), {"NPU_CORES": 4}))

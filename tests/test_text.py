@@ -197,7 +197,7 @@ def test_words_on_the_streets_vans_are_read(ppocr, monkeypatch):
     a van, and another model reads it."""
     import street
 
-    monkeypatch.setattr(second_model, "SHARE", 1000.0)
+    monkeypatch.setattr(second_model, "MAX_LOAD", 1000.0)
     steps = plan(
         [f"{ppocr}/ppocr_det.onnx@truck", f"{ppocr}/ppocr_rec.onnx@text"],
         Model("first.rknn", names=["person", "truck"]),
