@@ -3,8 +3,7 @@
     yolo export model=yolo11n.pt format=rknn name=rk3588    # on a PC; format=onnx for the PC itself
     python main.py street.mp4 --model yolo11n_rknn_model    # on the board
 
-The layouts, where n is the number of cells, the sum of (width / s) * (height / s) over the strides
-s:
+The layouts, where n is the number of cells: (width / s) * (height / s), summed over the strides s:
 
     detect   (1, 4 + classes, n): x and y of the box's centre, its width and height, class scores
              after the sigmoid
@@ -56,6 +55,8 @@ NMS_THRESH = 0.7    # maximum overlap of two boxes of one class, as in Ultralyti
 FRAMES = True    # detect() takes frames as they are: see funcs/__init__.py
 TASKS = "detect", "segment", "pose", "obb"
 STRIDES = (8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32)    # of models with 3, 4, 2 heads
+COCO_POINTS = 17, 3    # key points, values of each
+MAX_ROWS, MAX_POINTS = 1000, 1000    # of an end2end export; a larger output has another layout
 
 Shape = Tuple[int, ...]
 
@@ -162,7 +163,7 @@ def layout_of(model: Any, shapes: Optional[Sequence[Shape]] = None) -> Optional[
     metadata = getattr(model, "metadata", {})
     name = os.path.basename(getattr(model, "path", "")).lower()
     about = [name, *(str(metadata.get(key, "")).lower() for key in ("head", "description"))]
-    if any(re.search("rt-?detr", text) for text in about):  # other rows than end2end's
+    if any(re.search("rt-?detr", text) for text in about):  # its rows only look like end2end's
         return None
     points = metadata.get("kpt_shape")
     points = tuple(points) if isinstance(points, (list, tuple)) and len(points) == 2 else None
@@ -173,9 +174,10 @@ def layout_of(model: Any, shapes: Optional[Sequence[Shape]] = None) -> Optional[
 
 def _task_of(model: Any) -> Optional[str]:
     """The task, from the model or else from its file's name."""
-    name = re.search("(seg|pose|obb)", os.path.basename(getattr(model, "path", "")).lower())
-    task = {"seg": "segment"}.get(name[1], name[1]) if name else None
-    return getattr(model, "task", None) or task
+    if getattr(model, "task", None):
+        return model.task
+    in_name = re.search("seg|pose|obb", os.path.basename(getattr(model, "path", "")).lower())
+    return {"seg": "segment"}.get(in_name[0], in_name[0]) if in_name else None
 
 
 def layout_of_shapes(shapes: Sequence[Shape], size: Tuple[int, int], task: Optional[str] = None,
@@ -184,55 +186,63 @@ def layout_of_shapes(shapes: Sequence[Shape], size: Tuple[int, int], task: Optio
     """The Layout of outputs with these shapes, or None.
 
     size: (width, height) of the input; task, names (how many), points (number of key points, values
-    of each): None if the model does not say it. Then it is guessed: 56 channels are one class and
-    17 key points with three values.
+    of each): None if the model does not say it. Then they are guessed. A dimension of 0 is open: an
+    export with dynamic=True.
     """
+    if task not in (None, *TASKS):
+        return None
     shapes = [tuple(shape[:3] if shape[3:] == (1,) else shape) for shape in shapes]
-    flat = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[0] == 1]
-    if len(flat) != 1 or len(shapes) > 2 or task not in (None, *TASKS):
+    found = _find_boxes(shapes)
+    if found is None:
         return None
-    boxes, coefficients = flat[0], 0
-    if len(shapes) == 2:
-        prototypes = shapes[1 - boxes]
-        coefficients = prototypes[1] if len(prototypes) == 4 else 0
-        if not coefficients or task not in (None, "segment"):
-            return None
+    boxes, coefficients = found
+    if coefficients and task is None:
         task = "segment"
-    elif task == "segment":
+    if bool(coefficients) != (task == "segment"):
         return None
-    kind, rest = _kind_of(shapes[boxes], size, task, names)
-    if kind == "":
+    if shapes[boxes][1:] == (0, 0):  # detect() looks again when it has the outputs
+        return Layout(task, "rows", 0, 0, 0, boxes) if task else None
+    kind, values = _kind_of(shapes[boxes], size, names)
+    task = task or _guess_task(kind, values, names, points)
+    if task == "pose":
+        points = points or _guess_points(values - (names or 1) * (kind == "columns"))
+    else:
+        points = (0, 0)
+    if points is None:
         return None
-    task = task or _guess_task(kind, rest, names, points)
-    if kind == "yolov5":
-        return Layout(task, kind, rest, 0, 0, boxes) if task == "detect" and rest > 0 else None
-    if task == "pose" and rest:
-        points = points or _guess_points(rest - (names or 1) * (kind == "columns"))
-    points = points if task == "pose" and points else (0, 0)
-    if task == "pose" and rest and not points[0]:
-        return None
-    classes = rest - {"segment": coefficients, "obb": 1}.get(task, points[0] * points[1])
-    fits = classes > 0 if kind == "columns" else classes == 0
-    open_rows = kind == "rows" and shapes[boxes][2] == 0
-    return Layout(task, kind, max(classes, 0), *points, boxes) if fits or open_rows else None
+    extra = {"segment": coefficients, "obb": 1}.get(task, points[0] * points[1])
+    classes = values - extra  # one score each; none in rows, which contain the best class instead
+    if kind == "rows" and classes == 0:
+        return Layout(task, kind, 0, *points, boxes)
+    if kind == "columns" and classes > 0 or kind == "yolov5" and classes > 0 and task == "detect":
+        return Layout(task, kind, classes, *points, boxes)
+    return None
 
 
-def _kind_of(shape: Shape, size: Tuple[int, int], task: Optional[str], names: Optional[int]
-             ) -> Tuple[str, int]:
-    """The kind of the output with the boxes ("" if it is none), and how many values each box has
-    besides its coordinates, and besides objectness (yolov5) or score and class (rows). A dimension
-    of 0 is open: exported with dynamic=True."""
+def _find_boxes(shapes: Sequence[Shape]) -> Optional[Tuple[int, int]]:
+    """The index of the output with the boxes, and the number of mask coefficients, which is 0
+    without an output of prototypes. None for other outputs."""
+    boxes = [index for index, shape in enumerate(shapes) if len(shape) == 3 and shape[0] == 1]
+    if len(boxes) != 1 or len(shapes) > 2:
+        return None
+    if len(shapes) == 1:
+        return boxes[0], 0
+    prototypes = shapes[1 - boxes[0]]
+    return (boxes[0], prototypes[1]) if len(prototypes) == 4 and prototypes[1] else None
+
+
+def _kind_of(shape: Shape, size: Tuple[int, int], names: Optional[int]) -> Tuple[str, int]:
+    """The kind of an output, see Layout, and how many values each box has besides its coordinates
+    and besides objectness (yolov5) or score and class (rows). The kind of other outputs is ""."""
     _, first, last = shape
     cells = _cells(size)
-    if first == last == 0:
-        return ("rows", 0) if task else ("", 0)
-    if first == 0 and names and last == 5 + names:
+    if first == 0 and names and last == 5 + names or first in [3 * count for count in cells]:
         return "yolov5", last - 5
     if last in (0, *cells):
         return "columns", first - 4
-    if first in [3 * count for count in cells]:
-        return "yolov5", last - 5
-    return ("rows", last - 6) if last < 6 + 3 * 1000 and first <= 1000 else ("", 0)
+    if first <= MAX_ROWS and last < 6 + 3 * MAX_POINTS:
+        return "rows", last - 6
+    return "", 0
 
 
 def _cells(size: Tuple[int, int]) -> Sequence[int]:
@@ -241,17 +251,18 @@ def _cells(size: Tuple[int, int]) -> Sequence[int]:
             for strides in STRIDES]
 
 
-def _guess_task(kind: str, rest: int, names: Optional[int], points: Optional[Tuple[int, int]]
+def _guess_task(kind: str, values: int, names: Optional[int], points: Optional[Tuple[int, int]]
                 ) -> str:
+    """The task of a model without prototypes that does not say it. values: see _kind_of()."""
     if kind == "yolov5":
         return "detect"
-    if kind == "rows":
-        return "pose" if rest == 51 and names in (None, 1) else "obb" if rest == 1 else "detect"
-    left = rest - (names or 0)
-    if (rest == 52 and names in (None, 1) or names and left == 51
-            or points and left == points[0] * points[1]):
+    besides_scores = values if kind == "rows" else values - (names or 1)
+    count, each = points or COCO_POINTS
+    if besides_scores == count * each:
         return "pose"
-    return "obb" if names and left == 1 else "detect"
+    if besides_scores == 1 and (names or kind == "rows"):  # the angle; or a second class
+        return "obb"
+    return "detect"
 
 
 def _guess_points(values: int) -> Optional[Tuple[int, int]]:

@@ -2,8 +2,8 @@
 
     python main.py street.mp4 --model yolo_nas_s.rknn
 
-The layout, where n is the number of cells, the sum of (width / s) * (height / s) over the strides
-s = 8, 16, 32:
+The layout, where n is the number of cells: (width / s) * (height / s), summed over the strides s of
+8, 16 and 32:
 
     (1, n, 4)        x1, y1, x2, y2 of each cell's box, in pixels of the model's input
     (1, n, classes)  scores, after the sigmoid
@@ -51,12 +51,12 @@ def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     if not possible:
         raise unknown_outputs(shapes, "funcs/yolo_nas.py reads boxes (1, n, 4) and scores (1, n, "
                                       "classes)")
-    first = possible[0]
+    index = possible[0]
     with np.errstate(over="ignore", invalid="ignore"):  # values of a broken model
-        boxes, classes, scores = decode(outputs[first], outputs[1 - first], settings)
+        boxes, classes, scores = decode(outputs[index], outputs[1 - index], settings)
     best = nms(boxes, classes, scores, settings)
     boxes = unletterbox(boxes[best], placement, IMG)
-    names = names_of(model, shapes[1 - first][2])
+    names = names_of(model, shapes[1 - index][2])
     return Detections(boxes, classes[best], scores[best], names).inside_frame()
 
 
@@ -64,10 +64,10 @@ def decode(boxes: Raw, scores: Raw, settings: Settings
            ) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes (k, 4) float32 xyxy in pixels of the model's input, classes (k,) int64 and scores (k,)
     float32, before NMS. boxes: (1, n, 4); scores: (1, n, classes)."""
-    columns = scores._replace(stored=scores.stored[0].T)        # (classes, n)
+    by_class = scores._replace(stored=scores.stored[0].T)        # (classes, n)
     # The best class alone rules out nearly all cells. Only the others are computed.
-    cells = np.flatnonzero(columns.highest() >= scores.threshold(settings.conf))
-    values = columns.columns(cells).floats()
+    cells = np.flatnonzero(by_class.highest() >= scores.threshold(settings.conf))
+    values = by_class.columns(cells).floats()
     corners = boxes.part(np.s_[0, cells]).floats()
     return corners, values.argmax(0), as_scores(values.max(0))
 
