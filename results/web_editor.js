@@ -1,5 +1,5 @@
-// The editor of --setup: lines and zones are drawn on a picture, confidence and classes chosen.
-// results/routes.py puts this file into the script of web.html.
+// The editor of --setup: draws lines and zones on a picture, and sets confidence and classes.
+// results/routes.py puts this file into web.html.
 
 Object.assign(words, chinese ? {
   line: "计数线", zone: "区域", freeze: "定格", name: "名称", delete: "删除",
@@ -22,8 +22,8 @@ Object.assign(words, chinese ? {
   drawLine: "Drag on the picture from one end of the line to the other.",
   drawZone: "Drag a rectangle on the picture. Then move its corners; the small dots become new "
             + "corners.",
-  hint: "Draw a line or a zone, or select one to move it. The arrow shows the side \"in\"; click it "
-        + "to turn it round.",
+  hint: "Draw a line or a zone, or select one to move it. The arrow shows the side \"in\"; click it"
+        + " to turn it round.",
   small: "Drag further: this is too small.",
   taken: "This name is in use.",
   unsaved: "Used now, not saved yet.",
@@ -53,15 +53,15 @@ function moved(points, dx, dy) {
   return points.map(([x, y]) => [clamp(x + dx), clamp(y + dy)]);
 }
 
-const setupOf = async tile => (await (await fetch(address("setup.json"))).json())[tile.name];
+const fetchState = async tile => (await (await fetch(address("setup.json"))).json())[tile.name];
 
 async function openEditor(tile) {
-  const state = await setupOf(tile);
+  const state = await fetchState(tile);
   if (!tile.editor) new Editor(tile, state);
 }
 
 // Draws on one stream's picture. Points are fractions of its width and height. Every change is sent
-// and used at once; "Save" makes it last.
+// and used at once; "Save" also writes it to the file.
 class Editor {
   constructor(tile, state) {
     this.tile = tile;
@@ -80,7 +80,7 @@ class Editor {
     });
     this.panel = element("div", tile.about, "setup");
     this.addControls(state);
-    this.take(state);
+    this.load(state);
     this.resized = new ResizeObserver(() => this.render());
     this.resized.observe(this.svg);
     choose();
@@ -122,8 +122,8 @@ class Editor {
     this.message.setAttribute("role", "status");
   }
 
-  // Show a state of the program, and forget what is drawn.
-  take(state) {
+  // Show a state of the program instead of what is drawn.
+  load(state) {
     this.shapes = [];
     for (const kind of ["line", "zone"]) {
       for (const [name, points] of Object.entries(state[`${kind}s`])) {
@@ -143,13 +143,13 @@ class Editor {
     this.draw(null);
   }
 
-  // Note a state that contains what is drawn.
+  // Note a state of the program that agrees with what is drawn.
   accept(state) {
     this.state = state;
     this.save.disabled = this.discard.disabled = state.saved;
   }
 
-  // What is neither a line nor a zone. null: the default, and all classes.
+  // Set the confidence (null: the default) and the classes (null: all).
   set({ conf = this.values.conf, classes = this.values.classes }) {
     this.values = { conf, classes };
     this.shownConf.textContent = Number(this.conf.value).toFixed(2);
@@ -162,7 +162,7 @@ class Editor {
     this.send("change");
   }
 
-  // What differs from the program's state: flags may have fixed the rest.
+  // What differs from the program's state. The rest is not sent: a flag may have fixed it.
   changes() {
     const shapes = { line: {}, zone: {} };
     for (const { kind, name, points } of this.shapes) shapes[kind][name] = points;
@@ -184,12 +184,12 @@ class Editor {
     const request = { method: "POST", headers, body: JSON.stringify(body) };
     const answer = await fetch(address("setup.json"), request);
     if (!answer.ok) {
-      if (answer.status === 409) this.take(await setupOf(this.tile));
-      if (answer.status === 400) this.take(this.state);  // a refused change is undone
+      if (answer.status === 409) this.load(await fetchState(this.tile));
+      if (answer.status === 400) this.load(this.state);  // a refused change is undone
       return this.say(await answer.text(), true);
     }
     const state = await answer.json();
-    if (action === "discard") this.take(state);
+    if (action === "discard") this.load(state);
     else this.accept(state);
     if (action === "reset") this.say(words.isReset);
     else if (save) this.say(words.saved);
@@ -301,7 +301,7 @@ class Editor {
       return this.say(words.small, true);
     }
     if (created) this.draw(null);
-    else if (moved) this.joinCorner(shape, index);
+    else if (moved) this.mergeCorner(shape, index);
     if (created || moved) this.send("change");
     this.render();
   }
@@ -321,7 +321,7 @@ class Editor {
   }
 
   // A corner of a zone that is dropped on its neighbour is deleted.
-  joinCorner(shape, index) {
+  mergeCorner(shape, index) {
     const { kind, points } = shape, count = points.length;
     if (kind !== "zone" || index === undefined || count < 4) return;
     const neighbours = [points[(index + 1) % count], points[(index + count - 1) % count]];
@@ -339,7 +339,7 @@ class Editor {
     for (const shape of [...this.shapes].sort(onTop)) this.show(shape);
   }
 
-  // What can be dragged or clicked. Flags fix all lines, or all zones.
+  // An invisible mark that can be dragged or clicked; none if a flag has fixed the lines or zones.
   grip(parent, tag, attributes, shape, part, index) {
     const fixed = `${shape.kind}s` in this.state.fixed;
     if (!fixed) svg(tag, parent, attributes).grip = { shape, part, index };
