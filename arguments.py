@@ -113,8 +113,8 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
         help="Python file that defines myFunc(rknn_lite, IMG) (default: func.py, or the file in "
         "funcs/ that can decode the model)")
     add("--names", metavar="FILE",
-        help="file with the class names of the model, one per line or as JSON (default: the names "
-        "in the model, or in a file beside it)")
+        help="file with the class names of the model, one per line, as JSON or as YAML (default: "
+        "the names in the model, or in a file beside it)")
     add("--classes", nargs="+", default=settings["classes"], metavar="CLASS",
         help="keep only these classes, by name or number (default: all)")
     add("--conf", type=float, default=settings["conf"], metavar="0..1",

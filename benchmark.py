@@ -34,6 +34,7 @@ with needed_packages():
 import measure
 import runtimes
 from process import stay_on_big_cores
+from results.console import prepare_output
 from runtimes.simulated import PUBLISHED
 from runtimes.simulated_library import KINDS
 from sources import READERS
@@ -247,6 +248,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    prepare_output()
     cv2.setNumThreads(1)  # as in main.py
     stay_on_big_cores()
     try:

@@ -161,7 +161,10 @@ class Meter:
 
 def usable_cpus() -> int:
     """Number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # another system, or a sandbox that forbids it
+        return os.cpu_count() or 1
 
 
 def add_streams(figures: Figures, streams: List[Any], now: float) -> Figures:

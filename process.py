@@ -81,9 +81,6 @@ def note_signals() -> list[int]:
 
 def leave(code: int) -> None:
     """End the process without waiting for threads that hang in a context or a source."""
-    for file in (sys.stdout, sys.stderr):
-        try:
-            file.flush()
-        except (OSError, ValueError):
-            pass
+    sys.stdout.flush()
+    sys.stderr.flush()
     os._exit(code)

@@ -33,7 +33,7 @@ with needed_packages():
     import main as main_py
     import process
     import results
-    from results.console import say
+    from results.console import prepare_output, say
     from sources.names import hide, is_camera, is_url, lower_scheme, name_streams, split_name
     from vision.command_line import Parser
     from vision.errors import InputError
@@ -240,6 +240,7 @@ def make_folder(path: str) -> None:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    prepare_output()
     try:
         args = parse_arguments()
         try:

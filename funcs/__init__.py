@@ -258,13 +258,15 @@ def default_conf(func: Any) -> Optional[float]:
 
 def class_ids(words: List[str], names: Any) -> Set[int]:
     """The numbers of classes given by name or number; a word may be a list with commas."""
-    pairs = names.items() if isinstance(names, dict) else enumerate(names)
-    numbers = {str(name): number for number, name in pairs}
-    found = set()
+    known_numbers = set(names) if isinstance(names, dict) else set(range(len(names)))
+    numbers: Dict[str, Set[int]] = {}  # of each name; two classes may have the same one
+    for number in known_numbers:
+        numbers.setdefault(str(names[number]), set()).add(number)
+    found: Set[int] = set()
     for text in words:
-        for word in [text] if text in numbers else text.split(","):
+        for word in [text] if text in numbers else map(str.strip, text.split(",")):
             if word in numbers:
-                found.add(numbers[word])
+                found |= numbers[word]
             elif not word.isdecimal():
                 known = ", ".join(numbers) or "not known; use numbers, or --names FILE"
                 hint = " (write sources before --classes)" if re.search(r"[./:]", word) else ""
@@ -272,7 +274,7 @@ def class_ids(words: List[str], names: Any) -> Set[int]:
                 raise InputError(f"--classes {word}: no such class{hint}" + (
                     f"; did you mean {near}?" if near else
                     f". The model's classes are: {known}."))
-            elif names and int(word) not in numbers.values():
+            elif names and int(word) not in known_numbers:
                 raise InputError(f"--classes {int(word)}: the model has {len(names)} classes, from "
                                  "0.")
             else:

@@ -124,6 +124,9 @@ def paths_to_save(args: Any, names: list[str], given: list[bool], sources: list[
     """
     if not args.save:
         return [None] * len(names)
+    if args.save in STDOUT:
+        raise InputError(f"--save {args.save}: only --json can write to stdout. Give the name of a "
+                         "file or folder.")
     saving = import_optional("results.save_paths", "--save")
     paths = saving.save_paths(args.save, names, given)
     files = [file for each in sources for file in (each if isinstance(each, list) else [each])]

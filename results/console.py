@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import os
 import sys
@@ -22,25 +23,42 @@ OURS = tuple(str(ROOT / name) for name in (
 PYTHONS = threading.__file__, os.path.dirname(concurrent.futures.__file__)
 
 
+class Output:
+    """stdout or stderr. A text that nobody reads any more (`| head`), or that a full disk does not
+    take, is dropped and does not end the program."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            self.file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 def prepare_output() -> None:
     """Make stdout and stderr take every text. Call it once, before anything is printed."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the shell closed it (>&-)
-            setattr(sys, name, open(os.devnull, "w"))
-        elif hasattr(getattr(sys, name), "reconfigure"):  # the terminal may lack some letters
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+        file = getattr(sys, name)
+        if file is None:  # the shell closed it (>&-)
+            file = open(os.devnull, "w")
+        elif hasattr(file, "reconfigure"):  # the terminal may lack some letters
+            file.reconfigure(errors="backslashreplace")
+        setattr(sys, name, Output(file))
 
 
 def say(text: str, file: Any = None) -> None:
-    """Print a line beside the progress bars, without passwords. file: sys.stdout unless given.
-
-    Nobody reading any more (`| head`) does not end the program.
-    """
-    try:
+    """Print a line beside the progress bars, without passwords. file: sys.stdout unless given."""
+    with contextlib.suppress(OSError, ValueError):  # in a program without prepare_output()
         tqdm.write(hide(text), file=file or sys.stdout)
         (file or sys.stdout).flush()
-    except (OSError, ValueError):  # ValueError: it is closed
-        setattr(sys, "stderr" if file else "stdout", open(os.devnull, "w"))
 
 
 class PoolMessages(logging.Handler):

@@ -168,6 +168,10 @@ class JSONLines:
         self.regular = stat.S_ISREG(os.fstat(self.file).st_mode)
         if path != "-" and self.regular:
             size = os.fstat(self.file).st_size
+            if size and os.pread(self.file, 1, 0) != b"{":
+                os.close(self.file)
+                raise InputError(f"--json {path}: this file contains no lines of JSON. Name "
+                                 "another one.")
             if size and os.pread(self.file, 1, size - 1) != b"\n":
                 self.before = b"\n"  # an earlier run was killed while it wrote the last line
 
@@ -191,9 +195,10 @@ class JSONLines:
 
     @property
     def saved(self) -> str:
-        """What has been saved: "results.jsonl: 600 lines". Empty for stdout."""
+        """What has been saved: "results.jsonl: 600 lines". Empty if it is not a file."""
         lines = "1 line" if self.count == 1 else f"{self.count} lines"
-        return f"{self.path}: {lines}" if self.count and self.path != "-" else ""
+        is_file = self.regular and self.path != "-"
+        return f"{self.path}: {lines}" if self.count and is_file else ""
 
     def _write_line(self, file: int, line: bytes) -> None:
         end, written = os.lseek(file, 0, os.SEEK_END) if self.regular else 0, 0

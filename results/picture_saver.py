@@ -36,6 +36,9 @@ class PictureSaver(Saver):
             raise InputError(f"--save {path}: {stream.name} has {len(sources)} pictures, so the "
                              "name must be that of a folder or a video.")
         self.targets = {os.path.join(path, name): name for name in names_below(sources)}
+        if self.folder and os.path.exists(path) and not os.path.isdir(path):
+            raise InputError(f"--save {path}: is not a folder. The name of a picture or video "
+                             "has an extension, such as .jpg or .mp4.")
         try:
             folder = path if self.folder else os.path.dirname(path) or "."
             os.makedirs(folder, exist_ok=True)

@@ -15,6 +15,7 @@ from typing import Any, Mapping
 
 from results.console import say
 from results.status import count_objects
+from sources.file_names import as_text
 
 MAX_IDENTITIES = 10000  # whose classes are known at a time
 MAX_CLASSES = 5         # of a classifier that are printed at the end
@@ -66,7 +67,7 @@ class Findings:
         if self.is_classifier and len(result.detections):
             best, score = result.detections.classes[0], result.detections.scores[0]
             text = f"{result.detections.name(int(best))} {score:.2f}"
-        say(f"{self.title}{result.file}: {text}")
+        say(f"{self.title}{as_text(result.file)}: {text}")
 
     def lines(self) -> list[str]:
         """What is printed at the end: no line or one."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sources.file_names import as_text
 from vision.errors import InputError
 
 
@@ -47,4 +48,6 @@ class UnsavedResults:
 
 def name(result: Any) -> str:
     """What the user calls a result: "0012.jpg", or "frame 12 of gate"."""
-    return result.file or f"frame {result.number} of {result.stream.name}"
+    if result.file:
+        return as_text(result.file)
+    return f"frame {result.number} of {result.stream.name}"

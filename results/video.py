@@ -9,6 +9,7 @@ A video has the original duration, also if frames were dropped.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from typing import Any, List, Optional, Union
 
@@ -105,8 +106,8 @@ class VideoSaver(Saver):
         check_writable(path)  # OpenCV would not say why it cannot write
         rate = self.stream.rate
         # An RTSP source may report its clock rate, 90,000, as its frame rate.
-        lowest, highest = (1, 240) if self.stream.live else (0.01, 1000)
-        self.fps = rate if lowest <= rate <= highest else 30.0
+        lowest, highest = (1, 240) if self.stream.live else (0.01, math.inf)
+        self.fps = min(rate, 1000) if lowest <= rate <= highest else 30.0
         if self.stream.max_fps:
             self.fps = min(self.fps, self.stream.max_fps)
         h, w = picture.shape[:2]

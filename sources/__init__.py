@@ -79,7 +79,7 @@ def open_source(source: Any, reader: str | None = None,
     if pictures is not None:
         return Pictures(pictures)
     if not os.path.exists(local_path(source)):
-        raise InputError(f"{as_text(local_path(source))}: no such file.")
+        raise InputError(f"{as_text(local_path(source))}: {reason(local_path(source))}.")
     return open_video(source, os.path.abspath(local_path(source)), reader, Timeouts(), max_fps)
 
 

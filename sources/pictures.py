@@ -24,6 +24,7 @@ def list_pictures(source: str) -> list[str] | None:
         # Hidden files are no pictures: macOS writes a ._IMG_1.jpg beside each IMG_1.jpg.
         found = sorted(os.path.join(source, name) for name in names_in(source)
                        if is_picture(name) and not name.startswith("."))
+        found = without_folders(found)
         if not found:
             raise InputError(f"{as_text(source)}: this folder contains no pictures "
                              f"({', '.join(PICTURES[:4])}, ...).")
@@ -34,9 +35,9 @@ def list_pictures(source: str) -> list[str] | None:
         return [source] if is_picture(source) else None
     numbered = re.fullmatch(r"(.*)%(0?)(\d{0,2})d(.*)", os.path.basename(source))
     if numbered:
-        found = find_numbered(os.path.dirname(source), *numbered.groups())
+        found = without_folders(find_numbered(os.path.dirname(source), *numbered.groups()))
     elif glob.has_magic(source):
-        found = sorted(filter(os.path.isfile, glob.glob(source)))
+        found = without_folders(sorted(glob.glob(source)))
         extension = os.path.splitext(source)[1]
         if not extension or glob.has_magic(extension):  # "*.gif" means all .gif files
             found = list(filter(is_picture, found))
@@ -56,6 +57,11 @@ def find_numbered(folder: str, before: str, zero: str, width: str, after: str) -
     matches = filter(None, map(pattern.fullmatch, names))
     return [os.path.join(folder, match.group())
             for match in sorted(matches, key=lambda match: int(match.group(1)))]
+
+
+def without_folders(paths: list[str]) -> list[str]:
+    """The paths that are not those of folders: a folder may be called day.jpg."""
+    return [path for path in paths if not os.path.isdir(path)]
 
 
 def names_in(folder: str) -> list[str]:

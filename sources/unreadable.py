@@ -34,8 +34,10 @@ def seems_video(path: str) -> bool:
 
 def reason(path: str, kind: str = "video", reader: str = "OpenCV") -> str:
     """Why a file is not a "video" or "picture": "not a video but a text file", ..."""
+    if not os.path.exists(path):
+        return "a link to a missing file" if os.path.islink(path) else "no such file"
     head, tail = ends_of(path)
-    if os.path.exists(path) and not os.access(path, os.R_OK):
+    if not os.access(path, os.R_OK):
         return "cannot be read (permission denied)"
     if os.path.isfile(path) and not os.path.getsize(path):
         return f"not a {kind}: the file is empty"
@@ -45,6 +47,9 @@ def reason(path: str, kind: str = "video", reader: str = "OpenCV") -> str:
         return f"not a {kind}: it contains only sound"
     if head and is_text(head):
         return f"not a {kind} but a text file"
+    if head[4:8] == b"ftyp" and b"moov" not in boxes_of(path):
+        return (f"not a {kind} that {reader} can read: the end of the file is missing, and with it "
+                "the index, as after a power cut or a download that did not finish")
     return f"not a {kind} that {reader} can read"
 
 
@@ -59,6 +64,21 @@ def is_sound(head: bytes, tail: bytes) -> bool:
     if tail and head[:4] == b"\x1aE\xdf\xa3":  # Matroska and WebM: the codecs of their tracks
         return b"A_" in head and b"V_" not in head
     return False
+
+
+def boxes_of(path: str) -> list[bytes]:
+    """The types of an MP4 file's outermost boxes (ISO 14496-12). moov is the index."""
+    types, position, length = [], 0, 8
+    with open(path, "rb") as file:
+        while length >= 8:
+            file.seek(position)
+            head = file.read(16)
+            length = int.from_bytes(head[:4], "big")
+            if length == 1:  # it does not fit into four bytes
+                length = int.from_bytes(head[8:], "big")
+            types.append(head[4:8])
+            position += length
+    return types
 
 
 def is_text(head: bytes) -> bool:

@@ -43,11 +43,26 @@ def test_loop_is_refused_where_it_would_not_end_or_count_twice(parse, flag, valu
 
 
 @pytest.mark.parametrize(
-    "word, near", [("persn", "person"), ("Car", "car"), ("traffic-light", "traffic light")]
+    "word, near",
+    [
+        ("persn", "person"),
+        ("Car", "car"),
+        ("traffic-light", "traffic light"),
+        ("安全帽子", "安全帽"),
+    ],
 )
 def test_a_wrong_class_name_suggests_the_nearest(word, near):
     with pytest.raises(InputError, match=f"{word}: no such class; did you mean {near}."):
-        funcs.class_ids([word], ["person", "car", "traffic light"])
+        funcs.class_ids([word], ["person", "car", "traffic light", "安全帽", "反光衣"])
+
+
+@pytest.mark.parametrize(
+    "word, numbers",
+    [("crane", {0, 2}), ("crane, car", {0, 1, 2}), ("2", {2}), ("1,crane", {0, 1, 2})],
+)
+def test_classes_are_chosen_by_name_or_number_and_all_of_one_name(word, numbers):
+    """ImageNet has two classes called crane."""
+    assert funcs.class_ids([word], ["crane", "car", "crane"]) == numbers
 
 
 @pytest.mark.parametrize(

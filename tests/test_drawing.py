@@ -185,6 +185,40 @@ def test_names_in_other_scripts_are_drawn_or_replaced_by_numbers_with_one_messag
         label.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "text, without",
+    [("🚗 car", "car"), ("ไทย", "7"), ("人 🚗", "人"), ("שלום", "7"), ("a مرحبا", "a")],
+)
+def test_letters_that_opencv_5_cannot_draw_are_no_question_marks(monkeypatch, text, without):
+    if not labels.is_opencv_5():
+        pytest.skip("needs OpenCV 5")
+    printed = set()
+    monkeypatch.setattr(labels, "print_once", printed.add)
+    monkeypatch.setattr(labels, "FONTS", ())  # Pillow has no font
+    monkeypatch.setattr(labels, "_font", lambda letters, height: None)
+    drawn = labels.text_label(text, 0.6, (0, 0, 0), (255, 255, 255), 7)
+    expected = labels.text_label(without, 0.6, (0, 0, 0), (255, 255, 255), 7)
+    np.testing.assert_array_equal(drawn, expected)
+    assert len(printed) == 1 and "cannot draw all letters" in printed.pop()
+
+
+@pytest.mark.parametrize("text", ["Œuf ½ µ", "日本語かな", "한국어", "Привет", "tiếng Việt"])
+def test_letters_that_opencv_5_draws_need_no_pillow(monkeypatch, text):
+    if not labels.is_opencv_5():
+        pytest.skip("needs OpenCV 5")
+    monkeypatch.setattr(labels, "print_once", pytest.fail)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    labels.text_label(text, 0.6, (0, 0, 0), (255, 255, 255), 7)
+
+
+def test_a_name_is_drawn_the_same_if_its_accents_are_letters_of_their_own():
+    """As macOS writes file names."""
+    one, other = (
+        labels.text_label(text, 0.6, (0, 0, 0), (255,) * 3, 7) for text in ("\u00e9", "e\u0301")
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 def test_masks_are_half_transparent_and_change_no_other_pixel():
     IMG = np.full((120, 160, 3), 100, np.uint8)
     mask = np.zeros((40, 50), np.uint8)

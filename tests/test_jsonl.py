@@ -105,6 +105,14 @@ def test_lines_are_appended_and_an_incomplete_last_line_is_ended(main_py, clip, 
     assert lines[:2] == ['{"frame": 1}', '{"fra'] and len(lines) == 47
 
 
+def test_json_is_not_appended_to_a_file_of_another_kind(tmp_path):
+    """As with `--json photo.jpg`, where the name of the file was forgotten."""
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(InputError, match="photo.jpg: this file contains no lines of JSON"):
+        JSONLines(str(tmp_path / "photo.jpg"))
+    assert (tmp_path / "photo.jpg").read_bytes() == b"\xff\xd8\xff"
+
+
 def test_a_func_file_without_detections_is_refused(main_py, clip, plain_func, tmp_path):
     done = main_py(clip, "--headless", "--func", plain_func, "--json", tmp_path / "out.jsonl")
     assert done.returncode == 2

@@ -407,6 +407,22 @@ def test_names_as_json_are_read(tmp_path, text, names, encoding):
     assert describe(rknn(tmp_path / "m.rknn"), "rk3588").names == names
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "names: [狗, dog]",
+        "train: images\nnc: 2\nnames:  # a data set's\n  - 狗\n  - dog\n",
+        "names:\n  0: 狗\n  '1': dog\n",
+        "- 狗\n- dog\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "gbk"])
+def test_names_as_yaml_are_read(tmp_path, text, encoding):
+    (tmp_path / "data.yaml").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    names = read_names(tmp_path / "data.yaml")
+    assert [names[number] for number in range(2)] == ["狗", "dog"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "gbk", "utf-16"])
 def test_quoted_numbers_and_other_encodings_in_a_metadata_yaml_are_read(tmp_path, encoding):
     text = "names:\n  '0': 狗\n  '1': dog\n"
@@ -421,18 +437,27 @@ def test_quoted_numbers_in_an_onnx_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["m.txt", "names.txt", "labels.json", "metadata.yaml"])
-def test_a_names_file_that_cannot_be_read_is_reported(tmp_path, name):
-    (tmp_path / name).write_bytes("names: café\nVélo".encode("latin-1"))
+@pytest.mark.parametrize("text, encoding", [("café\nVélo", "latin-1"), ("類別\n機車", "big5")])
+def test_a_names_file_that_cannot_be_read_is_reported(tmp_path, name, text, encoding):
+    (tmp_path / name).write_bytes(f"names: {text}".encode(encoding))
     model = describe(rknn(tmp_path / "m.rknn"), "rk3588")
     (warning,) = problems(model, "rk3588", "none")
     assert str(tmp_path / name) in warning and "UTF-8" in warning and model.names is None
 
 
-def test_a_damaged_metadata_yaml_is_reported(tmp_path):
-    (tmp_path / "metadata.yaml").write_text("names: [a, b")
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("names: [a, b", "not valid YAML"),
+        ("names: names.txt", "its names are neither a list nor a dict"),
+        ("names: {zero: a}", "its names are neither a list nor a dict"),
+    ],
+)
+def test_a_metadata_yaml_without_readable_names_is_reported(tmp_path, text, expected):
+    (tmp_path / "metadata.yaml").write_text(text)
     model = describe(rknn(tmp_path / "m.rknn"), "rk3588")
     (warning,) = problems(model, "rk3588", "none")
-    assert "metadata.yaml: not valid YAML" in warning
+    assert f"metadata.yaml: {expected}" in warning and model.names is None
 
 
 def test_the_names_file_of_the_model_comes_first(tmp_path):
@@ -642,6 +667,7 @@ def test_a_missing_path_is_reported(tmp_path, name):
         (b"[]", "no class names"),
         (b'{"cat": "dog"}', "no class names"),
         (b'[{"id": 1}]', "no class names"),
+        (b"\xef\xbb\xbf", "no class names"),
     ],
 )
 def test_an_invalid_names_file_is_reported(tmp_path, content, expected):

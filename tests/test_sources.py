@@ -298,6 +298,21 @@ def test_hidden_files_of_a_folder_are_no_pictures(tmp_path):
     assert sources.open_source(tmp_path / "*.jpg").total == 2
 
 
+@pytest.mark.parametrize("pattern", ["", "*.jpg", "%d.jpg"])
+def test_a_folder_named_like_a_picture_is_no_picture_and_a_broken_link_is_reported(
+    tmp_path, pattern
+):
+    cv2.imwrite(str(tmp_path / "1.jpg"), np.zeros((4, 6, 3), np.uint8))
+    (tmp_path / "2.jpg").mkdir()
+    (tmp_path / "3.jpg").symlink_to("none")
+    opened = sources.open_source(tmp_path / pattern)
+    assert opened.total == 2 and opened.read().shape == (4, 6, 3)
+    with pytest.raises(InputError, match="3.jpg: a link to a missing file."):
+        opened.read()
+    with pytest.raises(InputError, match="3.jpg: a link to a missing file."):
+        sources.open_source(tmp_path / "3.jpg")
+
+
 def test_files_in_dev_shm_are_files(clip):
     if not os.path.isdir("/dev/shm"):
         pytest.skip("this system has no /dev/shm")

@@ -138,6 +138,17 @@ def test_identities_beyond_the_limit_are_still_counted(monkeypatch):
     assert stream_of(frames, tracker=True).lines() == ["gate: 9 tracked objects: car 9"]
 
 
+def test_a_file_name_in_another_encoding_than_the_locales_is_printed_as_text(printed):
+    of = fakes.stream()
+    of.tracker, of.lines, of.loop = None, None, False
+    for name in ("街.jpg".encode(), b"caf\xe9.jpg"):
+        result = fakes.result(of, [(1, "car", 0)])
+        result.file = name.decode("ascii", "surrogateescape")  # as Python names it with LC_ALL=C
+        Findings(of).update(result)
+    expected = "街.jpg" if sys.getfilesystemencoding() == "utf-8" else printed[0].partition(":")[0]
+    assert printed == [f"{expected}: car 1", "caf\\xe9.jpg: car 1"]
+
+
 def test_a_classifiers_best_classes_are_named(printed):
     of = fakes.stream()
     of.tracker, of.lines, of.loop = None, None, False

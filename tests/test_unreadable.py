@@ -28,6 +28,14 @@ SIZE = bytes(len(FRAME) >> shift & 127 for shift in (21, 14, 7, 0))
 MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
 
 
+FTYP = box(b"ftyp", b"isom\0\0\2\0")
+CUT_OFF = FTYP + box(b"free") + box(b"mdat", bytes(range(256)) * 9)
+MISSING_END = (
+    "not a video that OpenCV can read: the end of the file is missing, and with it the index, "
+    "as after a power cut or a download that did not finish"
+)
+
+
 @pytest.mark.parametrize(
     "name, content, expected",
     [
@@ -41,6 +49,9 @@ MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
         ("cover.mp3", MP3, "not a video: it contains only sound."),
         ("other.mp4", bytes(range(256)) * 9, "not a video that OpenCV can read."),
         ("m.rknn", b"RKNN\0", "not a video but a model, which main.py takes with --model."),
+        ("cut.mp4", CUT_OFF, f"{MISSING_END}."),
+        ("cut_4gb.mp4", FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**33) + b"\1", f"{MISSING_END}."),
+        ("damaged.mp4", CUT_OFF + box(b"moov", b"\1"), "not a video that OpenCV can read."),
     ],
 )
 def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, content, expected):

@@ -85,11 +85,13 @@ def path(request, tmp_path, monkeypatch):
         # rates that MPEG-4 cannot express
         (False, 66.667, [number / 66.667 for number in range(200)]),
         (False, 211.222, [number / 211.222 for number in range(600)]),
+        # the rate of a file with irregular times, according to its reader
+        (False, 90000, [number / 50 for number in range(100)]),
         # a browser's recording, whose rate is the unit of its timestamps
         (False, 1000, [number // 3 / 10 + number % 3 * 0.033 for number in range(60)]),
     ],
     ids=["slow", "away", "90000", "fast", "0.5", "300", "failed", "no clock"]
-    + ["66.667", "211.222", "1000"],
+    + ["66.667", "211.222", "irregular", "1000"],
 )
 def test_a_saved_video_has_the_original_duration(path, live, rate, times):
     saved(path, times, live=live, rate=rate)
@@ -367,6 +369,8 @@ def test_pictures_are_saved_in_a_folder_under_their_names(
         ("shots", "this folder is a source"),
         ("out.jpg", "shots has 3 pictures"),
         ("there", "contains img_001.png already. --overwrite replaces it"),
+        ("file", "is not a folder"),
+        ("/dev/stdout", "only --json can write to stdout"),
         (
             "out.gif",
             "must end in .mp4, .avi or .mkv, for pictures also in .jpg or .png, or be a folder",
@@ -378,6 +382,7 @@ def test_overwriting_and_invalid_names_are_refused(
 ):
     (tmp_path / "there").mkdir()
     (tmp_path / "there/img_001.png").write_text("precious")
+    (tmp_path / "file").touch()
     done = main_here(shots, "--headless", "--func", plain_func, "--save", tmp_path / save)
     assert done.returncode == 2 and expected in done.stderr, done.stderr
     assert (tmp_path / "there/img_001.png").read_text() == "precious"

@@ -42,30 +42,53 @@ def label(text: str, number: int, size: float) -> np.ndarray:
 def text_label(text: str, size: float, paint: Colour, ink: Colour, instead: Any) -> np.ndarray:
     """A text as a picture, (h, w, 3) uint8 BGR. size: OpenCV's font scale.
 
-    Before OpenCV 5 its font has only ASCII letters. Other letters are drawn with Pillow, if it is
-    installed and this machine has a font with them. If not, they are left out, `instead` comes
-    first if no letter is left, and a message is printed once.
+    A text with letters that OpenCV's font lacks is drawn with Pillow, if it is installed and this
+    machine has a font with all of them. If not, they are left out, `instead` comes first if no
+    letter is left, and a message is printed once.
     """
     font = cv2.FONT_HERSHEY_SIMPLEX
-    if not text.isascii() and int(cv2.__version__.split(".")[0]) < 5:
+    text = unicodedata.normalize("NFC", text)
+    if not all(map(opencv_draws, text)):
         try:
             return text_picture(text, round(30 * size), paint, ink)
         except ImportError:
             print_once(f"OpenCV {cv2.__version__} cannot draw all letters of the class names, "
-                       "lines and zones, and leaves them out. OpenCV 5 can draw them, and so can "
-                       f"Pillow ({pip_install('pillow')}) with a font that has them (apt install "
-                       "fonts-noto-cjk).")
-            text = in_ascii(text, instead)
+                       "lines and zones, and leaves them out. To draw them, install Pillow "
+                       f"({pip_install('pillow')}) and a font that has them (apt install "
+                       f"fonts-noto-cjk){'' if is_opencv_5() else ', or OpenCV 5'}.")
+            text = drawable(text, instead)
     (w, h), baseline = cv2.getTextSize(text, font, size, 1)
     picture = np.full((h + baseline + 2, w + 1, 3), paint, np.uint8)
     return cv2.putText(picture, text, (0, h + 1), font, size, ink, 1, cv2.LINE_AA)
 
 
-def in_ascii(text: str, instead: Any) -> str:
-    """A text without accents and without letters that are not ASCII: "café 0.90" becomes
-    "cafe 0.90". If no letter is left, `instead` comes first, such as a class number: "0 0.90"."""
-    letters = unicodedata.normalize("NFKD", text)
-    text = "".join(letter for letter in letters if letter.isascii()).strip()
+def is_opencv_5() -> bool:
+    return int(cv2.__version__.split(".")[0]) >= 5
+
+
+def opencv_draws(letter: str) -> bool:
+    """Whether OpenCV draws a letter. Before version 5 its font has only ASCII."""
+    return letter.isascii() or is_opencv_5() and _opencv_5_draws(letter)
+
+
+@functools.lru_cache(maxsize=None)
+def _opencv_5_draws(letter: str) -> bool:
+    """It draws a question mark for a letter that it lacks, and Arabic and Hebrew from left to
+    right."""
+    empty = np.zeros((40, 60), np.uint8)
+    lacking, drawn = (cv2.putText(empty.copy(), text, (5, 30), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 255)
+                      for text in ("?", letter))
+    return (unicodedata.bidirectional(letter) not in ("R", "AL")
+            and not np.array_equal(lacking, drawn))
+
+
+def drawable(text: str, instead: Any) -> str:
+    """A text without the letters that OpenCV cannot draw, and without the accents of letters that
+    it draws only without: before OpenCV 5, "café 0.90" becomes "cafe 0.90". If no letter is left,
+    `instead` comes first, such as a class number: "0 0.90"."""
+    parts = [letter if opencv_draws(letter) else unicodedata.normalize("NFKD", letter)
+             for letter in text]
+    text = "".join(filter(opencv_draws, "".join(parts))).strip()
     return text if any(letter.isalpha() for letter in text) else f"{instead} {text}".strip()
 
 

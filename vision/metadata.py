@@ -9,8 +9,7 @@ import os
 from typing import Any, Dict, List, Sequence, Tuple
 
 from vision.errors import InputError
-from vision.names_file import names_of, read_text
-from vision.packages import pip_install
+from vision.names_file import names_of, parse_yaml, read_text
 
 TASKS = ("detect", "segment", "pose", "obb", "classify")
 
@@ -25,20 +24,20 @@ def read_yaml(stem: str, warnings: List[str]) -> Tuple[Dict[str, Any], str]:
         if not os.path.isfile(path):
             continue
         try:
-            import yaml
-        except ImportError:
-            raise InputError(f"{path}: cannot be read because PyYAML is not installed: "
-                             f"{pip_install('pyyaml')}") from None
-        try:
-            content = yaml.safe_load(read_text(path))
+            text = read_text(path)
         except InputError as error:
             warnings.append(str(error))
             continue
-        except Exception as error:  # PyYAML raises many
-            warnings.append(f"{path}: not valid YAML ({str(error).splitlines()[0]}).")
+        try:
+            content = parse_yaml(text, path)
+        except ValueError as error:
+            warnings.append(str(error))
             continue
         # Ultralytics' yolo11n.yaml describes the network; it is not metadata.
         if isinstance(content, dict) and "backbone" not in content:
+            if content.get("names") and names_in(content) is None:
+                warnings.append(f"{path}: its names are neither a list nor a dict from numbers to "
+                                f"names; they are ignored.")
             return {key: value for key, value in content.items() if isinstance(key, str)}, path
     return {}, ""
 

@@ -1,4 +1,4 @@
-"""Class names in a file: one per line or as JSON, in UTF-8, UTF-16 or GBK."""
+"""Class names in a file: one per line, as JSON or as YAML, in UTF-8, UTF-16 or GBK."""
 from __future__ import annotations
 
 import ast
@@ -8,22 +8,26 @@ import unicodedata
 from typing import Any, Dict, List
 
 from vision.errors import InputError
+from vision.packages import pip_install
 
 
 def read_names(path: str | os.PathLike[str]) -> List[str] | Dict[int, str]:
     """The class names in a file, by number: a list, or a dict if numbers are left out.
 
-    The file has one name per line, or is JSON: a list, a dict from numbers to names or from names
-    to numbers, or an object with such a list or dict as "names". Raises InputError if it has no
-    names.
+    The file has one name per line, or is JSON or YAML (.yaml): a list, a dict from numbers to names
+    or from names to numbers, or an object with such a list or dict as "names". Raises InputError if
+    it has no names.
     """
     text = read_text(path).rstrip()
-    json_text = text.lstrip()
-    if json_text[:1] + json_text[-1:] in ("[]", "{}"):
-        names = names_of(_parse(json_text))
+    json_text, is_yaml = text.lstrip(), os.fspath(path).lower().endswith((".yaml", ".yml"))
+    if is_yaml or json_text[:1] + json_text[-1:] in ("[]", "{}"):
+        try:
+            names = names_of(parse_yaml(text, path) if is_yaml else _parse(json_text))
+        except ValueError as error:
+            raise InputError(str(error)) from None
         if names is None:
             raise InputError(f"{path}: contains no class names: neither one per line nor a list "
-                             f"or dict of names as JSON.")
+                             f"or dict of names as JSON or YAML.")
         return names
     lines = [line.strip() for line in text.splitlines()]
     if not any(lines):
@@ -39,6 +43,20 @@ def _parse(text: str) -> Any:
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
     return None
+
+
+def parse_yaml(text: str, path: str | os.PathLike[str]) -> Any:
+    """The content of a YAML file. Raises ValueError with a sentence if it is not valid, and
+    InputError if PyYAML is missing."""
+    try:
+        import yaml
+    except ImportError:
+        raise InputError(f"{path}: cannot be read because PyYAML is not installed: "
+                         f"{pip_install('pyyaml')}") from None
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises many
+        raise ValueError(f"{path}: not valid YAML ({str(error).splitlines()[0]}).") from None
 
 
 def names_of(names: Any) -> List[str] | Dict[int, str] | None:
@@ -80,7 +98,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or str(error)).lower()}.") from None
     text = _decode(content)
-    if text is None or any(unicodedata.category(char) == "Cc"  # control characters
+    # Control characters; those that are private or that do not exist come of Big5 read as GBK.
+    if text is None or any(unicodedata.category(char) in ("Cc", "Co", "Cn")
                            for char in set(text) - set("\t\n\r\f\v\x1a")):
         raise InputError(f"{path}: cannot be read as text: it is neither UTF-8 nor UTF-16 nor GBK. "
                          f"Save it as UTF-8.")
