@@ -1,6 +1,6 @@
 """What convert.py --to tflite does: an ONNX model to a .tflite for the open driver.
 
-It needs onnx2tf and TensorFlow, in an environment of its own (README.md beside this file).
+It needs onnx2tf and TensorFlow, in an environment of its own (docs/runtimes.md).
 Weights and layers become 8 bits with one scale per tensor, because Mesa's Teflon takes nothing
 else, and unsigned, because its rocket driver computes only these correctly (driver_fixes.py). A zip
 with metadata.json is appended, as in Ultralytics' own .tflite: names, task, mean, std, and the
