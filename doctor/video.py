@@ -137,8 +137,8 @@ def _import_error(module: str) -> str:
         if done.returncode == 0:
             return ""
         why = f"({(done.stderr.strip().splitlines() or [f'code {done.returncode}'])[-1]})"
-    return (f"{module} cannot be imported {why}: {sys.executable} -m pip install --force-reinstall "
-            "pyav-rkmpp")
+    return (f"{module} cannot be imported {why}: "
+            f"{pip_install('--force-reinstall', 'pyav-rkmpp')}")
 
 
 def display() -> Line:

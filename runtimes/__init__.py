@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import platform
 import sys
 from typing import Any
 
@@ -11,6 +12,7 @@ from runtimes.old_wheel import without_leak
 from vision import model as models
 from vision.errors import InputError
 from vision.model import LIBRARY, Model
+from vision.packages import pip_install
 
 RUNTIMES = {"wheel": ("rknnlite.api", "rknn-toolkit-lite2 is not installed"),
             "library": ("runtimes.librknnrt", "runtimes/librknnrt.py cannot be imported"),
@@ -36,7 +38,9 @@ def by_name(name: str | None) -> Any:
     try:
         runtime = importlib.import_module(module).RKNNLite
     except ImportError as error:
-        raise InputError(f"--runtime {name}: {problem} ({error}).") from None
+        wheel_exists = platform.machine() == "aarch64" and sys.version_info < (3, 13)
+        how = pip_install("rknn-toolkit-lite2") if name == "wheel" and wheel_exists else error
+        raise InputError(f"--runtime {name}: {problem} ({how}).") from None
     return without_leak(runtime) if name == "wheel" else runtime
 
 

@@ -143,8 +143,8 @@ class _Input:
 # What ONNX Runtime says of a model that it cannot open: a pattern, the reason, and what to do.
 REASONS = (
     (r"ir.version|opset \d+ is under dev|opset.*unsupported",
-     f"it is newer than ONNX Runtime {{}}: {pip_install('-U', 'onnxruntime')}, or export it with "
-     "opset=17"),
+     f"it is newer than ONNX Runtime {{}}: update that ({pip_install('-U', 'onnxruntime')}), or "
+     "export the model with opset=17"),
     (r"external (data|initializer)|open file .* failed",
      "its weights are in a separate file, which must lie beside it, complete and under its "
      "original name: copy that file, too, or export the model into one file"),
@@ -200,7 +200,7 @@ class RKNNLite:
             import onnxruntime
         except ImportError:
             return self._fail(f"{why}, and onnxruntime, which runs models on the CPU, is not "
-                              f"installed: {pip_install('onnxruntime')}")
+                              f"installed ({pip_install('onnxruntime')})")
         options = onnxruntime.SessionOptions()
         # One thread per context, because the pool runs several contexts: on 2 cores, 3 contexts
         # made 44 FPS with one thread each and 25 FPS with two.

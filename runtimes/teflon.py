@@ -130,9 +130,9 @@ class RKNNLite:
             from ai_edge_litert import interpreter as litert
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError)
-            what = "is not installed" if missing else f"cannot be imported ({error})"
+            what = "is not installed" if missing else f"cannot be imported: {error}"
             return self._fail(f"ai-edge-litert, which runs .tflite models (Python 3.9 or later), "
-                              f"{what}: {pip_install('ai-edge-litert')}")
+                              f"{what} ({pip_install('ai-edge-litert')})")
         with RKNNLite._starting:
             try:
                 interpreter, sentence = self._open(litert, self._path)

@@ -23,9 +23,9 @@ SCRIPTS = [
         if "__main__" in path.read_text()
     ),
 ]
-# Runs a program as if no package were installed.
+# Runs a program as if no package but pip were installed.
 BARE = """
-import runpy, sys
+import pip, runpy, sys
 sys.path = [path for path in sys.path if "-packages" not in path]
 sys.argv = sys.argv[1:]
 sys.path[0] = sys.argv[0].rpartition("/")[0]
@@ -74,6 +74,27 @@ def test_a_flag_names_the_package_that_it_needs(monkeypatch):
         results.import_optional("sources.pyav", "--reader av")
     assert str(caught.value).startswith("--reader av needs the package av")
     assert str(caught.value).endswith(f"{sys.executable} -m pip install av")
+
+
+def test_no_package_is_named_for_a_module_that_python_itself_lacks():
+    """As in a Python that was built without the headers of SQLite."""
+    if sys.version_info < (3, 10):
+        pytest.skip("needs Python 3.10")
+    printed = packages.missing_package("--setup", ModuleNotFoundError(name="_sqlite3"))
+    assert f"Python's own module _sqlite3, which {sys.executable} lacks." in printed
+
+
+def test_in_an_environment_without_pip_the_command_is_one_of_uv(monkeypatch):
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    assert packages.pip_install("av") == f"uv pip install --python {sys.executable} av"
+
+
+@pytest.mark.parametrize("runtime, package", [("cpu", "onnxruntime"), ("teflon", "ai_edge_litert")])
+def test_no_full_stop_is_glued_to_the_command(main_here, monkeypatch, runtime, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    done = main_here("models/result.jpg", "--runtime", runtime, "--threads", "1")
+    command = packages.pip_install(package.replace("_", "-"))
+    assert done.returncode == 2 and done.stderr.endswith(f" ({command}).\n"), done.stderr
 
 
 def test_the_command_can_be_typed_if_the_path_contains_a_space(monkeypatch):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shlex
 import signal
@@ -25,6 +26,8 @@ def pip_install(*arguments: str) -> str:
     managed = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     if sys.prefix == sys.base_prefix and os.path.exists(managed):  # Debian's own refuses pip
         return new_environment(ROOT / ".venv", "-r", str(ROOT / "requirements.txt"), *arguments)
+    if importlib.util.find_spec("pip") is None:  # as in the environments of uv
+        return shlex.join(["uv", "pip", "install", "--python", sys.executable, *arguments])
     return shlex.join([sys.executable, "-m", "pip", "install", *arguments])
 
 
@@ -40,6 +43,9 @@ def missing_package(what: str, error: ImportError) -> str:
     if not isinstance(error, ModuleNotFoundError):  # a library of the system, or another version
         reason = next((line for line in str(error).splitlines() if line), module)
         return f"{what}: {reason}. See docs/troubleshooting.md."
+    if module in getattr(sys, "stdlib_module_names", ()):  # Python 3.10 or later
+        return (f"{what} needs Python's own module {module}, which {sys.executable} lacks. Use "
+                "another Python, such as that of the system's packages.")
     package = PIP_NAMES.get(module, module)
     python = ROOT / ".venv" / "bin" / "python"
     elsewhere = python.exists() and Path(sys.prefix).resolve() != python.parents[1].resolve()
