@@ -40,7 +40,7 @@ def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespa
     InputError for flags and values that cannot be used.
     """
     settings = {name: os.fspath(value) if isinstance(value, os.PathLike) else value
-                for name, value in settings.items()}  # save = Path("out.mp4")
+                for name, value in settings.items()}  # a setting may be Path("out.mp4")
     args = parser_of(settings, description).parse()
     args.sources = addresses(args.sources or settings["cap"])
     args.model = beside_main(str(args.model))
@@ -48,6 +48,7 @@ def parse(settings: dict[str, Any], description: str | None) -> argparse.Namespa
                                                   settings["zones"] or {})
     args.tiles = results.parse_tiles(args.tiles)
     args.then = args.then or settings["then"]
+    args.camera = parse_camera(args.camera_size, args.camera_fps, args.camera_format)
     check(args)
     check_combinations(args)
     return args
@@ -65,7 +66,8 @@ def parser_of(settings: dict[str, Any], description: str | None) -> Parser:
 
 
 def unset(settings: dict[str, Any]) -> dict[str, Any]:
-    """The value of each flag if neither the command line nor the settings give one."""
+    """The values of all flags if none is given and all settings are None. settings: as parse()
+    takes them; only their names are used."""
     return vars(parser_of(dict.fromkeys(settings), None).parse_args([]))
 
 
@@ -83,7 +85,7 @@ def addresses(given: Any) -> list[tuple[str | None, Any]]:
 
 def add_source_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:
     add = parser.add_argument_group("sources").add_argument
-    cap = hide(str(settings["cap"])).replace("%", "%%")
+    cap = hide(str(settings["cap"])).replace("%", "%%")  # argparse replaces %(name)s
     add("sources", nargs="*", metavar="source",
         help="file, picture, folder of pictures, camera number, URL or GStreamer pipeline; "
         f"NAME=SOURCE gives it a name; several pictures form one source (default: {cap})")
@@ -144,7 +146,7 @@ def add_counting_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]
         "created if missing. With --web, the page edits it. The flags above, --conf and --classes "
         "replace its values in this run. Counts of live sources are kept beside it")
     add("--reset-counts", action="store_true", help="start at 0 instead of the kept counts")
-    for flag in ("--line", "--zone"):
+    for flag in ("--line", "--zone"):  # --lines, --zones: as the settings are called
         add(f"{flag}s", dest=flag[2:], action="append", help=argparse.SUPPRESS)
 
 
@@ -211,13 +213,13 @@ def check_combinations(args: argparse.Namespace) -> None:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise InputError for values that cannot be used. Sets args.camera."""
+    """Raise InputError for values that cannot be used."""
     if isinstance(args.threads, int) and args.threads < 1:
         raise InputError(f"--threads {args.threads}: must be at least 1.")
     if isinstance(args.threads, int) and args.threads > MAX_THREADS:
         raise InputError(f"--threads {args.threads}: must be at most {MAX_THREADS}. Each context "
-                         f"takes tens of MB of the NPU's memory, and more than two per core do "
-                         f"not raise the frame rate.")
+                         "takes tens of MB of the NPU's memory, and more than two per core do "
+                         "not raise the frame rate.")
     for flag in ("conf", "iou"):
         value = getattr(args, flag)
         if value is not None and not 0 <= value <= 1:
@@ -226,10 +228,9 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--fps {args.fps}: must be more than 0 frames per second.")
     if args.silence is not None and not 0 < args.silence <= 86400:
         raise InputError(f"--silence {args.silence:g}: must be more than 0 and at most 86400 "
-                         f"seconds.")
+                         "seconds.")
     if args.snapshots and args.max_snapshots < 1:
         raise InputError(f"--max-snapshots {args.max_snapshots}: must be at least 1.")
-    args.camera = parse_camera(args.camera_size, args.camera_fps, args.camera_format)
     if check_reader(args.reader) == "av":
         results.import_optional("sources.pyav", "--reader av")
 

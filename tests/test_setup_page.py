@@ -165,90 +165,83 @@ class Editor:
         wait_until(there, f"{name} {points}")
 
 
-@pytest.mark.slow
-@needs_browser
-def test_a_line_is_drawn_turned_round_moved_renamed_and_deleted(opened, browser):
+@pytest.fixture
+def editor(opened, browser):
+    """An Editor of the stream gate, which plays."""
     gate = fakes.stream()
     page = opened(gate)
     with Playing(page, gate):
-        editor = Editor(browser, page)
-        editor.draw("Line", (0.2, 0.2), (0.3, 0.5), (0.2, 0.8))
-        editor.wait_for_points("lines", "line1", DOOR)
-        assert editor.centre(".flip.grip")[0] < 0.2  # right, seen from the first point
-        editor.drag(editor.centre(".flip.grip"))
-        editor.wait_for_points("lines", "line1", DOOR[::-1])
-        assert editor.centre(".flip.grip")[0] > 0.2
-        editor.drag((0.2, 0.2), (0.4, 0.1))  # its second point
-        editor.wait_for_points("lines", "line1", [[0.2, 0.8], [0.4, 0.1]])
-        editor.drag((0.25, 0.625), (0.35, 1.2))  # all of it, to the edge of the picture
-        editor.wait_for_points("lines", "line1", [[0.3, 1], [0.5, 0.3]])
-        browser.run("document.querySelector('.setup input[type=text]').select()")
-        browser.type("门 (north)")
-        editor.drag((0.9, 0.1))  # a click beside the line
-        editor.wait_for_points("lines", "门 (north)", [[0.3, 1], [0.5, 0.3]])
-        editor.drag((0.4, 0.65))
-        editor.press("Delete")
-        editor.wait_for(lines={})
+        yield Editor(browser, page)
 
 
 @pytest.mark.slow
 @needs_browser
-def test_a_zone_is_drawn_with_a_finger_and_gets_and_loses_a_corner(opened, browser):
-    gate = fakes.stream()
-    page = opened(gate)
-    with Playing(page, gate):
-        editor = Editor(browser, page)
-        editor.draw("Zone", (0.2, 0.2), (0.4, 0.3), (0.6, 0.6), kind="touch")
-        square = [[0.2, 0.2], [0.6, 0.2], [0.6, 0.6], [0.2, 0.6]]
-        editor.wait_for_points("zones", "zone1", square)
-        editor.drag((0.4, 0.2), (0.4, 0.1), kind="touch")  # the middle of an edge
-        editor.wait_for_points("zones", "zone1", [square[0], [0.4, 0.1], *square[1:]])
-        editor.drag((0.6, 0.2), (0.402, 0.102), kind="touch")  # a corner onto the one beside it
-        editor.wait_for_points("zones", "zone1", [square[0], [0.4, 0.1], *square[2:]])
+def test_a_line_is_drawn_turned_round_moved_renamed_and_deleted(editor):
+    editor.draw("Line", (0.2, 0.2), (0.3, 0.5), (0.2, 0.8))
+    editor.wait_for_points("lines", "line1", DOOR)
+    assert editor.centre(".flip.grip")[0] < 0.2  # right, seen from the first point
+    editor.drag(editor.centre(".flip.grip"))
+    editor.wait_for_points("lines", "line1", DOOR[::-1])
+    assert editor.centre(".flip.grip")[0] > 0.2
+    editor.drag((0.2, 0.2), (0.4, 0.1))  # its second point
+    editor.wait_for_points("lines", "line1", [[0.2, 0.8], [0.4, 0.1]])
+    editor.drag((0.25, 0.625), (0.35, 1.2))  # all of it, to the edge of the picture
+    editor.wait_for_points("lines", "line1", [[0.3, 1], [0.5, 0.3]])
+    editor.browser.run("document.querySelector('.setup input[type=text]').select()")
+    editor.browser.type("门 (north)")
+    editor.drag((0.9, 0.1))  # a click beside the line
+    editor.wait_for_points("lines", "门 (north)", [[0.3, 1], [0.5, 0.3]])
+    editor.drag((0.4, 0.65))
+    editor.press("Delete")
+    editor.wait_for(lines={})
 
 
 @pytest.mark.slow
 @needs_browser
-def test_changes_are_used_at_once_and_saved_or_discarded(opened, browser):
-    gate = fakes.stream()
-    page = opened(gate)
-    with Playing(page, gate):
-        editor = Editor(browser, page)
-        editor.enter(".setup input[type=range]", "0.6")
-        editor.wait_for(conf=0.6, saved=False)
-        browser.run("document.querySelectorAll('.classes input')[1].click()")
-        editor.wait_for(classes=["car"])
-        editor.press("Save")
-        editor.wait_for(saved=True)
-        wait_until(lambda: editor.message() == "Saved.")
-        editor.draw("Line", *DOOR)
-        editor.wait_for(saved=False)
-        wait_until(lambda: "not saved" in editor.message())
-        editor.press("Discard")
-        editor.wait_for(lines={}, saved=True)
-        wait_until(lambda: not browser.run("return document.querySelectorAll('svg g').length"))
+def test_a_zone_is_drawn_with_a_finger_and_gets_and_loses_a_corner(editor):
+    editor.draw("Zone", (0.2, 0.2), (0.4, 0.3), (0.6, 0.6), kind="touch")
+    square = [[0.2, 0.2], [0.6, 0.2], [0.6, 0.6], [0.2, 0.6]]
+    editor.wait_for_points("zones", "zone1", square)
+    editor.drag((0.4, 0.2), (0.4, 0.1), kind="touch")  # the middle of an edge
+    editor.wait_for_points("zones", "zone1", [square[0], [0.4, 0.1], *square[1:]])
+    editor.drag((0.6, 0.2), (0.402, 0.102), kind="touch")  # a corner onto the one beside it
+    editor.wait_for_points("zones", "zone1", [square[0], [0.4, 0.1], *square[2:]])
 
 
 @pytest.mark.slow
 @needs_browser
-def test_the_later_of_two_browsers_is_told_and_shown_what_the_other_has_changed(opened, browser):
-    gate = fakes.stream()
-    page = opened(gate)
-    with Playing(page, gate):
-        editor = Editor(browser, page)
-        answer = post(page, {"lines": {"door": DOOR}}, version=editor.state()["version"])
-        assert answer[0] == 200, answer
-        editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
-        wait_until(lambda: browser.run("return document.querySelector('.message.bad') !== null"))
-        assert editor.message() == post(page, {}, version=1)[1]
-        wait_until(lambda: editor.names() == ["door"])
-        assert list(editor.state()["lines"]) == ["door"]
-        editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
-        wait_until(lambda: list(editor.state()["lines"]) == ["door", "line1"])
-        editor.enter(".setup input[type=text]", "<b>\"/'</b>")
-        wait_until(lambda: "its name must consist of" in editor.message())
-        wait_until(lambda: editor.names() == ["door", "line1"])  # the old name is back
-        assert browser.run("return document.querySelectorAll('article b b, svg b').length") == 0
+def test_changes_are_used_at_once_and_saved_or_discarded(editor):
+    editor.enter(".setup input[type=range]", "0.6")
+    editor.wait_for(conf=0.6, saved=False)
+    editor.browser.run("document.querySelectorAll('.classes input')[1].click()")
+    editor.wait_for(classes=["car"])
+    editor.press("Save")
+    editor.wait_for(saved=True)
+    wait_until(lambda: editor.message() == "Saved.")
+    editor.draw("Line", *DOOR)
+    editor.wait_for(saved=False)
+    wait_until(lambda: "not saved" in editor.message())
+    editor.press("Discard")
+    editor.wait_for(lines={}, saved=True)
+    wait_until(lambda: not editor.browser.run("return document.querySelectorAll('svg g').length"))
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_later_of_two_browsers_is_told_and_shown_what_the_other_has_changed(editor):
+    answer = post(editor.page, {"lines": {"door": DOOR}}, version=editor.state()["version"])
+    assert answer[0] == 200, answer
+    editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
+    wait_until(lambda: editor.browser.run("return document.querySelector('.message.bad') !== null"))
+    assert editor.message() == post(editor.page, {}, version=1)[1]
+    wait_until(lambda: editor.names() == ["door"])
+    assert list(editor.state()["lines"]) == ["door"]
+    editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
+    wait_until(lambda: list(editor.state()["lines"]) == ["door", "line1"])
+    editor.enter(".setup input[type=text]", "<b>\"/'</b>")
+    wait_until(lambda: "its name must consist of" in editor.message())
+    wait_until(lambda: editor.names() == ["door", "line1"])  # the old name is back
+    assert editor.browser.run("return document.querySelectorAll('article b b, svg b').length") == 0
 
 
 @pytest.mark.slow
