@@ -45,7 +45,8 @@ class Clock:
 
     def __init__(self) -> None:
         self.of_threads: Dict[int, Dict[str, float]] = {}  # {thread: {stage: CPU seconds}}
-        self.local = threading.local()          # .inside: seconds of measured calls in this call
+        # .inner: CPU seconds of the measured calls that the present one has made so far
+        self.local = threading.local()
         self.replaced = contextlib.ExitStack()  # closing it restores the functions
         self.measured: set = set()              # what measure() has put in place of functions
 
@@ -77,19 +78,19 @@ class Clock:
         @functools.wraps(function)
         def measured(*args: Any, **options: Any) -> Any:
             spent = self.of_threads.setdefault(threading.get_ident(), dict.fromkeys(STAGES, 0.0))
-            outside, self.local.inside = getattr(self.local, "inside", 0.0), 0.0
+            inner_of_caller, self.local.inner = getattr(self.local, "inner", 0.0), 0.0
             began = time.thread_time()
             try:
                 return function(*args, **options)
             finally:
                 took = time.thread_time() - began
-                spent[stage] += took - self.local.inside
-                self.local.inside = outside + took
+                spent[stage] += took - self.local.inner
+                self.local.inner = inner_of_caller + took
         return measured
 
     def seconds(self) -> Dict[str, float]:
-        """CPU seconds of each stage until now. Two calls, both in the main thread, give those in
-        between, if no thread of Python has ended."""
+        """CPU seconds of each stage until now, to be called in the main thread. The difference of
+        two calls is the time between them, provided that no Python thread has ended meanwhile."""
         process, main = time.process_time(), threading.get_ident()
         threads = {thread.ident: time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
                    for thread in threading.enumerate() if thread.ident}
@@ -169,7 +170,7 @@ def measure(bench: Bench, runtime: Optional[str], shows: bool) -> Dict[str, Any]
 
 
 def wait(seconds: float, thread: threading.Thread, window: Optional[Window]) -> None:
-    """Wait as long as the thread runs, and meanwhile show results."""
+    """Wait for `seconds`, or until the thread ends, and show results in the window meanwhile."""
     until = time.perf_counter() + seconds
     while thread.is_alive() and time.perf_counter() < until:
         if window:
@@ -179,8 +180,9 @@ def wait(seconds: float, thread: threading.Thread, window: Optional[Window]) -> 
 
 
 def profile(bench: Bench) -> List[Dict[str, Any]]:
-    """Columns for each runtime, headless and with a window: the median of each stage's ms, all
-    together (`in_all`), and what measure() returns of the last round."""
+    """The columns: each runtime headless, and with a window. Each has what measure() returns of
+    the last round, but with medians of all rounds, and a `title` and the sum of all stages
+    (`in_all`)."""
     shown = [False, True] if can_show() else [False]
     if len(shown) == 1:
         print("No display: no columns with a window. On a machine without a monitor: xvfb-run -a "

@@ -10,8 +10,8 @@ corner and into the JSON. The one output, for an input of width x height and a s
     (1, rows, columns, classes)  the same
     (1, rows, columns)           the number of the best class
 
-Models for depth or better pictures have the same shapes, so one more sign is needed: the model's
-class names, or a number of classes that is in NAMES_BY_COUNT.
+Models that estimate depth or enhance pictures have the same shapes. So the model must also have
+class names, or as many classes as a data set in NAMES_BY_COUNT.
 """
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     if not possible:
         raise unknown_outputs(shapes, "funcs/class_maps.py reads one output (1, classes, rows, "
                                       "columns), (1, rows, columns, classes) or (1, rows, columns)")
-    frame = inside(outputs[0], possible[0], placement, IMG.shape, settings.size)
-    class_map = best_classes(frame, possible[0])
+    output = without_bars(outputs[0], possible[0], placement, IMG.shape, settings.size)
+    class_map = best_classes(output, possible[0])
     shares = np.bincount(class_map.ravel(), minlength=256) / class_map.size
     selected = (shares > 0) & (shares >= settings.conf)
     if settings.class_ids is not None:
@@ -157,9 +157,9 @@ def _names(model: Any, shape: Shape, layout: str) -> Names:
 
 # ---- decoding ----
 
-def inside(output: Raw, layout: str, placement: Placement, shape: Shape, size: Tuple[int, int]
-           ) -> Raw:
-    """The part of a map that shows the frame, not the grey bars beside it.
+def without_bars(output: Raw, layout: str, placement: Placement, shape: Shape,
+                 size: Tuple[int, int]) -> Raw:
+    """The part of an output that shows the frame, without the grey bars of the letterbox.
 
     shape: of the frame; size: of the model's input. At least one row and one column.
     """
@@ -177,7 +177,7 @@ def inside(output: Raw, layout: str, placement: Placement, shape: Shape, size: T
 
 
 def best_classes(output: Raw, layout: str) -> np.ndarray:
-    """The best class of each pixel, (rows, columns) uint8. output: from inside().
+    """The best class of each pixel, (rows, columns) uint8. output: from without_bars().
 
     Stored values are compared: they have the same order as the real ones. Of equal values, the
     first class is the best.

@@ -9,10 +9,10 @@ The one output has a score for each character, and for "no character" (the blank
                                 scaled to the input's height; the rest of the input stays grey
     (1, characters + 1, steps)  LPRNet: the blank comes last. The picture is stretched to the input
 
-The characters are those of the model's metadata ("character", as RapidOCR writes it), or the class
-names: a file beside the model, one character per line, in which an empty line is a space. They may
-include the blank. The text consists of the best character of each step, without repetitions and
-blanks (CTC, Graves et al. 2006).
+The characters are read from the model's metadata ("character", as RapidOCR writes it), or are its
+class names: a file beside the model with one character per line, where an empty line is a space.
+The blank may be among them. The text consists of the best character of each step, without
+repetitions and blanks (CTC, Graves et al. 2006).
 """
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     settings = settings_of(model, IMG_SIZE, CONF)
     characters = characters_of(model)
     possible = layouts(model)
-    layout = possible[0] if possible else STEPS_FIRST  # unclear() tells the user about both
+    layout = possible[0] if possible else STEPS_FIRST  # of two, the first: see unclear()
     outputs = infer_raw(rknn_lite, preprocess(IMG, settings.size, layout == CHARACTERS_FIRST))
     shapes = [output.shape for output in outputs]
     if not characters or not layouts_of(shapes, len(characters)):
@@ -73,8 +73,8 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
 
 
 def decode(steps: Raw, characters: Sequence[str]) -> Tuple[str, float]:
-    """A text and its score, 0..1; ("", 0.0) for none. steps: (steps, characters), probabilities or
-    logits; characters: of each column, BLANK for the blank."""
+    """The text in an output and its score, 0..1; ("", 0.0) for none. steps: (steps, characters),
+    probabilities or logits; characters: of each column, BLANK for the blank."""
     best = steps.stored.argmax(1)
     is_new = np.append(True, best[1:] != best[:-1])  # not a repetition
     is_text = np.array([characters[number] != BLANK for number in best])
@@ -109,8 +109,8 @@ def preprocess(IMG: np.ndarray, size: Tuple[int, int], stretch: bool) -> np.ndar
 # ---- which characters, and where ----
 
 def characters_of(model: Any) -> List[str]:
-    """The characters that a model reads, in order; [] if they are unknown or its names are words.
-    The metadata has them as a list, or as one text with a character per line."""
+    """The characters that a model reads, in order; [] if they are unknown, or if its class names
+    are words. The metadata contains them as a list, or as a text with one character per line."""
     if model is None:
         return []
     known = getattr(model, "characters", None)  # from an earlier call: there are thousands
@@ -127,8 +127,8 @@ def characters_of(model: Any) -> List[str]:
 
 
 def layouts_of(shapes: Sequence[Tuple[int, ...]], count: int) -> List[str]:
-    """How outputs can be read: STEPS_FIRST, CHARACTERS_FIRST, both or none. count: of the
-    characters, which may include the blank and lack the space."""
+    """How outputs can be read: STEPS_FIRST, CHARACTERS_FIRST, both or none. count: number of the
+    characters, with or without the blank and the space."""
     if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != 1 or not count:
         return []
     _, first, last = shapes[0]

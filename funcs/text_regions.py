@@ -3,8 +3,9 @@
     python main.py street.mp4 --then ppocr_det.rknn@truck --then ppocr_rec.rknn@text
 
 The one output, (1, 1, height, width), has for each pixel of the input the probability that it is in
-the middle of a line of text: the regions are smaller than the lines. Depth models and others have
-such outputs, too, so the model needs exactly one class name: write "text" into a file beside it.
+the middle of a line of text. So the regions are smaller than the lines, and are enlarged. Depth
+models and others have such outputs, too. So the model needs exactly one class name: write "text"
+into a file beside it.
 """
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TABLE = """CREATE TABLE IF NOT EXISTS counts (
 
 
 class CountStore:
-    """A sink that writes the counts of the streams in `streams` to a file.
+    """A sink that writes the counts of those streams to a file whose names are in `streams`.
 
     path: the file; it is created when there is something to write. forget: names of streams whose
     counts are deleted. Raises InputError if the file cannot be read.
@@ -71,7 +71,7 @@ class CountStore:
         return counts
 
     def write(self, result: Any) -> None:
-        """Note the counts of a Result. These dicts do not change later."""
+        """Note the counts of a Result, whose dicts do not change later."""
         stream = result.stream
         if stream.name in self.streams and result.lines is not None:
             self.newest[stream.name] = stream.lines.lines, result.lines

@@ -34,7 +34,7 @@ import cv2
 import numpy as np
 
 from results.line_drawing import overlay
-from results.points import Points, checked
+from results.points import Points, checked_points
 from vision.errors import InputError
 
 # --------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def _parse(flag: str, text: str) -> Tuple[str, Points]:
         raise InputError(f"{flag} {text}: must be a name, a colon and {points_text}, for example "
                          f"{flag} {example}.")
     points = tuple(zip(values[::2], values[1::2]))
-    checked(flag[2:], key, points)
+    checked_points(flag[2:], key, points)
     return key, points
 
 
@@ -110,7 +110,7 @@ def for_streams(streams: Sequence[str], lines: dict, zones: dict) -> Dict[str, O
             raise InputError(f"{kind}s = {settings!r}: must map names to points, for example "
                              f"{example}.")
         for key, points in settings.items():
-            checked(kind, key, points)
+            checked_points(kind, key, points)
             stream, slash, _ = key.rpartition("/")
             if slash and stream not in streams:
                 raise InputError(f"The {kind} {key}: there is no stream {stream}. The streams are: "
@@ -172,8 +172,8 @@ class Lines:
     def change(self, lines: dict, zones: dict) -> None:
         """Replace the lines and zones, between two frames. A line with the same name and points
         as before keeps its counts, the others start at 0. Raises InputError for invalid points."""
-        new = {name: checked("line", name, points) for name, points in lines.items()}
-        self.zones = {name: checked("zone", name, points) for name, points in zones.items()}
+        new = {name: checked_points("line", name, points) for name, points in lines.items()}
+        self.zones = {name: checked_points("zone", name, points) for name, points in zones.items()}
         same = {name for name, points in new.items()
                 if name in self.lines and np.array_equal(points, self.lines[name])}
         # New dicts: earlier results, and their drawings, keep the old ones.

@@ -23,7 +23,7 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def checked(kind: str, key: Any, points: Any) -> np.ndarray:
+def checked_points(kind: str, key: Any, points: Any) -> np.ndarray:
     """The points of a line or zone, (n, 2) float64. Raises InputError if they are invalid.
 
     kind: "line" or "zone"; key: "door", or "gate/door" for the stream gate.

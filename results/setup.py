@@ -25,7 +25,7 @@ from results import setup_file
 from results.console import say
 from results.counts import CountStore
 from results.lines import Lines, for_streams
-from results.points import checked
+from results.points import checked_points
 from results.setup_file import MIN_CONF, Settings, Shapes, checked_settings
 from vision.errors import InputError
 
@@ -52,16 +52,18 @@ class Setup:
         self.sizes: Dict[str, Tuple[int, int]] = {}  # of the frames, set by the streams' threads
         self.resets = dict.fromkeys(names, 0)        # how often the counts have been reset
         self.versions = dict.fromkeys(names, random.randrange(2**40))  # not those of an earlier run
+        # What flags set for each stream: {"gate": {"conf": ("--conf", 0.4)}}
         self.fixed = {name: self._flags(name, names, args) for name in names}
         content = setup_file.read(path)
         for key in content:
             if key in setup_file.KEYS and key not in names:
                 raise InputError(f"{path}: {key} must be in the settings of a stream: "
                                  f'{{"{names[0]}": {{"{key}": ...}}}}.')
-        # Settings of each stream: in the file; with the changes of the page; with the flags, too.
+        # The settings of each stream: in the file; with the changes of the page; and with the
+        # flags, as the stream uses them.
         self.saved = {name: self._parsed(name, content.get(name, {})) for name in names}
         self.edited = dict(self.saved)
-        self.settings = {name: self._with_flags(name) for name in names}  # read by the streams
+        self.settings = {name: self._with_flags(name) for name in names}
         self.others = [name for name in content if name not in names]
         if not os.path.exists(path):
             content = {name: Settings().json() for name in names}
@@ -148,8 +150,8 @@ class Setup:
                 flag, _ = self.fixed[name][key]
                 raise InputError(f"{name}: {key} cannot be changed in this run, because {flag} is "
                                  "given.")
-        return new._replace(lines=kept_points("line", new.lines, old.lines, size),
-                            zones=kept_points("zone", new.zones, old.zones, size))
+        return new._replace(lines=merge_shapes("line", new.lines, old.lines, size),
+                            zones=merge_shapes("zone", new.zones, old.zones, size))
 
     def _check_version(self, name: str, version: Any) -> None:
         if version != self.versions[name]:
@@ -180,18 +182,17 @@ class Setup:
         return self.edited[name]._replace(**values)
 
     def _set_conf(self) -> None:
-        """Let the model detect with the lowest confidence of all streams. It reads it for every
-        frame."""
+        """Let the model detect with the lowest confidence of all streams from the next frame on."""
         given = [each.conf for each in self.settings.values()]
         if self.model.conf is None and all(conf is None for conf in given):
             return
         values = [self.default_conf if conf is None else conf for conf in given]
         known = [conf for conf in values if conf is not None]
-        if len(known) == len(values):  # otherwise the func file does not read it
+        if len(known) == len(values):  # otherwise detect() does not read it
             self.model.conf = min(known)
 
     def _flags(self, name: str, names: Sequence[str], args: Any) -> Dict[str, Tuple[str, Any]]:
-        """What flags set for a stream: {"conf": ("--conf", 0.4)}. Raises InputError."""
+        """The settings of a stream that flags set, each with the flag. Raises InputError."""
         found: Dict[str, Tuple[str, Any]] = {}
         given = for_streams(names, args.lines, args.zones)[name]
         if given and given.lines:
@@ -222,7 +223,7 @@ class StreamSetup:
         self.settings: Optional[Settings] = None  # the present ones
         self.size: Optional[Tuple[int, int]] = None
         self.resets = 0
-        self.wanted: Dict[int, bool] = {}         # by class number: whether it is kept
+        self.keeps: Dict[int, bool] = {}          # whether a class is kept, by its number
         stream.lines = Lines()
 
     def update(self, result: Any) -> None:
@@ -241,7 +242,7 @@ class StreamSetup:
     def _take(self, settings: Settings) -> None:
         lines, first = self.stream.lines, self.settings is None
         lines.change(settings.lines, settings.zones)
-        self.settings, self.wanted = settings, {}
+        self.settings, self.keeps = settings, {}
         # Lines of flags are those of one run. The frames of a file are counted again in each run.
         if first and self.stream.live and "lines" not in self.setup.fixed[self.stream.name]:
             lines.set_counts(self.setup.store.counts(self.stream.name, lines.lines))
@@ -255,10 +256,10 @@ class StreamSetup:
         keep = np.ones(len(found), bool) if conf is None else found.scores >= conf
         if settings.classes is not None:
             numbers = found.classes.tolist()
-            for number in set(numbers) - self.wanted.keys():
+            for number in set(numbers) - self.keeps.keys():
                 by_number = not self.setup.class_names and str(number) in settings.classes
-                self.wanted[number] = by_number or str(found.name(number)) in settings.classes
-            keep &= np.array([self.wanted[number] for number in numbers], bool)
+                self.keeps[number] = by_number or str(found.name(number)) in settings.classes
+            keep &= np.array([self.keeps[number] for number in numbers], bool)
         return found if keep.all() else found.select(keep)
 
 
@@ -278,23 +279,23 @@ def fractions(shapes: Shapes, size: Optional[Tuple[int, int]]) -> Dict[str, List
     return found
 
 
-def kept_points(kind: str, new: Shapes, old: Shapes, size: Optional[Tuple[int, int]]) -> Shapes:
-    """The shapes that the page sent, `new`. Those that it did not change keep the points of `old`,
-    which may be pixels. Raises InputError if the others are not fractions."""
-    shown, kept = fractions(old, size), {}
-    for name, points in fractions(new, None).items():
-        if new[name] == old.get(name) or points == shown.get(name):
-            kept[name] = old[name]
+def merge_shapes(kind: str, sent: Shapes, old: Shapes, size: Optional[Tuple[int, int]]) -> Shapes:
+    """The lines or zones after a change on the page. What it sent back unchanged keeps its old
+    points, which may be pixels; everything else must be fractions. Raises InputError."""
+    shown, merged = fractions(old, size), {}
+    for name, points in fractions(sent, None).items():
+        if sent[name] == old.get(name) or points == shown.get(name):  # unchanged
+            merged[name] = old[name]
             continue
         if not all(0 <= value <= 1 for point in points for value in point):
             raise InputError(f"The {kind} {name} leaves the frame: x and y must be from 0 to 1.")
-        checked(kind, name, points)  # again, because rounding may have moved a point
-        kept[name] = tuple((x, y) for x, y in points)
-    return kept
+        checked_points(kind, name, points)  # again, because rounding may have moved a point
+        merged[name] = tuple((x, y) for x, y in points)
+    return merged
 
 
 def where_on_page(key: str) -> str:
-    """What precedes a message about a key, or about all if it is ""."""
+    """What precedes a message about a setting; key: its name, "" for all settings."""
     if not key:
         return "The settings: "
     return "" if key in ("lines", "zones") else f"{key}: "  # those messages name the line or zone

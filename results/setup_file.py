@@ -24,7 +24,7 @@ import re
 import stat
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
-from results.points import Points, check_name, checked, short
+from results.points import Points, check_name, checked_points, short
 from vision.errors import InputError, nearest
 
 MAX_SHAPES = 50    # lines and zones of a stream
@@ -103,7 +103,7 @@ def checked_shapes(key: str, value: Any) -> Shapes:
         if not isinstance(points, (list, tuple)) or not all(map(is_point, points)):
             raise InputError(f"The {kind} {name} needs points, each with the numbers x and y, not "
                              f"{short(points)}.")
-        checked(kind, name, points)
+        checked_points(kind, name, points)
         shapes[name] = tuple((x, y) for x, y in points)
     return shapes
 
@@ -162,7 +162,7 @@ def read(path: str) -> Dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: {mistake(error)}.") from None
+        raise InputError(f"{path}: {json_mistake(error)}.") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not JSON in UTF-8.") from None
     except (ValueError, RecursionError) as error:  # a key twice, a number with 5000 digits
@@ -173,12 +173,12 @@ def read(path: str) -> Dict[str, Any]:
     return data
 
 
-def mistake(error: json.JSONDecodeError) -> str:
+def json_mistake(error: json.JSONDecodeError) -> str:
     """What is wrong with a text that is not JSON."""
     before, after = error.doc[:error.pos].rstrip(), error.doc[error.pos:].lstrip()
     if not error.doc.strip():
         return "is empty; delete it, or write {} into it"
-    if before.endswith(",") and after[:1] in ("}", "]"):  # Python 3.13 says it itself
+    if before.endswith(",") and after[:1] in ("}", "]"):  # only Python 3.13 says so itself
         return f"line {error.lineno} is not JSON: no comma is allowed before {after[0]}"
     message = re.sub(" at$", "", error.msg)
     return f"line {error.lineno} is not JSON at column {error.colno}: {message}"

@@ -32,15 +32,15 @@ class SetupRoutes:
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """The states of all streams, or the answer to a POST request."""
         if request.method == "POST":
-            return await self.change(request)
+            return await self.post(request)
         return web.json_response(await in_thread(self.states))
 
     def states(self) -> Dict[str, Any]:
         """The states of all streams, by name."""
         return {name: self.setup.state(name) for name in self.names}
 
-    async def change(self, request: web.BaseRequest) -> web.Response:
-        """Do what a POST request wants."""
+    async def post(self, request: web.BaseRequest) -> web.Response:
+        """Answer a POST request."""
         if self.readonly:
             return text(403, "This page changes nothing: main.py runs with --web-readonly.")
         if request.content_type != "application/json":
@@ -49,26 +49,27 @@ class SetupRoutes:
         if body is None:
             return text(413, f"The request is too large: it must have at most {MAX_BYTES} bytes.")
         try:
-            wanted = json.loads(body, parse_constant=refuse_constant)
+            command = json.loads(body, parse_constant=refuse_constant)
         except (ValueError, RecursionError):
             return text(400, "The request is not valid JSON.")
         try:
-            return web.json_response(await in_thread(self.call, wanted))
+            return web.json_response(await in_thread(self.run, command))
         except Conflict as error:
             return text(409, str(error))
         except ValueError as error:
             return text(400, str(error))
 
-    def call(self, wanted: Any) -> Dict[str, Any]:
-        """Do what a request wants. Returns the new state. Raises Conflict and ValueError."""
-        if not isinstance(wanted, dict):
+    def run(self, command: Any) -> Dict[str, Any]:
+        """Run the command in a POST request. Returns the new state. Raises Conflict and
+        ValueError."""
+        if not isinstance(command, dict):
             raise ValueError("The request must be a JSON object.")
-        stream, action, version = (wanted.get(key) for key in ("stream", "action", "version"))
+        stream, action, version = (command.get(key) for key in ("stream", "action", "version"))
         if not isinstance(stream, str) or stream not in self.names:
             raise ValueError("There is no such stream.")
         if action == "change":
-            save = wanted.get("save") is True
-            return self.setup.change(stream, wanted.get("setup"), version, save)
+            save = command.get("save") is True
+            return self.setup.change(stream, command.get("setup"), version, save)
         if action == "discard":
             return self.setup.discard(stream, version)
         if action == "reset":

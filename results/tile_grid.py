@@ -18,8 +18,8 @@ Box = Tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels of the frame
 # --------------------------------------------------------------------------------------------------
 OVERLAP = 0.2        # of neighbours, as a fraction of a tile's side: an object up to this size lies
                      # entirely in at least one tile
-AUTO_REDUCTION = 2   # auto: parts at most this many times as wide and high as the model's input
-MAX_SIDE = 16        # columns and rows at most
+AUTO_REDUCTION = 2   # auto: a tile is at most this many times as wide and high as the model's input
+MAX_SIDE = 16        # columns, and rows, at most
 # --------------------------------------------------------------------------------------------------
 
 
@@ -39,7 +39,7 @@ class Tiling(NamedTuple):
         of tiles.
         """
         columns, rows = self.columns, self.rows
-        if not columns:
+        if not columns:  # automatic
             columns, rows = (min(MAX_SIDE, math.ceil(length / (AUTO_REDUCTION * of_input)))
                              for length, of_input in zip((width, height), pair(input_size)))
         if columns * rows == 1:
@@ -50,7 +50,7 @@ class Tiling(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def spans(length: int, count: int) -> List[Tuple[int, int]]:
-    """Start and end of `count` parts of equal size that overlap by OVERLAP and cover `length`
+    """Start and end of `count` spans of equal size that overlap by OVERLAP and cover `length`
     pixels."""
     size = length / (count - (count - 1) * OVERLAP)
     starts = [round(number * size * (1 - OVERLAP)) // 2 * 2 for number in range(count)]
@@ -60,7 +60,7 @@ def spans(length: int, count: int) -> List[Tuple[int, int]]:
 
 def parse(text: str) -> Tiling:
     """The value of --tiles: "3x2", "auto", "motion", or "motion:3x2". Raises InputError."""
-    motion, _, grid = ("motion", "", "auto") if text == "motion" else text.rpartition(":")
+    motion, _, grid = ("motion:auto" if text == "motion" else text).rpartition(":")
     columns = rows = 0
     sides = re.fullmatch(r"(\d{1,3})x(\d{1,3})", grid)
     if sides:

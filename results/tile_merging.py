@@ -59,20 +59,20 @@ def merged(found: Sequence[Detections], tiles: Sequence[Box], size: Tuple[int, i
     order = np.lexsort((-every.scores, is_part))  # whole boxes first, the best first
     every, tile_of, is_part = every.select(order), tile_of[order], is_part[order]
 
-    drops = dropped(every, tile_of, is_part)
+    drops = drop_table(every, tile_of, is_part)
     stays = np.ones(len(every), bool)
-    for one in np.flatnonzero(~is_part):
-        if stays[one]:
-            stays &= ~drops[one]
+    for number in np.flatnonzero(~is_part):  # best first
+        if stays[number]:
+            stays &= ~drops[number]
     whole = every.select(stays & ~is_part)
     parts = join(every.select(stays & is_part), tile_of[stays & is_part])
     every = joined_arrays([whole, parts])
     return every.select(np.argsort(-every.scores, kind="stable"))
 
 
-def dropped(found: Detections, tile_of: np.ndarray, is_part: np.ndarray) -> np.ndarray:
-    """Which boxes each whole box drops: (n, n) bool; [i, j] is True if box i, a whole one, drops
-    box j. tile_of: the tile of each box, (n,); is_part: whether it is a part, (n,)."""
+def drop_table(found: Detections, tile_of: np.ndarray, is_part: np.ndarray) -> np.ndarray:
+    """Which boxes are dropped because of which: (n, n) bool; [i, j] is True if box i, if it is
+    whole, drops box j. tile_of: the tile of each box, (n,); is_part: whether it is a part, (n,)."""
     shared, areas = intersections(found.boxes)
     smaller, larger = np.minimum(areas, areas[:, None]), np.maximum(areas, areas[:, None])
     overlap = shared / np.maximum(smaller, 1e-9)
@@ -129,8 +129,8 @@ def touches_edge(found: Detections, tile: Box, size: Tuple[int, int]) -> np.ndar
 
 
 def left_to_tiles(boxes: Any, tile_of: np.ndarray, tiles: Sequence[Box]) -> np.ndarray:
-    """Whether boxes were found in the whole frame, the last tile, and fit into the overlap of the
-    others: (n,) bool."""
+    """Whether boxes were found in the whole frame, the last tile, and are small enough to lie
+    entirely in one of the others: (n,) bool."""
     x1, y1, x2, y2 = tiles[0]
     sides = boxes[:, 2:] - boxes[:, :2]
     fits = (sides <= OVERLAP * np.array([x2 - x1, y2 - y1])).all(1)

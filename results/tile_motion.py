@@ -6,8 +6,8 @@ A tile runs if
 - a tracked object moves there, or was just lost there (with --track), or
 - it is its turn: in every TURN-th frame, the tile that has not run for the longest time.
 
-The others keep what was found in them. So does a tile in which nothing moves: comparing it with the
-last time that it ran, not with the last frame, also finds what moves slowly.
+The others keep what was found in them. A tile is compared with the last time that it ran, not with
+the frame before, so that slow movement adds up until it is noticed.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_BOXES = np.empty((0, 4))
 CELLS = 240          # in a row of the frame; they are compared by their mean brightness
 CHANGE = 10          # 0..255: a cell that changes by more than this looks different
 CHANGED_CELLS = 2    # a tile with at least this many of them looks different
-SPEED = 0.1          # a tracked object that moves faster than this moves; in box sides per second
+SPEED = 0.1          # box sides per second: a faster tracked object counts as moving
 TURN = 3             # frames
 # --------------------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class Motion:
         self.tiles: Sequence[Box] = ()
         self.seen: List[Any] = []       # the cells of each tile when it last ran; None: it must run
         self.rested: List[int] = []     # for how many frames each has not run
-        self.turn = 0                   # of the next frame: 0 to TURN - 1
+        self.turn = 0                   # counts frames, from 0 to TURN - 1
 
     def choose(self, cells: np.ndarray | None, tiles: Sequence[Box], size: Tuple[int, int],
                tracked: np.ndarray) -> List[int]:

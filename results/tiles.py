@@ -7,9 +7,9 @@
 
 For this pool each tile is a frame of its own, so that the cores of the NPU work on the tiles side
 by side. The frames themselves go through the map() of a second pool, without an NPU and with one
-thread, which gives the tiles of one frame after the other to the first pool. So the order of the
-frames, and which frames of a camera are dropped, are the business of map() alone. The stream's
-thread merges what was found in the tiles.
+thread, which gives the tiles of one frame after the other to the first pool. This map() keeps the
+order of the frames, and decides which frames of a camera are dropped. The stream's thread merges
+what was found in the tiles.
 """
 from __future__ import annotations
 
