@@ -45,7 +45,7 @@ def test_a_detection_is_found_again_by_its_class_and_place(floats, others, expec
     assert found_again(boxes(*floats), boxes(*others)).tolist() == expected
 
 
-def test_of_a_classifier_the_best_class_counts():
+def test_the_best_classes_of_a_classifier_are_compared():
     one, two = (Detections(None, order, [0.6, 0.4], NAMES) for order in ([0, 1], [1, 0]))
     assert found_again(one, one).tolist() == [True] and found_again(one, two).tolist() == [False]
 
@@ -80,14 +80,14 @@ def test_the_report_has_the_share_of_each_class():
         ((40, 0, 20, 0), "cat, dog"),
     ],
 )
-def test_a_bad_agreement_is_named_with_what_to_try(counts, weak):
+def test_a_low_agreement_is_reported_with_advice(counts, weak):
     report = agreement_of(*counts).report("on the NPU")
     assert ("This is low" in report) == (weak is not None)
     assert weak is None or f"This is low for {weak}. Try more frames" in report
     assert weak is None or all(flag in report for flag in ("--count", "--algorithm", "--dtype fp"))
 
 
-def test_frames_without_detections_say_nothing():
+def test_without_detections_the_agreement_is_unknown():
     assert "Agreement: unknown" in agreement_of(0, 0, 0, 0, more=2).report("on the NPU")
 
 

@@ -142,7 +142,7 @@ def test_deeplab_at_513_pixels_is_read():
         ((1, 64, 64), None, "may be a class map, but also depth, a picture or features"),
     ],
 )
-def test_a_shape_with_two_readings_needs_func(shape, names, question):
+def test_a_shape_that_can_be_read_in_two_ways_needs_the_flag_func(shape, names, question):
     model = Model("x.rknn", outputs=[("o", shape)], size=(64, 64), names=names)
     with pytest.raises(InputError, match=question) as error:
         funcs.find(model)

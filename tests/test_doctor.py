@@ -163,7 +163,7 @@ def examine(root, monkeypatch, capsys):
 # ---- the whole screen ----
 
 
-def test_a_board_that_works_has_one_screen_and_code_0(examine, rknn, wheel):
+def test_a_board_that_works_gets_one_screen_of_output_and_code_0(examine, rknn, wheel):
     wheel()
     code, screen = examine("rk3566", rknn("rk3566", "2.5.0"))
     assert code == 0 and "The NPU works." in screen and "->" not in screen
@@ -402,7 +402,7 @@ def test_a_hot_chip_gets_a_hint(root):
     assert "91 C (npu-thermal)" in line.fact and "fan" in line.problem
 
 
-def test_memory_for_devices_is_shown(root):
+def test_the_memory_for_devices_is_shown(root):
     root.write("proc/meminfo", "CmaTotal:  16384 kB\nCmaFree:  12288 kB\n")
     assert [line.fact for line in board.memory(root.path)] == ["12 of 16 MB free for devices (CMA)"]
 

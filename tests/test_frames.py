@@ -64,7 +64,7 @@ def test_the_models_input_from_yuv_has_the_colours_of_the_picture(
 
 
 @needs_av
-def test_a_format_that_is_not_known_is_converted_to_bgr(demo_frames):
+def test_a_frame_of_an_unknown_format_is_converted_to_bgr(demo_frames):
     import av
 
     from sources.pyav import as_picture
@@ -91,7 +91,7 @@ def as_array(picture, form):
 
 
 @pytest.mark.parametrize("form", ["I420", "YV12", "NV12", "NV21", "YUYV"])
-def test_opencvs_arrays_are_read_as_their_format_says(demo_frames, form):
+def test_opencvs_arrays_are_read_in_the_format_that_it_names(demo_frames, form):
     frame = frame_of_array(as_array(demo_frames[0], form), form)
     assert np.abs(frame.bgr().astype(int) - demo_frames[0]).mean() < 4
     assert difference(frame) < 1
@@ -99,7 +99,7 @@ def test_opencvs_arrays_are_read_as_their_format_says(demo_frames, form):
 
 @pytest.mark.parametrize("form", ["NV12", "I420"])
 @pytest.mark.parametrize("size", [(1920, 1080), (64, 48)])
-def test_a_format_that_nobody_names_is_seen_in_the_frame(demo_frames, form, size):
+def test_an_unnamed_format_is_guessed_from_the_frame(demo_frames, form, size):
     for picture in demo_frames[::15]:
         assert guessed_format(as_array(cv2.resize(picture, size), form)) == form
 

@@ -41,7 +41,7 @@ def test_motion_jpeg_is_read_however_it_is_written(name, printed):
     assert numbers == list(range(10)) and stream.live and not printed
 
 
-def test_a_picture_that_is_cut_off_costs_only_itself(printed):
+def test_only_the_picture_that_is_cut_off_is_lost(printed):
     ends = iter([None, -20, None, -3, None])
     camera = motion(TYPE + b"\r\n", cut=lambda data: data[: next(ends, None)])
     with http_camera(camera) as url:
@@ -50,7 +50,7 @@ def test_a_picture_that_is_cut_off_costs_only_itself(printed):
 
 
 @pytest.mark.parametrize("reader", ["opencv", "av"])
-def test_a_picture_comes_when_it_is_complete_not_with_the_next_one(reader):
+def test_a_picture_is_delivered_when_it_is_complete_without_waiting_for_the_next(reader):
     def answer(request):
         request.send(TYPE + b"\r\n" + jpeg(7), MULTIPART)
         END.wait()  # no boundary, no length, and nothing more
@@ -59,7 +59,7 @@ def test_a_picture_comes_when_it_is_complete_not_with_the_next_one(reader):
         assert number_in(sources.open_source(url, reader).read()) == 7
 
 
-def test_a_camera_that_ends_its_answer_is_opened_again(printed, monkeypatch):
+def test_a_camera_that_ends_its_response_is_opened_again(printed, monkeypatch):
     monkeypatch.setattr("sources.connection.PAUSES", (0.01,))
 
     def answer(request):
@@ -104,14 +104,14 @@ SINGLE = {
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_an_address_of_single_pictures_is_asked_again_and_again(name, printed):
+def test_an_address_of_single_pictures_is_requested_repeatedly(name, printed):
     with http_camera(SINGLE[name]) as url:
         numbers, stream = read(url, 4, max_fps=20)
     assert len(numbers) == 4 and numbers == sorted(set(numbers)) and stream.live and not printed
 
 
 @pytest.mark.parametrize("max_fps, poll", [(None, 1), (50, 0.02), (0.1, 10)])
-def test_single_pictures_are_asked_for_at_fps_or_once_a_second(max_fps, poll):
+def test_single_pictures_are_requested_at_fps_or_once_a_second(max_fps, poll):
     class Stop(threading.Event):
         pauses = []
 
@@ -126,7 +126,7 @@ def test_single_pictures_are_asked_for_at_fps_or_once_a_second(max_fps, poll):
     assert poll / 2 < Stop.pauses[0] <= poll
 
 
-def test_a_busy_moment_of_a_camera_with_single_pictures_is_no_outage(printed):
+def test_a_single_picture_that_is_missing_does_not_count_as_a_disconnection(printed):
     def answer(request):
         if request.number in (2, 4):
             request.send(b"busy", "text/html", status=503 if request.number == 2 else 200)
@@ -138,7 +138,7 @@ def test_a_busy_moment_of_a_camera_with_single_pictures_is_no_outage(printed):
     assert len(numbers) == 4 and not {2, 4} & set(numbers) and not printed
 
 
-def test_single_pictures_behind_a_redirection_and_a_login():
+def test_single_pictures_are_read_behind_a_redirection_and_a_login():
     def answer(request):
         if request.path == "/live":
             request.send(b"", status=302, Location="/other/shot.jpg?channel=1")
@@ -156,7 +156,7 @@ def test_single_pictures_behind_a_redirection_and_a_login():
 # ---- silence ----
 
 
-def test_a_camera_of_a_slow_rate_is_waited_for(printed):
+def test_a_camera_with_a_low_frame_rate_does_not_time_out(printed):
     with http_camera(motion(TYPE + LENGTH + b"\r\n", interval=2.2)) as url:
         assert read(url, 2)[0] == [0, 1] and not printed
 
@@ -204,7 +204,7 @@ def test_each_attempt_to_open_a_slow_source_waits_longer():
     assert timeouts.open_timeout == timeouts.read_timeout() == 5
 
 
-def test_the_silence_is_a_flag_that_is_checked(main_py):
+def test_an_invalid_silence_is_refused(main_py):
     done = main_py("--silence", 0)
     assert done.returncode == 2 and done.stderr == (
         "--silence 0: must be more than 0 and at most 86400 seconds.\n"

@@ -188,11 +188,11 @@ def test_without_a_single_limit_the_sentence_gives_the_shares():
     )
 
 
-def test_nothing_is_said_about_nothing():
+def test_without_frames_no_limit_is_named():
     assert limit_of(Figures()) == ""
 
 
-def test_a_later_part_of_a_run_is_judged_alone():
+def test_a_later_part_of_a_run_is_measured_on_its_own():
     both = change(
         SLOW_SOURCE,
         **{

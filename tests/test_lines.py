@@ -364,7 +364,7 @@ def test_a_box_that_ends_at_the_frames_edge_is_inside_a_zone_that_ends_there():
         assert [result.zones for result in results] == 2 * [{"yard": {"person": 1}}]
 
 
-def test_zones_count_all_detections_without_a_tracker_and_confirmed_ones_with_it():
+def test_without_a_tracker_zones_count_all_detections_and_with_it_confirmed_ones():
     lines = Lines(None, YARD)
     for ids, count in ((False, {"person": 2}), (True, {"person": 1})):
         result = frame(0, [(-1, 200, 200, 0), (4, 210, 210, 0)], ids=ids)

@@ -196,7 +196,7 @@ def test_frames_that_a_slow_func_cannot_process_are_dropped_and_counted(camera, 
     assert count >= 30 and dropped >= count
 
 
-def test_the_pauses_between_attempts_grow(clip, monkeypatch):
+def test_the_pauses_between_attempts_to_connect_grow(clip, monkeypatch):
     class Stop(threading.Event):
         pauses = []
 

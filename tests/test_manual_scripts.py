@@ -47,5 +47,5 @@ def test_the_short_run_of_a_manual_script_works(command):
     assert ran.returncode == 0 and ran.stdout, ran.stderr
 
 
-def test_the_page_has_these_commands():
+def test_the_page_lists_all_scripts():
     assert len(COMMANDS) == 12

@@ -283,7 +283,7 @@ def test_a_failed_inference_is_the_error_of_its_frame_and_names_the_context(care
 
 
 @pytest.mark.parametrize("caught", [True, False])
-def test_a_failed_core_rests_and_no_frame_is_lost(caplog, caught):
+def test_a_failed_core_pauses_and_no_frame_is_lost(caplog, caught):
     """Also if func catches the error."""
 
     def func(context, frame):
@@ -303,7 +303,7 @@ def test_a_failed_core_rests_and_no_frame_is_lost(caplog, caught):
     assert "Its core pauses and is tried again with one frame after 30 s" in caplog.text
 
 
-def test_a_rested_core_is_tried_with_one_frame_and_used_again_after_a_success(monkeypatch):
+def test_after_its_pause_a_core_gets_one_frame_and_works_again_after_a_success(monkeypatch):
     monkeypatch.setattr(rknnpool, "PAUSE_SECONDS", (0.2, 0.8))
     calls, broken = [], threading.Event()
     broken.set()
@@ -326,7 +326,7 @@ def test_a_rested_core_is_tried_with_one_frame_and_used_again_after_a_success(mo
         assert set(pool.map(camera(lambda: len(calls) > 50))) == {1}
 
 
-def test_a_success_that_began_before_the_failure_does_not_end_the_rest():
+def test_a_success_that_began_before_the_failure_does_not_end_the_pause():
     all_busy, failed, runs = threading.Barrier(4), threading.Event(), []
 
     class NPU(FailingNPU):
@@ -348,7 +348,7 @@ def test_a_success_that_began_before_the_failure_does_not_end_the_rest():
     assert runs.count(1) == 2
 
 
-def test_the_last_core_never_rests():
+def test_the_last_core_never_pauses():
     """Two cores always fail, and the third one once."""
     npu = FailingNPU.make(lambda run, mask: mask != 1 or run == 30)
     with rknnPoolExecutor("model", 3, infer, runtime=npu) as pool:

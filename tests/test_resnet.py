@@ -170,7 +170,7 @@ def test_logits_of_few_classes_are_recognised_by_their_sum(values):
     )
 
 
-def test_logits_or_probabilities_is_decided_once_per_model():
+def test_whether_scores_are_logits_is_decided_once_per_model():
     """The first frame decides: later logits can look like probabilities by chance, and
     probabilities may not add up to 1."""
     logit, probability = Model("a"), Model("b")
@@ -187,7 +187,7 @@ def test_logits_or_probabilities_is_decided_once_per_model():
         )
 
 
-def test_a_wrong_decision_for_probabilities_is_corrected_permanently():
+def test_logits_first_taken_for_probabilities_are_recognised_from_then_on():
     model = Model("a")
     assert (
         resnet.probabilities([np.float32([[0.6, 0.4]])], model).tolist()

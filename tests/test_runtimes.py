@@ -113,7 +113,7 @@ def test_prepare_refuses_a_model_for_another_soc(wheel):
     assert runtimes.prepare(MODEL, npu, "rk3576")[0] is npu
 
 
-def test_prepare_leaves_a_missing_file_to_the_runtime(tmp_path):
+def test_prepare_lets_the_runtime_report_a_missing_file(tmp_path):
     path = str(tmp_path / "none.rknn")
     assert runtimes.prepare(path, None, None) == (cpu.RKNNLite, Model(path))
 
@@ -150,7 +150,7 @@ def test_on_a_board_an_onnx_that_is_newer_than_its_rknn_does_not_run(wheel, tmp_
         assert f"models/convert.py {onnx} --calibration SOURCE" in str(caught.value)
 
 
-def test_on_a_board_an_onnx_without_a_rknn_is_answered_with_the_command(
+def test_on_a_board_an_onnx_without_a_rknn_is_refused_with_the_command_that_converts_it(
     wheel, tmp_path, monkeypatch, main_here
 ):
     monkeypatch.setenv("RKNN_SOC", "rk3588")

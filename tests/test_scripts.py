@@ -339,7 +339,7 @@ def test_an_unavailable_governor_is_never_written(board):
     assert board.read(f"{CPUFREQ}/policy6/scaling_governor") == "userspace"
 
 
-def test_a_unit_that_the_kernel_lacks_is_one_line(make_board):
+def test_a_unit_that_the_kernel_lacks_is_reported_in_one_line(make_board):
     board = make_board("rk3588", devfreq=False)
     result = board.pin()
     assert result.returncode == 0
@@ -525,7 +525,7 @@ def replace(path, target):
     path.symlink_to(target)
 
 
-def test_a_refused_frequency_is_one_line_and_performance_is_used(board, refusing):
+def test_a_refused_frequency_is_reported_in_one_line_and_performance_is_used(board, refusing):
     replace(board.root / DEVFREQ / "fdab0000.npu/userspace/set_freq", refusing)
     result = board.pin()
     assert result.returncode == 0
@@ -544,7 +544,7 @@ def test_a_refused_frequency_without_performance_keeps_the_governor(board, refus
     assert pinned == "schedutil 408 MHz userspace 1800 MHz schedutil 408 MHz, userspace refused"
 
 
-def test_a_refused_governor_is_one_line(board, refusing):
+def test_a_refused_governor_is_reported_in_one_line(board, refusing):
     replace(board.root / DEVFREQ / "dmc/governor", refusing)
     result = board.pin()
     assert result.returncode == 0
@@ -578,7 +578,7 @@ def test_a_limit_that_a_hot_chip_set_itself_is_not_restored(board, refusing):
     assert limit.read_text() == "2256000\n"
 
 
-def test_restore_with_nothing_to_restore_is_one_sentence(board):
+def test_restore_with_nothing_to_restore_prints_one_sentence(board):
     assert_refused(
         board.pin("--restore"),
         r"performance\.sh: nothing to restore: there is no .*/run/rknnpool-clocks",

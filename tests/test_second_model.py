@@ -160,7 +160,7 @@ def test_each_model_looks_at_its_classes_only(opened, runtime):
     assert texts(shown) == [{"colours": "red", "more": "red"}, {"more": "blue"}]
 
 
-def test_objects_without_an_id_and_small_ones_are_left_alone(opened, runtime):
+def test_objects_without_an_id_and_small_ones_get_no_second_model(opened, runtime):
     stream = opened(step())
     play(stream, 0, (-1, "car", 0, 40, "red"), (1, "car", 60, second_model.MIN_SIDE - 1, "red"))
     assert runtime.asked == 0
@@ -195,7 +195,7 @@ def test_answers_are_voted_on(opened, runtime):
     assert both.best[0] == "large" and both.best[1] == pytest.approx(0.9 * 50 / 70)
 
 
-def test_an_object_is_asked_about_until_the_answer_is_sure_and_again_when_it_has_grown(
+def test_crops_are_sent_until_the_answer_is_sure_and_again_when_the_object_has_grown(
     opened, runtime
 ):
     stream = opened(step())
@@ -207,7 +207,7 @@ def test_an_object_is_asked_about_until_the_answer_is_sure_and_again_when_it_has
     assert runtime.asked == 2 * votes.MIN_ANSWERS
 
 
-def test_an_object_about_which_nothing_can_be_said_is_left_alone_after_some_crops(opened, runtime):
+def test_an_object_without_an_answer_gets_a_limited_number_of_crops(opened, runtime):
     stream = opened(step())
     for number in range(votes.MAX_CROPS + 4):
         one = play(stream, number, (1, "car", 0, 40, "grey"))
@@ -238,7 +238,7 @@ def test_pictures_wait_for_all_answers(opened):
         assert texts(picture) == [{"colours": colour}, {"colours": "green"}]
 
 
-def test_one_crop_for_each_core_is_in_progress_and_the_others_are_counted(opened, runtime):
+def test_one_crop_for_each_core_is_in_progress_and_the_left_out_ones_are_counted(opened, runtime):
     stream = opened(step())
     runtime.open.clear()
     six = [(number, "car", 30 * number, 20, "red") for number in range(6)]
@@ -308,7 +308,7 @@ def first_model():
     return Model("first.rknn", names=NAMES[:2]), SimpleNamespace()
 
 
-def test_plan_reads_what_the_user_wrote(tmp_path):
+def test_plan_reads_model_and_classes(tmp_path):
     (first,) = plan([SECOND], *first_model(), "cpu")
     assert first.key == "resnet18_emoji" and first.classes is None and first.parent is None
     (one,) = plan([f"{SECOND}@car, person"], *first_model(), "cpu")
@@ -341,7 +341,7 @@ def test_classes_of_two_models_are_refused():
         ("none.rknn@car", "none.rknn: no such file, and without an NPU none.onnx is needed"),
     ],
 )
-def test_a_mistake_is_one_sentence(text, message):
+def test_a_mistake_in_then_is_reported_in_one_sentence(text, message):
     with pytest.raises(InputError) as error:
         plan([text], *first_model(), "cpu")
     assert message in str(error.value)
@@ -422,7 +422,7 @@ def test_the_demos_classifier_names_nine_of_ten_objects(opened, demo_truth, monk
     assert len(right) > 30 and sum(right.values()) >= 0.9 * len(right)
 
 
-def test_without_then_nothing_of_it_is_imported():
+def test_without_the_flag_then_none_of_its_files_is_imported():
     code = (
         "import sys; sys.argv = ['main.py', '--version']\n"
         "import main\n"

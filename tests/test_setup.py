@@ -168,7 +168,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("text", MISTAKES, ids=lambda text: text[:40])
-def test_a_mistake_in_the_file_is_one_sentence_with_stream_and_key(opened, path, text):
+def test_a_mistake_in_the_file_is_reported_in_one_sentence_with_stream_and_key(opened, path, text):
     with pytest.raises(InputError) as error:
         opened(text)
     assert str(error.value).startswith(f"{path}: {MISTAKES[text]}".rstrip("."))
@@ -176,13 +176,13 @@ def test_a_mistake_in_the_file_is_one_sentence_with_stream_and_key(opened, path,
 
 
 @pytest.mark.parametrize("text", ['{"gate": {"conf": 0.4,}}', '{"gate": {"classes": [0, ]}}'])
-def test_a_comma_too_many_is_called_so(opened, text):
+def test_a_comma_too_many_is_named(opened, text):
     with pytest.raises(InputError, match="line 1 is not JSON.* comma .*before"):
         opened(text)
 
 
 @pytest.mark.parametrize("create", [os.mkdir, os.mkfifo])
-def test_a_path_that_is_no_file_is_refused(opened, path, create):
+def test_a_path_that_is_not_a_file_is_refused(opened, path, create):
     create(path)
     with pytest.raises(InputError, match="site.json: is not a file."):
         opened()
@@ -208,7 +208,7 @@ def test_streams_that_do_not_run_are_kept_and_mentioned(opened, path, printed):
         assert '  "摄像头": {\n    "lines": {\n      "door": [[0.5, 0], [0.5, 1]]\n' in file.read()
 
 
-def test_what_others_write_into_the_file_meanwhile_is_kept(opened, path):
+def test_other_streams_that_others_have_changed_in_the_file_are_kept(opened, path):
     setup = opened({"gate": {}})
     version = setup.state("gate")["version"]
     with open(path, "w") as file:
@@ -236,7 +236,7 @@ def test_two_programs_that_save_at_once_lose_nothing(opened, path):
     assert {name: content(path)[name]["conf"] for name in programs} == {"gate": 0.59, "yard": 0.59}
 
 
-def test_what_others_write_into_the_file_about_a_stream_is_not_overwritten(opened, path):
+def test_a_stream_that_others_have_changed_in_the_file_is_not_overwritten(opened, path):
     setup = opened({"gate": {"conf": 0.5}})
     with open(path, "w") as file:
         json.dump({"gate": {"conf": 0.5, "zones": YARD}}, file)
@@ -316,7 +316,7 @@ def test_a_change_is_used_in_this_run_and_in_the_next_one_if_it_is_saved(opened,
     assert {**again, "version": 0} == {**new, "version": 0} and again["zones"] == YARD
 
 
-def test_of_two_people_who_edit_at_once_the_later_one_is_told(opened, path):
+def test_the_later_of_two_simultaneous_changes_is_refused(opened, path):
     setup = opened(None, "gate", "yard")
     read = setup.state("gate")["version"]  # by both
     setup.change("gate", {"conf": 0.3}, read, save=True)
@@ -379,7 +379,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("data", HOSTILE, ids=lambda data: repr(data)[:40])
-def test_wrong_data_is_one_short_sentence_and_changes_nothing(opened, path, data):
+def test_wrong_data_is_refused_in_one_short_sentence_and_changes_nothing(opened, path, data):
     setup = opened({"gate": {"conf": 0.5}})
     before, text = setup.state("gate"), content(path)
     with pytest.raises(ValueError) as error:
@@ -438,7 +438,7 @@ def test_unchanged_lines_keep_their_counts_and_changed_ones_start_at_0(opened):
     assert after.lines == {"door": once} and after.zones == {}
 
 
-def test_a_crossing_that_is_under_way_counts_in_spite_of_a_change(opened):
+def test_a_crossing_counts_although_the_setup_changes_during_it(opened):
     setup = opened({"gate": {"lines": DOOR}})
     stream = attached(setup)
     cross(stream, last=6)  # beyond the line, for too few frames to count
@@ -447,7 +447,7 @@ def test_a_crossing_that_is_under_way_counts_in_spite_of_a_change(opened):
     assert cross(stream, first=6).lines["door"] == {"in": {}, "out": {"person": 1}}
 
 
-def test_earlier_results_draw_the_lines_of_their_time(opened):
+def test_earlier_results_draw_the_lines_that_they_were_made_with(opened):
     setup = opened({"gate": {"lines": DOOR, "zones": YARD}})
     stream = attached(setup)
     before = feed(stream)
@@ -511,7 +511,7 @@ def test_the_model_detects_with_the_lowest_confidence_and_each_stream_keeps_its_
     assert kept() == [7, 9, 7]
 
 
-def test_detections_of_a_low_confidence_that_are_filtered_are_those_of_a_higher_one(
+def test_filtering_detections_gives_the_same_as_detecting_with_a_higher_confidence(
     demo_frames, path
 ):
     """With the real model, through NMS."""
@@ -579,7 +579,7 @@ def test_flags_replace_the_file_in_this_run_and_are_not_saved(opened, path):
         opened(None, "gate", lines={"roof/door": ((0, 0), (1, 1))})
 
 
-def test_reset_counts_needs_setup(main_here):
+def test_the_flag_reset_counts_needs_setup(main_here):
     done = main_here("models/demo.mp4", "--headless", "--reset-counts")
     assert (done.returncode, done.stderr) == (2, "--reset-counts needs --setup.\n")
 
@@ -609,7 +609,7 @@ def test_counts_of_live_sources_survive_a_restart_and_those_of_files_do_not(open
     }
 
 
-def test_counts_are_reset_on_the_page_and_by_reset_counts(opened, path):
+def test_counts_are_reset_on_the_page_and_by_the_flag_reset_counts(opened, path):
     setup = opened({"gate": {"lines": DOOR}, "yard": {"lines": DOOR}}, "gate", "yard")
     gate, yard = attached(setup, "gate", "yard")
     cross(gate), cross(yard)
@@ -691,7 +691,7 @@ def test_counts_are_written_while_the_stream_runs(opened, path, monkeypatch):
     wait_until(lambda: written(file) == 1)
 
 
-def test_a_damaged_file_of_counts_is_one_sentence(tmp_path):
+def test_a_damaged_file_of_counts_is_reported_in_one_sentence(tmp_path):
     (tmp_path / "x.sqlite3").write_bytes(b"not a database" * 100)
     with pytest.raises(InputError, match="x.sqlite3: the counts cannot be read .*Delete this file"):
         CountStore(str(tmp_path / "x.sqlite3"))
@@ -730,7 +730,7 @@ def test_main_py_counts_with_the_file(main_py, clip, car_func, path, tmp_path):
     assert set(os.listdir(tmp_path)) - {"__pycache__"} == {"car.py", "site.json"}
 
 
-def test_without_setup_nothing_of_it_is_imported():
+def test_without_the_flag_setup_none_of_its_files_is_imported():
     pytest.importorskip("aiohttp")
     script = "import sys, results.web; results.web.Web('0', []); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
@@ -740,7 +740,7 @@ def test_without_setup_nothing_of_it_is_imported():
     assert not {"results.setup", "results.setup_routes", "results.counts", "sqlite3"} & loaded
 
 
-def test_a_classifier_has_nothing_to_set_up(main_here, path):
+def test_setup_with_a_classifier_is_refused(main_here, path):
     words = "models/result.jpg", "--model", "models/resnet18_emoji.rknn", "--setup", path
     done = main_here(*words)
     assert done.returncode == 2 and done.stderr.startswith("--setup needs boxes"), done.stderr

@@ -228,7 +228,7 @@ def test_changes_are_used_at_once_and_saved_or_discarded(editor):
 
 @pytest.mark.slow
 @needs_browser
-def test_the_later_of_two_browsers_is_told_and_shown_what_the_other_has_changed(editor):
+def test_the_later_of_two_browsers_gets_a_message_and_what_the_other_has_changed(editor):
     answer = post(editor.page, {"lines": {"door": DOOR}}, version=editor.state()["version"])
     assert answer[0] == 200, answer
     editor.draw("Line", (0.7, 0.2), (0.7, 0.8))
@@ -498,7 +498,7 @@ def test_a_hostile_setup_is_refused_with_a_sentence_and_changes_nothing(opened, 
         b'{"stream": "gate", "action": "change", "version": ' + b"1" * 5000 + b"}",
     ],
 )
-def test_a_request_that_is_no_change_is_refused(opened, body):
+def test_a_request_that_is_not_a_valid_command_is_refused(opened, body):
     page = opened(fakes.stream())
     before = page.setup.state("gate")
     status, sentence = post(page, body=body)
@@ -507,7 +507,7 @@ def test_a_request_that_is_no_change_is_refused(opened, body):
 
 
 @pytest.mark.parametrize("version", [0, -1, 1e300, "1", None, True, [1], {}, 10**400])
-def test_another_version_is_a_conflict(opened, version):
+def test_a_change_of_another_version_is_refused(opened, version):
     page = opened(fakes.stream())
     assert post(page, {"lines": {"door": DOOR}})[0] == 200
     status, sentence = post(page, {}, version=version)
@@ -585,7 +585,7 @@ def test_other_methods_and_addresses_accept_no_changes(opened):
         assert ask(page, path, method)[0] == 405
 
 
-def test_a_large_or_slow_request_ends(opened, monkeypatch):
+def test_a_request_that_is_too_large_or_too_slow_is_ended(opened, monkeypatch):
     monkeypatch.setattr(routes, "RESPONSE_SECONDS", 0.5)
     page = opened(fakes.stream())
     status, sentence = post(page, body=b"[" + b"1," * 20000 + b"1]")
@@ -630,7 +630,7 @@ def test_a_disk_that_hangs_stops_neither_page_nor_pictures(opened, monkeypatch):
         assert save.result()[0] == 200 and read.result()[0] == 200
 
 
-def test_a_change_resets_discards_and_tells_the_new_state(opened):
+def test_change_discard_and_reset_return_the_new_state(opened):
     page = opened(fakes.stream())
     status, state = post(page, {"lines": {"door": DOOR}}, save=False)
     assert status == 200 and state == page.setup.state("gate") and not state["saved"]
@@ -652,7 +652,7 @@ class Shots:
         return encode_jpeg(np.zeros((20, 30, 3), np.uint8)) if name == "a b.jpg" else None
 
 
-def test_snapshots_are_listed_and_only_they_are_given(opened, tmp_path):
+def test_only_the_listed_snapshots_can_be_requested(opened, tmp_path):
     name, other = "2026-11-29_141502.123_gate_person_appears.jpg", "secret.jpg"
     for file in (name, other, "../secret.jpg"):
         (tmp_path / "shots").mkdir(exist_ok=True)
@@ -667,7 +667,7 @@ def test_snapshots_are_listed_and_only_they_are_given(opened, tmp_path):
 
 
 @pytest.mark.parametrize("keep_host", [True, False])
-def test_a_change_passes_a_proxy_and_none_of_another_site_does(opened, keep_host):
+def test_changes_pass_a_proxy_unless_they_come_from_another_site(opened, keep_host):
     page = opened(fakes.stream(), names=["proxy.localhost"])
     with Proxy(page, keep_host) as proxy:
         own, other = (f"http://{name}:{proxy.port}" for name in ("proxy.localhost", "evil.example"))

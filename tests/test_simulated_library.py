@@ -68,7 +68,7 @@ def test_only_the_library_has_raw_outputs(recorded, images):
         )
 
 
-def test_the_bound_returns_the_recorded_outputs_themselves(recorded, images):
+def test_the_runtime_without_copies_returns_the_recorded_outputs_themselves(recorded, images):
     context = context_of(simulated_library.simulated_library("no-copies", 0, 3, recorded))
     for output, expected in zip(context.inference_raw(images[:1]), recorded.outputs[0]):
         assert output[0] is expected[0] and output[1:] == expected[1:]

@@ -119,7 +119,7 @@ def test_a_large_object_is_scaled_down(opened):
     assert cv2.imdecode(jpeg, cv2.IMREAD_COLOR).shape == (720, 1280, 3)
 
 
-def test_the_oldest_are_deleted_and_a_later_run_continues(opened, tmp_path, monkeypatch):
+def test_the_oldest_pictures_are_deleted_also_those_of_earlier_runs(opened, tmp_path, monkeypatch):
     seconds = itertools.count(time.time())
     monkeypatch.setattr(snapshots.time, "time", lambda: next(seconds))
     folder, gate = tmp_path / "shots", street()
@@ -139,7 +139,7 @@ def test_the_oldest_are_deleted_and_a_later_run_continues(opened, tmp_path, monk
     assert len(names_in(folder)) == 6 and (folder / "holiday.jpg").read_bytes() == b"mine"
 
 
-def test_files_that_are_not_its_own_are_neither_shown_nor_returned(opened, tmp_path):
+def test_files_of_others_in_the_folder_are_neither_shown_nor_returned(opened, tmp_path):
     (tmp_path / "shots").mkdir()
     (tmp_path / "secret.jpg").write_bytes(b"secret")
     (tmp_path / "shots" / "2026-11-29_141502.123_gate_person_appears.jpg").write_bytes(b"text")
@@ -168,7 +168,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_any_name_gives_a_valid_file_and_is_shown_as_it_is(opened, tmp_path, monkeypatch, name):
+def test_any_name_gives_a_valid_file_name_and_is_shown_unchanged(
+    opened, tmp_path, monkeypatch, name
+):
     monkeypatch.setattr(fakes, "NAMES", [name])
     gate, sink = street(name), opened()
     crossing = {"line": name, "direction": "out", "id": 1, "class": name, "since": 1}
@@ -290,12 +292,12 @@ def test_main_py_saves_a_picture_of_each_event_before_anything_is_drawn(main_py,
         (["--snapshots", "x", "--max-snapshots", "0"], "--max-snapshots 0: must be at least 1"),
     ],
 )
-def test_flags_that_cannot_be_used_are_refused(main_py, flags, says):
+def test_invalid_flags_of_snapshots_are_refused(main_py, flags, says):
     ran = main_py(*flags, "--headless")
     assert ran.returncode == 2 and says in ran.stderr
 
 
-def test_a_run_without_the_flag_imports_nothing(tmp_path):
+def test_without_the_flag_snapshots_none_of_its_files_is_imported(tmp_path):
     program = (
         "import sys, main, results; sys.argv = ['main.py', 'x.mp4', '--headless', '--track']; "
         "args = main.arguments.parse(vars(main), None); results.open_sinks(args, []); "

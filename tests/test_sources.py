@@ -267,7 +267,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.parametrize("source", ["²", "٣", "9" * 20, "img_%099999999999d.png", "/dev/shm/x.mp4"])
-def test_a_missing_source_that_looks_like_a_number_or_camera_is_reported(source):
+def test_a_missing_source_with_a_name_like_a_number_or_camera_is_reported(source):
     with pytest.raises(InputError, match="no such file|no camera|no picture matches"):
         sources.open_source(source)
 
@@ -283,14 +283,14 @@ def test_a_missing_source_that_looks_like_a_number_or_camera_is_reported(source)
     ],
 )
 @pytest.mark.parametrize("scheme", ["rtsp", "HTTP"])
-def test_a_password_that_breaks_the_url_is_told_its_codes(signs, codes, scheme):
+def test_a_password_that_breaks_the_url_gets_the_codes_of_its_characters(signs, codes, scheme):
     with pytest.raises(InputError) as raised:
         sources.open_source(f"{scheme}://admin:{signs}@192.168.1.20:554/live")
     assert str(raised.value).endswith(f"in the password, write {codes}.")
     assert signs not in str(raised.value)
 
 
-def test_hidden_files_of_a_folder_are_no_pictures(tmp_path):
+def test_hidden_files_of_a_folder_are_not_read_as_pictures(tmp_path):
     for name in ("IMG_1.jpg", "IMG_2.jpg"):
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 6, 3), np.uint8))
         (tmp_path / f"._{name}").write_bytes(b"\0\5\x16\7Mac OS X")  # macOS writes these

@@ -112,20 +112,20 @@ def test_characters_come_from_the_metadata_or_a_file():
     assert ctc.characters_of(Model("x.rknn", names=["person", "car"])) == []
 
 
-def test_class_names_are_no_characters():
+def test_class_names_that_are_words_are_not_used_as_characters():
     """An end2end detector with six classes has as many columns as a reader of six characters."""
     outputs = [("o", (1, 300, 6))]
     names = ["person", "car", "dog", "cat", "bird"]
     assert not ctc.reads(Model("x.rknn", outputs=outputs, names=names, size=(640, 640)))
 
 
-def test_as_many_steps_as_characters_need_func():
+def test_with_equal_numbers_of_steps_and_characters_the_flag_func_is_needed():
     model = Model("x.rknn", outputs=[("o", (1, 11, 11))], names=LETTERS, size=(80, 24))
     with pytest.raises(InputError, match="may have the steps of a text first or its characters"):
         funcs.find(model)
 
 
-def test_a_reader_without_characters_is_refused():
+def test_a_model_for_text_without_characters_is_refused():
     model = Model("rec.rknn", outputs=[("o", (1, 40, 6625))], size=(320, 48))
     with pytest.raises(InputError, match=r"its characters are unknown\. Write them into rec\.txt"):
         funcs.find(model)
@@ -153,7 +153,7 @@ def test_regions_of_text_become_boxes_in_pixels_of_the_frame(int8):
     np.testing.assert_allclose(found.boxes[0], expected, atol=0.01)
 
 
-def test_a_map_without_the_class_name_needs_func():
+def test_a_map_without_a_class_name_needs_the_flag_func():
     model = Model("det.rknn", outputs=[("o", (1, 1, 64, 64))], size=(64, 64))
     with pytest.raises(InputError, match=r"write the word text into det\.txt"):
         funcs.find(model)
@@ -192,7 +192,7 @@ def write_on_van(frame, box, word):
 @pytest.mark.skipif(
     not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed"
 )
-def test_words_on_the_streets_vans_are_read(ppocr, monkeypatch):
+def test_the_words_on_the_vans_of_a_street_are_read(ppocr, monkeypatch):
     """19 of 20 identities: here all of twelve. A detector finds the line of text in the crop of
     a van, and another model reads it."""
     import street

@@ -62,7 +62,7 @@ def test_auto_chooses_parts_at_most_twice_as_large_as_the_models_input(size, mod
 
 
 @pytest.mark.parametrize("text", ["0x2", "banana", "3x", "17x1", "-1x2", "motion:", "motion:0x1"])
-def test_a_wrong_value_is_one_sentence(main_here, text):
+def test_a_wrong_value_of_tiles_is_refused_in_one_sentence(main_here, text):
     done = main_here("models/result.jpg", f"--tiles={text}")
     assert done.returncode == 2 and done.stderr.startswith(f"--tiles {text}: must be auto")
     assert len(done.stderr.splitlines()) == 1
@@ -409,7 +409,7 @@ def test_an_error_of_func_is_raised_at_its_frame(runtime):
         results.close()
 
 
-def test_an_unreadable_frame_passes_with_its_sentence(runtime):
+def test_an_unreadable_frame_comes_out_with_its_error(runtime):
     def frames():
         yield from pictures([0])
         stream = SimpleNamespace(draws=False)
@@ -563,7 +563,7 @@ def test_a_tile_with_a_tracked_object_that_moves_runs_even_if_it_looks_the_same(
 # ---- main.py ----
 
 
-def test_only_the_flag_imports_the_files_of_tiles():
+def test_without_the_flag_tiles_none_of_its_files_is_imported():
     script = "import main, sys; print([name for name in sys.modules if 'tile' in name])"
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout == "[]\n", ran.stderr

@@ -75,7 +75,7 @@ def test_boxes_and_scores_are_read_in_either_order(
     assert_same(yolo_nas.detect(context, frame), expected, pixels, score)
 
 
-def test_four_classes_leave_the_order_open(frame, demo):
+def test_with_four_classes_the_order_of_the_outputs_is_ambiguous(frame, demo):
     boxes, scores, _ = demo
     context = Context([boxes, scores[..., :4]])
     with pytest.raises(InputError, match="may be boxes and scores in either order") as error:
@@ -85,7 +85,7 @@ def test_four_classes_leave_the_order_open(frame, demo):
     assert len(found) and set(found.classes.tolist()) <= {0, 1, 2, 3}
 
 
-def test_another_number_of_boxes_needs_func():
+def test_another_number_of_boxes_needs_the_flag_func():
     """SSD and DETR have such outputs, too, with other boxes in them."""
     outputs = [("a", (1, 3000, 4)), ("b", (1, 3000, 21))]
     with pytest.raises(InputError, match="but not those of YOLO-NAS, which has 8400") as error:
