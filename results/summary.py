@@ -120,7 +120,8 @@ def report(streams: list[Any], shared: list[Any], quiet: bool) -> None:
         count = sum(stream.count for stream in streams)
         end = max(stream.ended or time.perf_counter() for stream in streams)
         seconds = end - min(stream.began for stream in streams)
-        say(f"in all: {count} frames in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
+        frames = "1 frame" if count == 1 else f"{count} frames"
+        say(f"in all: {frames} in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
     if not quiet:
         lines = [line for stream in streams if stream.findings for line in stream.findings.lines()]
         lines += [line for sink in shared for line in getattr(sink, "found", [])]

@@ -17,6 +17,8 @@ import cv2
 
 KEYS = ord("q"), 27  # 27: Esc
 WIDTH = 640          # of each window in pixels, if there are several
+SCREEN = 1920, 1080  # frames that are larger, such as photos, are shown at most in FITTING
+FITTING = 1280, 720
 
 
 def can_show() -> bool:
@@ -108,10 +110,18 @@ def is_closed(name: str) -> bool:
 
 
 def open_window(name: str, index: int, picture: Any, several: bool) -> None:
-    """Open a stream's window, as large as its frames; if there are several, two in a row."""
-    size = cv2.WINDOW_NORMAL if several else cv2.WINDOW_AUTOSIZE
-    cv2.namedWindow(name, size | cv2.WINDOW_GUI_NORMAL)
+    """Open a stream's window, as large as its frames if these fit on a screen; if there are
+    several, two in a row."""
+    height, width = picture.shape[:2]
+    scale = 1.0
     if several:
-        height = WIDTH * picture.shape[0] // picture.shape[1]
-        cv2.resizeWindow(name, WIDTH, height)
+        scale = WIDTH / width
+    elif width > SCREEN[0] or height > SCREEN[1]:
+        scale = min(FITTING[0] / width, FITTING[1] / height)
+    size = cv2.WINDOW_AUTOSIZE if scale == 1 else cv2.WINDOW_NORMAL
+    cv2.namedWindow(name, size | cv2.WINDOW_GUI_NORMAL)
+    if size == cv2.WINDOW_NORMAL:
+        height = int(scale * height)
+        cv2.resizeWindow(name, int(scale * width), height)
+    if several:
         cv2.moveWindow(name, index % 2 * (WIDTH + 20), index // 2 * (height + 40))

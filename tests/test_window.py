@@ -102,7 +102,9 @@ def click_close(display, window):
 def test_the_window_shows_the_last_picture_until_the_user_closes_it(screen, tmp_path, end):
     environment = dict(os.environ, DISPLAY=screen)
     (tmp_path / "plain.py").write_text("def myFunc(rknn_lite, IMG):\n    return IMG\n")
-    command = [sys.executable, "main.py", "models/result.jpg", "--func", str(tmp_path / "plain.py")]
+    picture = str(tmp_path / "result.jpg")  # a photo of 12 megapixels
+    cv2.imwrite(picture, cv2.resize(cv2.imread(str(ROOT / "models/result.jpg")), (4000, 3000)))
+    command = [sys.executable, "main.py", picture, "--func", str(tmp_path / "plain.py")]
     command += ["--save", str(tmp_path / "out.jpg")] if end == "saved" else []
     running = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=-1, stderr=subprocess.PIPE, text=True
@@ -112,6 +114,9 @@ def test_the_window_shows_the_last_picture_until_the_user_closes_it(screen, tmp_
         found = ["xdotool", "search", "--sync", "--name", "^result.jpg$"]
         found = subprocess.run(found, env=environment, stdout=-1, text=True, timeout=60).stdout
         window = found.split()[-1]
+        geometry = ["xdotool", "getwindowgeometry", "--shell", window]
+        shown = subprocess.run(geometry, env=environment, stdout=-1, text=True).stdout.split()
+        assert "WIDTH=960" in shown and "HEIGHT=720" in shown
     if end == "space":
         keys = ["xdotool", "windowfocus", "--sync", window, "key", "--window", window, end]
         subprocess.run(keys, env=environment, check=True, timeout=60)
