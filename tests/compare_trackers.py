@@ -199,12 +199,12 @@ def detect(frames):
         return [tuple(found) for found in pool.map(frames)]
 
 
-def demo(count=600):
-    """Return detections and truth of the demo's first `count` frames."""
+def demo(count=600, step=1):
+    """Return detections and truth of every `step`-th of the demo's first `count` frames."""
     document = json.loads((ROOT / "models/demo.json").read_text())
     video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
-    frames = itertools.islice(frames_of(video), count)
-    return detect(frames), truth_of(document["frames"], document["ids"])[:count]
+    frames = itertools.islice(frames_of(video), 0, count, step)
+    return detect(frames), truth_of(document["frames"], document["ids"])[:count:step]
 
 
 def drawn(actors, count=600, rate=60):

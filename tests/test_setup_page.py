@@ -298,7 +298,7 @@ def test_lines_drawn_with_the_mouse_on_the_demo_count_the_truth_and_the_same_as_
     opened, browser, runtime, demo_truth, demo_detections
 ):
     # what the demo model finds, so that the test does not run it: nothing in the dark picture
-    found = iter([(np.empty((0, 4)), np.empty(0, int), np.empty(0)), *demo_detections[::6]])
+    found = iter([(np.empty((0, 4)), np.empty(0, int), np.empty(0)), *demo_detections[::3]])
     recorded = SimpleNamespace(
         detect=lambda *_: Detections(*next(found), COCO_CLASSES), draw=func.draw
     )
