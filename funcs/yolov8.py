@@ -11,6 +11,7 @@ For each stride s = 8, 16, 32, the strides in any order, with height / s rows an
 """
 from __future__ import annotations
 
+import functools
 from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from vision.detections import Detections
 from vision.drawing import draw
 from vision.errors import ModelError
 from vision.frame import Picture
-from vision.heads import Head, Shapes, decode_cells, group_by_stride
+from vision.heads import Head, decode_cells, group_by_stride
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import letterbox, unletterbox
 from vision.nms import nms
@@ -57,7 +58,7 @@ def reads(model: Any) -> bool:
     if model.task not in (None, "detect") or not model.outputs:
         return False
     try:
-        first_outputs([shape for _, shape in model.outputs], settings_of(model).size)
+        first_outputs(tuple(shape for _, shape in model.outputs), settings_of(model).size)
     except ModelError:
         return False
     return True
@@ -71,14 +72,15 @@ def decode(outputs: Sequence[Any], settings: Settings
     outputs: of infer() or infer_raw(). Raises ModelError for other shapes.
     """
     raw = as_raw(outputs)
-    first = first_outputs([output.shape for output in raw], settings.size)
+    first = first_outputs(tuple(output.shape for output in raw), settings.size)
     heads = [Head(stride, raw[index], raw[index + 1]) for stride, index in first.items()]
     with np.errstate(over="ignore", invalid="ignore"):  # values of a broken model
         cells = decode_cells(heads, settings)
         return cells.boxes(), cells.classes, cells.scores
 
 
-def first_outputs(shapes: Shapes, size: Tuple[int, int]) -> Dict[int, int]:
+@functools.lru_cache(maxsize=100)
+def first_outputs(shapes: Tuple[Tuple[int, ...], ...], size: Tuple[int, int]) -> Dict[int, int]:
     """{stride: index of its first output}. size: (width, height) of the model's input. Raises
     ModelError if the shapes are not YOLOv8's."""
     groups = group_by_stride(shapes, size)

@@ -64,29 +64,29 @@ class Cells:
     def boxes(self) -> np.ndarray:
         """(n, 4) float32 xyxy in pixels of the model's input."""
         corners = [self.centres - self.sides[:, :2], self.centres + self.sides[:, 2:]]
-        return (np.concatenate(corners, 1) * self.strides).astype(np.float32)
+        return np.concatenate(corners, 1) * self.strides
 
 
 def decode_cells(heads: Sequence[Head], settings: Settings) -> Cells:
     """The cells of all heads whose best class has at least settings.conf."""
     scores = [head.scores.reshape(head.scores.shape[1], -1) for head in heads]  # (classes, cells)
+    sides = [head.sides.reshape(head.sides.shape[1], -1) for head in heads]
     logits = lacks_sigmoid(scores)
     conf = logit(settings.conf) if logits else settings.conf
     # The best class alone rules out nearly all cells. Only the others are computed.
-    highest = [score.highest() for score in scores]
-    passed = [np.flatnonzero(best >= score.threshold(conf))
-              for score, best in zip(scores, highest)]
-    best = np.concatenate([score._replace(stored=best[each]).floats()
-                           for score, best, each in zip(scores, highest, passed)])
-    classes = np.concatenate([score.stored.take(each, 1).argmax(0)
-                              for score, each in zip(scores, passed)])
-    sides = np.concatenate([head.sides.reshape(head.sides.shape[1], -1).columns(each).floats()
-                            for head, each in zip(heads, passed)], 1)
-    starts = np.cumsum([0] + [score.shape[1] for score in scores[:-1]])
-    index = np.concatenate([start + each for start, each in zip(starts, passed)])
-    table = cell_table(tuple((head.stride, *head.scores.shape[2:]) for head in heads))
-    centres, strides = np.split(table.take(index, 0), [2], 1)
-    return Cells(distances(sides).T, centres, strides, classes, as_scores(best, logits), index)
+    passed = [score.highest() >= score.threshold(conf) for score in scores]     # (cells,) bool
+    cells = [np.flatnonzero(of_head) for of_head in passed]
+    values = columns_of(scores, cells)                                          # (classes, n)
+    index = np.flatnonzero(np.concatenate(passed))
+    table = cell_table(tuple((head.stride, *head.scores.shape[2:]) for head in heads))[index]
+    return Cells(distances(columns_of(sides, cells)).T, table[:, :2], table[:, 2:],
+                 values.argmax(0), as_scores(values.max(0), logits), index)
+
+
+def columns_of(outputs: Sequence[Raw], index: Sequence[np.ndarray]) -> np.ndarray:
+    """Some columns of outputs (rows, columns), output after output: (rows, n) float32."""
+    return np.concatenate([output.columns(each).floats()
+                           for output, each in zip(outputs, index)], 1)
 
 
 @functools.lru_cache(maxsize=100)
@@ -108,8 +108,6 @@ def distances(sides: np.ndarray) -> np.ndarray:
     """
     if len(sides) == 4:
         return sides
-    weights = np.exp(np.minimum(sides, 80)).reshape(4, len(sides) // 4, -1)  # e^89 overflows
-    count = weights.shape[1]
-    bins_and_ones = np.stack([np.arange(count), np.ones(count)]).astype(np.float32)
-    sums = bins_and_ones @ weights    # (4, 2, n): of bin times weight, and of the weights
-    return sums[:, 0] / sums[:, 1]
+    bins = len(sides) // 4
+    weights = np.exp(np.minimum(sides, 80)).reshape(4, bins, -1)  # e^89 overflows
+    return np.arange(bins, dtype=np.float32) @ weights / weights.sum(1)
