@@ -91,7 +91,7 @@ def test_main_runs_in_a_read_only_clone(clip, tmp_path, car_func):
     clone.mkdir()
     mount = f"mount --bind {ROOT} {clone} && mount -o remount,ro,bind {clone}"
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("only root can mount a folder read-only")
+        pytest.skip("only root can mount a folder read-only, and not in a chroot")
     run = f"cd {clone} && {sys.executable} main.py {clip} --headless --func {car_func} --json"
     for file, code in ((tmp_path / "out.jsonl", 0), ("out.jsonl", 2)):
         done = subprocess.run(
