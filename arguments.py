@@ -91,8 +91,7 @@ def add_source_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
         f"NAME=SOURCE gives it a name; several pictures form one source (default: {cap})")
     add("--fps", type=float, default=settings["fps"], metavar="N",
         help="process at most N frames per second of each stream and skip the others (default: "
-        "all). For a file these are seconds of the video, so it is finished earlier; 25 pictures "
-        "count as one second")
+        "all). Of a file, N frames for each second of the video; 25 pictures count as one second")
     add("--loop", action="store_true", default=settings["loop"],
         help="play files again and again")
     add("--silence", type=float, default=settings["silence"], metavar="SECONDS",
@@ -109,8 +108,8 @@ def add_source_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
 def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:
     add = parser.add_argument_group("model").add_argument
     add("--model", default=settings["modelPath"], metavar="FILE",
-        help="the .rknn, or the folder that contains it; without an NPU, the .onnx beside it is "
-        "used (default: %(default)s)")
+        help="the .rknn, the .onnx, or the folder that contains it. Without an NPU, the .onnx "
+        "beside the .rknn is used (default: %(default)s)")
     add("--func", metavar="FILE",
         help="Python file that defines myFunc(rknn_lite, IMG) (default: func.py, or the file in "
         "funcs/ that can decode the model)")
@@ -126,7 +125,8 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
         "this (intersection over union), only the one with the higher score is kept (default: "
         "0.45; for Ultralytics' exports 0.7)")
     add("--tiles", default=settings["tiles"], metavar="COLUMNSxROWS",
-        help="also run the model on parts of each frame, for small objects: 3x2, auto or motion")
+        help="also run the model on overlapping parts of each frame, to find small objects: 3x2, "
+        "auto or motion")
     add("--then", action="append", default=[], metavar="MODEL[@CLASS,...]",
         help="a second model for each tracked object (of these classes); can be repeated")
 
@@ -172,8 +172,8 @@ def add_result_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
     add("--web-readonly", action="store_true", default=settings["web_readonly"],
         help="refuse changes on the page")
     add("--headless", action="store_true",
-        help="open no window (default: one window per stream if there is a display. When all files "
-        "have ended, it stays until a key is pressed, unless results are saved or sent)")
+        help="open no window (default: one window per stream if there is a display). When all "
+        "files have ended, a window stays until a key is pressed, unless results are saved or sent")
     add("--quiet", action="store_true",
         help="print only a summary of each stream at the end, and errors")
 

@@ -1,18 +1,18 @@
-"""Frames per second against threads: on this machine's NPU or CPU, or on a simulated NPU.
+"""Measures frame rates by number of threads: on this machine's NPU or CPU, or on a simulated NPU.
 
-    python benchmark.py                                             # the settings below
-    python benchmark.py --simulate yolov5s_relu@rk3588              # the speed Rockchip publishes
+    python benchmark.py                                             # 1 to 9 threads
+    python benchmark.py --simulate yolov5s_relu@rk3588              # as fast as Rockchip's figures
     python benchmark.py --simulate 16.9x3 --threads 3 6             # three cores of 16.9 ms
     python benchmark.py --simulate 10,10,30 --threads 6             # cores of different speed
     python benchmark.py --simulate 16.9x3 --threads 6 --live 30     # a camera with 30 FPS
-    python benchmark.py --threads plain 2                           # against a loop without a pool
-    python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # does memory stay flat?
+    python benchmark.py --threads plain 2                           # a plain loop, and 2 threads
+    python benchmark.py --simulate 16.9x3 --threads 6 --soak 20000  # memory over 20,000 frames
     python benchmark.py --simulate yolov8n@rk3588 --live 30 --streams 2 4 7    # many cameras
-    python benchmark.py --simulate 16.9x3 --threads 6 --runtime wheel library   # the wheel's copies
+    python benchmark.py --simulate 16.9x3 --threads 6 --runtime wheel library   # two runtimes
     python benchmark.py --profile --cap rtsp://192.168.1.20/live    # CPU time of a frame by stage
 
-Each frame is decoded, inferred and drawn on as in main.py, without a window. measure.py measures.
-The plot needs matplotlib.
+Each frame is decoded, inferred and drawn on as in main.py, without a window. The plot needs
+matplotlib.
 """
 from __future__ import annotations
 
@@ -217,32 +217,36 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", "--modelPath", default=modelPath, help=f"the .rknn (default: {modelPath})")
     add("--func", help="Python file whose myFunc(rknn_lite, IMG) replaces func.py's")
-    add("--cap", default=cap, help=f"the video (default: {cap})")
+    add("--cap", default=cap,
+        help=f"the video (default: {cap}); with --profile, any source of main.py")
     add("--threads", nargs="+", default=threads.split(), metavar="N",
-        help=f"numbers, all, plain (default: {threads})")
+        help="numbers of threads; all: each frame on all NPU cores; plain: a loop without a pool "
+             f"(default: {threads})")
     add("--seconds", type=float, default=seconds,
         help=f"seconds to measure each column in each round (default: {seconds:g})")
     add("--warmup", type=float, default=warmup,
-        help=f"seconds before each measurement (default: {warmup:g})")
-    add("--rounds", type=int, default=rounds, help=f"(default: {rounds})")
+        help=f"seconds before each measurement that do not count (default: {warmup:g})")
+    add("--rounds", type=int, default=rounds,
+        help=f"how often each column is measured; the median counts (default: {rounds})")
     add("--simulate", default=simulate, metavar="NPU",
-        help="milliseconds per frame: for equal cores 16.9x3, or of each core 10,10,30; or one of "
-             f"{', '.join(PUBLISHED)}")
+        help="a simulated NPU: milliseconds per frame x cores (16.9x3), milliseconds per frame of "
+             f"each core (10,10,30), or one of {', '.join(PUBLISHED)}")
     add("--runtime", nargs="+", default=runtime, metavar="NAME",
-        help=f"a column for each: {', '.join(runtimes.RUNTIMES)}; with --simulate, on a C "
-             f"library in place of librknnrt.so: {', '.join(KINDS)}")
+        help=f"a column for each: {', '.join(runtimes.RUNTIMES)}; with --simulate, where a C "
+             f"library takes the place of librknnrt.so: {', '.join(KINDS)}")
     add("--output", default=output, help=f"path of the .json and the .png (default: {output})")
     add("--no-decode", action="store_true",
-        help=f"first read {measure.IN_MEMORY} frames into memory")
-    add("--live", type=float, metavar="FPS", help="a live source with that rate")
+        help=f"read {measure.IN_MEMORY} frames into memory first, so that decoding is not measured")
+    add("--live", type=float, metavar="FPS", help="frames arrive at this rate, as from a camera")
     add("--streams", type=int, nargs="+", metavar="N",
-        help="instead of the table: N sources on one pool, with the first number of --threads")
+        help="instead of the table: N streams on one pool with the first number of --threads")
     add("--profile", action="store_true",
-        help="instead of the table: the CPU time of a frame by stage; --cap may be any source of "
-             "main.py (on a simulated NPU only a video)")
-    add("--reader", choices=READERS, help="what reads the source for --profile, as in main.py")
+        help="instead of the table: the CPU time of a frame by stage; on a simulated NPU, --cap "
+             "must be a video")
+    add("--reader", choices=READERS,
+        help="library that reads the source of --profile, as in main.py")
     add("--soak", type=int, metavar="FRAMES",
-        help="instead of the table: memory over this many frames, with the first number of "
+        help="instead of the table: memory use over this many frames, with the first number of "
              "--threads")
     return parser.parse()
 

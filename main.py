@@ -1,4 +1,4 @@
-"""Runs videos and cameras through the NPU; shows, saves or sends the results; reports the rate.
+"""Runs videos and cameras through the NPU; shows, saves or sends results; prints the frame rate.
 
     python main.py                                # the settings at the top of main.py
     python main.py street.mp4 --threads 9 --save out.mp4

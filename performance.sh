@@ -166,7 +166,11 @@ row() {
 case $#:${1-} in
     0:) action=pin ;;
     1:--restore | 1:--status) action=${1#--} ;;
-    1:--help | 1:-h) printf '%s\n' "$usage"; exit ;;
+    1:--help | 1:-h)
+        printf '%s\n' "$usage" 'Sets the clocks of CPU, NPU, memory and GPU to their maximum.' \
+            '--restore restores the previous clocks, --status changes nothing; each prints a table.'
+        exit
+        ;;
     *) die "$usage" ;;
 esac
 [[ $action == status ]] || may_write || die 'only root may change the clocks: sudo ./performance.sh'

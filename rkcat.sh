@@ -115,7 +115,12 @@ everything() {
 (($# <= 1)) || die "$usage"
 seconds=${1-}
 case $seconds in
-    --help | -h) printf '%s\n' "$usage"; exit ;;
+    --help | -h)
+        printf '%s\n' "$usage" \
+            'Shows NPU load, clocks, temperatures and versions, once or every SECONDS.' \
+            'Only root sees the NPU load: sudo ./rkcat.sh.'
+        exit
+        ;;
     *[!0-9.]* | *.*.*) die "'$seconds' is not a number of seconds above 0; $usage" ;;
     *[1-9]*) ;;
     *) (($# == 0)) || die "'$seconds' is not a number of seconds above 0; $usage" ;;

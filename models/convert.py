@@ -1,7 +1,7 @@
 """Converts an ONNX model to .rknn with Rockchip's rknn-toolkit2, or to .tflite with onnx2tf.
 
-Runs on a board or on a PC, in an environment of its own (docs/models.md, docs/runtimes.md). A
-.tflite is for the open driver.
+It runs on a board or on a PC, in an environment of its own: for .rknn see docs/models.md, for
+.tflite, which the open driver needs, docs/runtimes.md.
 
     python models/convert.py best.onnx --calibration 0        # a camera, URL, video, or pictures
     python models/convert.py best.onnx --calibration photos --target rk3576
@@ -9,15 +9,13 @@ Runs on a board or on a PC, in an environment of its own (docs/models.md, docs/r
         --mean 123.675 116.28 103.53 --std 58.395 57.12 57.375
     python models/convert.py model.onnx --to tflite --calibration images/
 
-The .rknn lies beside the .onnx, with its class names. An int8 model is compared with the float
-model on every fifth picture, which is not used for calibration.
+The .rknn is written beside the .onnx; the class names and the task are written to NAME.yaml. An
+int8 model is compared with the float model on every fifth picture, which is not used for
+calibration.
 
 Mean and standard deviation of the model's input, R, G, B in 0..255, are read from the ONNX file's
-metadata, `mean` and `std`, as runtimes/cpu.py does; --mean and --std write them there. A model
-without them takes RGB in 0..1. What the .onnx says of itself (class names, task) goes into
-NAME.yaml beside the .rknn, or into the .tflite. For int8, the coordinates of Ultralytics'
-outputs are brought to 0..1 (relative_boxes.py); NAME.yaml says so, and funcs/ultralytics.py
-multiplies again.
+metadata, `mean` and `std`; --mean and --std write them there. A model without them gets RGB in
+0..1.
 """
 from __future__ import annotations
 
@@ -188,9 +186,10 @@ def check_out(out: Path, extension: str) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("onnx", type=Path)
+    add("onnx", type=Path, help="the model")
     add("--to", choices=("rknn", "tflite"), default="rknn",
-        help="tflite: int8 for the open driver; needs --calibration, and no --target")
+        help="format of the output (default: rknn). tflite is int8 for the open driver; it needs "
+        "--calibration and no --target")
     add("--target", type=target,
         help=f"the SoC; its name begins with {', '.join(FAMILIES)} (default: this board's, on a PC "
         "rk3588)")
@@ -203,14 +202,15 @@ def parse_arguments() -> argparse.Namespace:
         help="number of pictures, evenly spread over the source (default: 50). Every fifth is for "
         "the comparison")
     add("--interval", type=float, default=2.0, metavar="SECONDS",
-        help="between two frames of a camera or live URL (default: 2)")
+        help="seconds between two frames of a camera or live URL (default: 2)")
     add("--algorithm", choices=toolkit.ALGORITHMS, default=toolkit.ALGORITHMS[0],
-        help="that chooses the ranges of int8 (default: normal); mmse takes a "
-        "quarter of an hour on a PC, longer on a board")
+        help="how the value ranges of int8 are chosen (default: normal); mmse takes a quarter of "
+        "an hour on a PC, longer on a board")
     for name in ("mean", "std"):
         add(f"--{name}", type=float, nargs=3, metavar=tuple("RGB"),
-            help=f"first write this {name} into the ONNX file")
-    add("--out", type=Path, help="default: the ONNX file's name with .rknn or .tflite")
+            help=f"the model's {name} for 0..255; it is written into the ONNX file first")
+    add("--out", type=Path,
+        help="output file (default: the ONNX file's name with .rknn or .tflite)")
     return parser.parse()
 
 

@@ -73,9 +73,9 @@ def open_camera(source: str, camera: CameraSettings | None = None
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
         return capture, note
     if os.path.exists(source if number is None else f"/dev/video{number}"):
-        raise SourceUnavailable(f"{source}: the camera is in use, or this device is not a camera.")
-    raise InputError(f"{source}: there is no camera with this number, or it is in use."
-                     if is_number(source) else f"{source}: there is no such camera.")
+        raise SourceUnavailable(f"{source}: the camera is in use, or this device is not a camera; "
+                                "main.py --doctor lists the cameras.")
+    raise InputError(f"{source}: there is no such camera; main.py --doctor lists the cameras.")
 
 
 def configure(capture: cv2.VideoCapture, camera: CameraSettings) -> str | None:

@@ -83,7 +83,7 @@ def test_the_frames_of_a_camera_are_spread_over_time():
 @pytest.mark.parametrize(
     "source, said",
     [
-        ("97", "97: there is no camera with this number, or it is in use."),
+        ("97", "97: there is no such camera; main.py --doctor lists the cameras."),
         ("none/at/all", "none/at/all: no such file."),
         ("http://127.0.0.1:1/live", "http://127.0.0.1:1/live: "),
     ],

@@ -96,7 +96,7 @@ def test_without_an_npu_one_line_says_what_runs_instead(main_py, clip):
         (["gate=0", "gate=1"], "gate: two streams have this name"),
         (["--classes", "person", "models/demo.mp4"], "write sources before --classes"),
         (["a/b=models/demo.mp4"], "a/b=models/demo.mp4: no such file"),
-        (["97"], "97: there is no camera with this number"),
+        (["97"], "97: there is no such camera; main.py --doctor lists the cameras"),
         pytest.param(
             ["models/demo.mp4", "--model", "none.rknn"],
             "none.rknn: no such file, and without an NPU none.onnx",

@@ -601,11 +601,11 @@ def test_an_unknown_option_prints_the_usage(board, script, arguments):
 
 
 @pytest.mark.parametrize("script", ["performance.sh", "rkcat.sh"])
-def test_help_prints_the_usage(board, script):
+def test_help_prints_the_usage_and_what_the_script_does(board, script):
     before = board.nodes()
     result = board.run(script, "--help")
     assert (result.returncode, result.stderr) == (0, "")
-    assert re.fullmatch(rf"usage: .*\./{script} .+\n", result.stdout)
+    assert re.fullmatch(rf"usage: .*\./{script} .+\n(S\w+s .+\n)(.+\n)", result.stdout)
     assert board.nodes() == before
 
 
