@@ -178,9 +178,12 @@ def demo_detections(tmp_path_factory):
 def clip(tmp_path_factory, demo_frames):
     """Path of a video of 45 frames, 640 x 360. A white bar in the corner of each frame shows its
     number."""
-    path = tmp_path_factory.mktemp("clip") / "clip.avi"
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.avi", demo_frames[:45])
+
+
+def write_clip(path, frames):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 30, (640, 360))
-    for number, frame in enumerate(demo_frames[:45]):
+    for number, frame in enumerate(frames):
         small = cv2.resize(frame, (640, 360))
         small[:60] = 0
         cv2.rectangle(small, (0, 0), (4 * number + 3, 40), (255, 255, 255), -1)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_clip
 
 import rknnpool
 
@@ -193,7 +193,8 @@ def places(words, flag):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", runnable())
-def test_every_command_with_the_demo_models_runs(command, clip, tmp_path):
+def test_every_command_with_the_demo_models_runs(command, demo_frames, tmp_path):
+    clip = write_clip(tmp_path / "clip.avi", demo_frames[:9])
     words = shlex.split(command)
     for place in places(words, "--save") + places(words, "--snapshots"):
         words[place + 1] = str(tmp_path / words[place + 1])
@@ -203,7 +204,7 @@ def test_every_command_with_the_demo_models_runs(command, clip, tmp_path):
     command = [sys.executable, *words, "--headless"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
-    assert "45 frames" in ran.stdout + ran.stderr
+    assert "9 frames" in ran.stdout + ran.stderr
 
 
 def test_some_commands_on_the_pages_are_run():
