@@ -66,7 +66,7 @@ def detect(rknn_lite: Any, IMG: Picture) -> Detections:
     outputs = infer_raw(rknn_lite, image)
     shapes = [output.shape for output in outputs]
     names = getattr(model, "names", None)
-    possible = readings(shapes, settings.size, len(names) if names else None)
+    possible = layouts_of_shapes(shapes, settings.size, len(names) if names else None)
     if not possible:
         raise unknown_outputs(shapes, "funcs/class_maps.py reads one output (1, classes, rows, "
                                       "columns), (1, rows, columns, classes) or (1, rows, columns)")
@@ -83,8 +83,8 @@ def detect(rknn_lite: Any, IMG: Picture) -> Detections:
 
 
 def reads(model: Any) -> bool:
-    """True if a model's output can only be a class map, read in one way."""
-    possible = _readings_of(model)
+    """True if a model's output can only be a class map, with one layout."""
+    possible = _layouts_of(model)
     if len(possible) != 1 or model.task is not None:
         return False
     return bool(model.names) or class_count(model.outputs[0][1], possible[0]) in NAMES_BY_COUNT
@@ -92,7 +92,7 @@ def reads(model: Any) -> bool:
 
 def unclear(model: Any) -> Optional[str]:
     """What the output may be if it may be a class map, but also something else."""
-    possible = _readings_of(model)
+    possible = _layouts_of(model)
     if not possible or model.task is not None:
         return None
     shape = model.outputs[0][1]
@@ -108,20 +108,21 @@ def unclear(model: Any) -> Optional[str]:
 
 def classes_of(model: Any) -> Optional[int]:
     """The number of classes of a model, from its output; None if that does not say it."""
-    possible = _readings_of(model)
+    possible = _layouts_of(model)
     return class_count(model.outputs[0][1], possible[0]) if len(possible) == 1 else None
 
 
 # ---- which layout ----
 
-def _readings_of(model: Any) -> List[str]:
+def _layouts_of(model: Any) -> List[str]:
     count = len(model.names) if model.names else None
     shapes = [shape for _, shape in model.outputs]
-    return readings(shapes, model.size, count) if model.size else []
+    return layouts_of_shapes(shapes, model.size, count) if model.size else []
 
 
-def readings(shapes: List[Shape], size: Tuple[int, int], names: Optional[int] = None) -> List[str]:
-    """How outputs with these shapes can be read: of FIRST, LAST and BEST those that are possible.
+def layouts_of_shapes(shapes: List[Shape], size: Tuple[int, int], names: Optional[int] = None
+                      ) -> List[str]:
+    """Which of the layouts FIRST, LAST and BEST outputs with these shapes can have.
 
     size: (width, height) of the input; names: how many class names the model has, None: unknown.
     """

@@ -60,7 +60,7 @@ def detect(rknn_lite: Any, IMG: np.ndarray) -> Detections:
     layout = possible[0] if possible else STEPS_FIRST  # of two, the first: see unclear()
     outputs = infer_raw(rknn_lite, preprocess(IMG, settings.size, layout == CHARACTERS_FIRST))
     shapes = [output.shape for output in outputs]
-    if not characters or not layouts_of(shapes, len(characters)):
+    if not characters or not layouts_of_shapes(shapes, len(characters)):
         raise unknown_outputs(shapes, "funcs/ctc.py reads (1, steps, 1 + characters) and (1, "
                               f"characters + 1, steps), and knows {len(characters)} characters")
     steps = outputs[0].part(0)
@@ -126,9 +126,9 @@ def characters_of(model: Any) -> List[str]:
     return model.characters
 
 
-def layouts_of(shapes: Sequence[Tuple[int, ...]], count: int) -> List[str]:
-    """How outputs can be read: STEPS_FIRST, CHARACTERS_FIRST, both or none. count: number of the
-    characters, with or without the blank and the space."""
+def layouts_of_shapes(shapes: Sequence[Tuple[int, ...]], count: int) -> List[str]:
+    """Which of the layouts STEPS_FIRST and CHARACTERS_FIRST outputs with these shapes can have.
+    count: number of the characters, with or without the blank and the space."""
     if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != 1 or not count:
         return []
     _, first, last = shapes[0]
@@ -141,9 +141,9 @@ def layouts_of(shapes: Sequence[Tuple[int, ...]], count: int) -> List[str]:
 
 
 def layouts(model: Any) -> List[str]:
-    """How a model's outputs can be read, see layouts_of()."""
+    """The layouts that a model's outputs can have, see layouts_of_shapes()."""
     shapes = [shape for _, shape in getattr(model, "outputs", [])]
-    return layouts_of(shapes, len(characters_of(model)))
+    return layouts_of_shapes(shapes, len(characters_of(model)))
 
 
 def alphabet(characters: Sequence[str], count: int, layout: str) -> List[str]:
@@ -156,7 +156,7 @@ def alphabet(characters: Sequence[str], count: int, layout: str) -> List[str]:
 
 
 def reads(model: Any) -> bool:
-    """True if a model has characters and, read in only one way, an output for them."""
+    """True if a model has characters, and an output for them with only one possible layout."""
     return len(layouts(model)) == 1
 
 

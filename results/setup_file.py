@@ -83,8 +83,7 @@ def checked_settings(data: Any, names: Mapping[int, str], where: Callable[[str],
     settings = keep._replace(**new)
     count = len(settings.lines) + len(settings.zones)
     if count > MAX_SHAPES:
-        raise InputError(f"{where(next(iter(data)))}{count} lines and zones; a stream may have "
-                         f"{MAX_SHAPES}.")
+        raise InputError(f"{where('')}{count} lines and zones; a stream may have {MAX_SHAPES}.")
     return settings
 
 

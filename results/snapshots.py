@@ -140,7 +140,7 @@ class Snapshots:
 
     def _save(self, snapshot: Snapshot) -> None:
         result, facts = snapshot.result, snapshot.facts
-        while name_of(facts) in self.files:  # two objects do the same in one frame
+        while name_of(facts) in self.files:  # another object has done the same at this moment
             facts["time"] = round(facts["time"] + 0.001, 3)
         name = name_of(facts)
         quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -274,13 +274,13 @@ def name_of(facts: Dict[str, Any]) -> str:
     """The name of a file: 2026-11-29_141502.123_gate_person_crosses-door.jpg, in local time."""
     moment = time.strftime("%Y-%m-%d_%H%M%S", time.localtime(facts["time"]))
     where = facts.get("line") or facts.get("zone")
-    event = f"{facts['event']}-{part_of(where)}" if where else facts["event"]
-    return (f"{moment}.{round(facts['time'] * 1000) % 1000:03d}_{part_of(facts['stream'])}_"
-            f"{part_of(facts['class'])}_{event}.jpg")
+    event = f"{facts['event']}-{file_name_part(where)}" if where else facts["event"]
+    return (f"{moment}.{round(facts['time'] * 1000) % 1000:03d}_{file_name_part(facts['stream'])}_"
+            f"{file_name_part(facts['class'])}_{event}.jpg")
 
 
-def part_of(name: str) -> str:
-    """A name as part of a file's name: letters of all languages, digits and _ - . only."""
+def file_name_part(name: str) -> str:
+    """A name as a part of a file's name: only letters of all languages, digits and _ - . remain."""
     part = re.sub(r"[^\w.-]+", "-", name)
     return part.encode("utf-8", "ignore")[:MAX_PART].decode("utf-8", "ignore") or "-"
 

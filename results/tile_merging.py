@@ -168,8 +168,9 @@ def join(parts: Detections, tile_of: np.ndarray) -> Detections:
 
 def another_part(parts: Detections, tile_of: np.ndarray, free: np.ndarray, members: List[int]
                  ) -> Optional[int]:
-    """The best part that belongs to the same object as `members`, whose first has the box around
-    them; None if there is none. free: whether a part belongs to no object yet, (n,) bool."""
+    """The best part that also belongs to the object of the parts `members`; None if there is none.
+    The first of these has the box around all of them. free: whether a part belongs to no object
+    yet, (n,) bool."""
     first, candidates = members[0], np.flatnonzero(free)
     boxes: Any = parts.boxes
     shared, areas = intersections(boxes[[first, *candidates]])
