@@ -204,19 +204,17 @@ def layout_of_shapes(shapes: Sequence[Shape], size: Tuple[int, int], task: Optio
         return Layout(task, "rows", 0, 0, 0, boxes) if task else None
     kind, values = _kind_of(shapes[boxes], size, names)
     task = task or _guess_task(kind, values, names, points)
+    if not kind or kind == "yolov5" and task != "detect":
+        return None
     if task == "pose":
-        points = points or _guess_points(values - (names or 1) * (kind == "columns"))
+        points = points or _guess_points(_without_scores(kind, values, names))
     else:
         points = (0, 0)
     if points is None:
         return None
-    extra = {"segment": coefficients, "obb": 1}.get(task, points[0] * points[1])
-    classes = values - extra  # one score each; none in rows, which contain the best class instead
-    if kind == "rows" and classes == 0:
-        return Layout(task, kind, 0, *points, boxes)
-    if kind == "columns" and classes > 0 or kind == "yolov5" and classes > 0 and task == "detect":
-        return Layout(task, kind, classes, *points, boxes)
-    return None
+    classes = values - {"segment": coefficients, "obb": 1}.get(task, points[0] * points[1])
+    fits = classes == 0 if kind == "rows" else classes > 0
+    return Layout(task, kind, classes, *points, boxes) if fits else None
 
 
 def _find_boxes(shapes: Sequence[Shape]) -> Optional[Tuple[int, int]]:
@@ -256,13 +254,19 @@ def _guess_task(kind: str, values: int, names: Optional[int], points: Optional[T
     """The task of a model without prototypes that does not say it. values: see _kind_of()."""
     if kind == "yolov5":
         return "detect"
-    besides_scores = values if kind == "rows" else values - (names or 1)
+    rest = _without_scores(kind, values, names)
     count, each = points or COCO_POINTS
-    if besides_scores == count * each:
+    if rest == count * each:
         return "pose"
-    if besides_scores == 1 and (names or kind == "rows"):  # the angle; or a second class
+    if rest == 1 and (names or kind == "rows"):  # without names, it may be a second class
         return "obb"
     return "detect"
+
+
+def _without_scores(kind: str, values: int, names: Optional[int]) -> int:
+    """How many of a box's values are no class scores. Rows have no scores, because they contain
+    the best class. Without names, one class is assumed."""
+    return values if kind == "rows" else values - (names or 1)
 
 
 def _guess_points(values: int) -> Optional[Tuple[int, int]]:

@@ -86,15 +86,15 @@ class Tiles:
 class TileStarter:
     """Gives the tiles of a stream's frames to the pool, one frame after the other.
 
-    tracked: boxes (n, 4) xyxy of tracked objects that move or were lost; set from outside.
+    tracked: boxes (n, 4) xyxy of tracked objects that move or were lost; set by TiledResults.
     """
 
     def __init__(self, tiles: Tiles, pool: Any):
         self.tiles, self.pool = tiles, pool
         self.motion = Motion() if tiles.tiling.motion else None
         self.tracked = NO_BOXES
-        self.found: Dict[int, Future] = {}  # by the tile's number: of the last time that it ran
-        self.newest: List[Future] = []      # of the tiles that run in the newest frame
+        self.last_runs: Dict[int, Future] = {}  # of each tile, by its number
+        self.newest: List[Future] = []          # of the tiles that run in the newest frame
         self.closed = False
 
     def start(self, _: Any, result: Result) -> StartedFrame:
@@ -109,16 +109,17 @@ class TileStarter:
         self.newest = [self._submit(tile) for tile in tiles]
         if self.closed:
             self.close()
-        self.found.update(zip(numbers, self.newest))
+        self.last_runs.update(zip(numbers, self.newest))
         tiles[-1].started.wait()
-        return StartedFrame(result, [*boxes, (0, 0, *result.size)],
-                            [*map(self.found.__getitem__, range(len(boxes))), self.newest[-1]])
+        found = [self.last_runs[number] for number in range(len(boxes))]
+        return StartedFrame(result, [*boxes, (0, 0, *result.size)], [*found, self.newest[-1]])
 
     def _choose(self, result: Result, boxes: List[Box]) -> List[int]:
         """The numbers of the tiles that run. The others keep what was found in them."""
         if self.motion is None or not boxes:
             return list(range(len(boxes)))
-        self.motion.forget([number for number, future in self.found.items() if has_failed(future)])
+        self.motion.forget([number for number in range(len(self.motion.seen))
+                            if has_failed(self.last_runs[number])])
         return self.motion.choose(cells_of(result.as_read), boxes, result.size, self.tracked)
 
     def _submit(self, tile: Tile) -> Future:

@@ -345,6 +345,7 @@ def test_the_models_settings_are_used(opened, frame):
         ([(1, 300, 6)], "x.onnx", None, None, ("detect", 0)),
         ([(1, 300, 7)], "x.onnx", None, None, ("obb", 0)),
         ([(1, 300, 57)], "x.onnx", None, None, ("pose", 0)),
+        ([(1, 300, 57)], "x.onnx", None, 2, ("pose", 0)),
         ([(1, 25200, 85)], "x.onnx", None, None, ("detect", 80)),
         ([(1, 5, 8400)], "x.rknn", None, None, ("detect", 1)),
         # dynamic sides, as exported with dynamic=True
@@ -421,6 +422,7 @@ def test_a_guessed_task_is_reported(capsys, shape, name, task, names, expected):
         ([(2, 84, 8400)], None),
         ([(1, 84, 8400), (1, 32, 160, 160), (1, 1)], None),
         ([(1, 0, 0)], None),
+        ([(1, 300, 6)], "pose"),
     ],
 )
 def test_other_outputs_are_not_read(shapes, task):
