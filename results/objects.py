@@ -57,16 +57,16 @@ class Objects:
         for index, (track, score) in enumerate(zip(ids, found.scores.tolist())):
             if track < 0:  # not confirmed by the tracker yet
                 continue
-            thing = self.present.get(track)
-            if thing is None:
-                thing = _Object(track, result, f"{self.name}-{track}", self.snapshots)
-                self.present[track] = thing
-                thing.update(result, index, score)
+            is_new = track not in self.present
+            if is_new:
+                name = f"{self.name}-{track}"
+                self.present[track] = _Object(track, result, name, self.snapshots)
+            thing = self.present[track]
+            thing.update(result, index, score)
+            if is_new:
                 events.append(thing.event("new", "appears"))
-            else:
-                thing.update(result, index, score)
-                if attributes and thing.has_other_attributes():
-                    events.append(thing.event("update", "attributes"))
+            elif attributes and thing.has_other_attributes():
+                events.append(thing.event("update", "attributes"))
             zones = zones_of.get(track, NO_ZONES)
             if zones != thing.zones:
                 events += thing.set_zones(zones)
@@ -106,14 +106,12 @@ def zones_by_id(result: Any) -> Dict[int, List[str]]:
 
 
 class _Object:
-    """One tracked object, and what its last event reported."""
+    """One tracked object, and what its last event reported. update() comes first."""
 
     def __init__(self, track: int, result: Any, name: str, snapshots: bool):
         self.track, self.name, self.snapshots = track, name, snapshots
-        self.camera, self.detections = result.stream.name, result.detections
-        self.number, self.index, self.score, self.time = result.number, 0, 0.0, result.time
-        self.start, self.end_time, self.top_score = result.time, None, 0.0
-        self.missed = 0  # frames since it was last seen
+        self.camera, self.start, self.end_time = result.stream.name, result.time, None
+        self.top_score = 0.0
         self.zones: List[str] = []    # where it is now
         self.entered: List[str] = []  # every zone in which it was
         self.reported: Optional[Dict[str, Any]] = None
@@ -121,7 +119,7 @@ class _Object:
     def update(self, result: Any, index: int, score: float) -> None:
         self.detections, self.number = result.detections, result.number  # not its picture
         self.index, self.score, self.time = index, score, result.time
-        self.missed = 0
+        self.missed = 0  # frames since then
         if score > self.top_score:
             self.top_score = score
 
