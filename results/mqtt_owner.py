@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import itertools
 import math
 import socket
 from typing import Optional, Tuple
@@ -20,28 +19,22 @@ ANSWER_SECONDS = 1  # how long an owner has to answer
 RETRY_SECONDS = 10  # between two claims of a stream that another program publishes
 
 
-def take_program_id(*parts: str) -> Tuple[str, Optional[socket.socket]]:
+def take_program_id(*parts: str) -> Tuple[str, socket.socket]:
     """An id that stays the same after a restart, and that no other running program has.
 
     parts: what tells this program from others on this board. Returns the id, and a lock: until it
     is closed, another program with the same parts gets another id.
     """
-    hostname = socket.gethostname()
     # Boards with a copy of one SD card differ by their serial number.
-    board = [_content(path) for path in ("/etc/machine-id", "/proc/device-tree/serial-number")]
-    text = "\0".join([hostname, *board, *parts])
-    first = f"{hostname}-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
-    for number in itertools.count(1):
-        program = first if number == 1 else f"{first}-{number}"
-        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            lock.bind(f"\0rknnpool-mqtt-{program}")  # an abstract name: it is free after kill -9
-            return program, lock
-        except OSError as error:
-            lock.close()
-            if error.errno != errno.EADDRINUSE:  # abstract names exist on Linux only
-                return program, None
-    raise AssertionError("unreachable")
+    files = "/etc/machine-id", "/proc/device-tree/serial-number"
+    text = "\0".join([socket.gethostname(), *map(_content, files), *parts])
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    program = first = f"{socket.gethostname()}-{digest[:8]}"
+    lock, number = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), 1
+    while not _bind(lock, program):
+        number += 1
+        program = f"{first}-{number}"
+    return program, lock
 
 
 def _content(path: str) -> str:
@@ -52,54 +45,70 @@ def _content(path: str) -> str:
         return ""
 
 
-class Owner:
-    """Whether this program publishes a stream.
+def _bind(lock: socket.socket, program: str) -> bool:
+    """Bind a lock to an id. False if another program has it."""
+    try:
+        lock.bind(f"\0rknnpool-mqtt-{program}")  # an abstract name: it is free after kill -9
+        return True
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE  # abstract names exist on Linux only
 
-    topic: of the stream; program: this program's id. `state` is "asking", "own" or "taken" by the
-    program `other`. `pending` is the message to send next: call sent() then.
+
+class Owner:
+    """Which program publishes a stream.
+
+    topic: of the stream; program: this program's id. `publisher` is the program that publishes the
+    stream, None until it is known.
     """
 
     def __init__(self, topic: str, program: str):
         self.topic, self.program = f"{topic}/owner", program
-        self.state, self.other = "asking", ""
-        self.pending: Optional[str] = None  # "claim" or "owner"
-        self.claimed = False                # a claim was sent and not answered yet
-        self.deadline = math.inf            # of the answer to a claim, or else of the next claim
+        self.publisher: Optional[str] = None
+        self.says: Optional[str] = None  # "claim" or "owner"; None while another one publishes
+        self.pending = False             # whether to send that
+        self.deadline = math.inf         # of the answer to a claim, or else of the next claim
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this program publishes the stream."""
+        return self.says == "owner"
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether another program publishes it. While it is not known who does, neither is true."""
+        return self.publisher not in (None, self.program)
 
     def ask(self, now: float) -> None:
         """Begin anew, after a connection. A program that had the stream before comes first."""
-        self.claimed = False
-        if self.state == "taken":
-            self.pending, self.deadline = None, now + RETRY_SECONDS
+        if self.is_taken:
+            self.says, self.pending, self.deadline = None, False, now + RETRY_SECONDS
         else:
-            self.state, self.pending, self.deadline = "asking", "claim", math.inf
+            self.says, self.pending, self.deadline = "claim", True, math.inf
 
-    def sent(self, now: float) -> None:
-        """Note that `pending` was sent."""
-        if self.pending == "claim":
-            self.claimed, self.deadline = True, now + ANSWER_SECONDS
-        self.pending = None
-
-    def step(self, now: float) -> None:
-        """Take a stream that is free, or ask again for one that is taken."""
+    def step(self, now: float) -> Optional[str]:
+        """Take a stream that is free, or claim again one that is taken. Returns the message to
+        send, or None."""
         if now >= self.deadline:
-            self.deadline = math.inf
-            if self.claimed:
-                self.state, self.claimed, self.pending = "own", False, "owner"
+            self.pending, self.deadline = True, math.inf
+            if self.says == "claim":
+                self.says, self.publisher = "owner", self.program
             else:
-                self.pending = "claim"
+                self.says = "claim"
+        if not self.pending:
+            return None
+        self.pending = False
+        if self.says == "claim":
+            self.deadline = now + ANSWER_SECONDS
+        return f"{self.says} {self.program}"
 
     def receive(self, text: str, now: float) -> None:
-        """Take a message of another program. An owner wins against a claim; of two claims, or of
-        two owners, the lower id wins."""
+        """Take a message. An owner wins against a claim; of two claims, or of two owners, the lower
+        id wins."""
         kind, _, other = text.partition(" ")
-        asking = self.claimed or self.pending == "claim"
-        own = "owner" if self.state == "own" else "claim" if asking else None
-        if own is None or kind not in ("claim", "owner") or other == self.program:
+        if self.says is None or kind not in ("claim", "owner") or other == self.program:
             return
-        wins = other < self.program if kind == own else kind == "owner"
-        if wins:
-            self.state, self.other, self.pending, self.claimed = "taken", other, None, False
+        if other < self.program if kind == self.says else kind == "owner":
+            self.publisher, self.says, self.pending = other, None, False
             self.deadline = now + RETRY_SECONDS
         else:
-            self.pending = own
+            self.pending = True

@@ -55,6 +55,7 @@ class Status:
         self.stream = stream
         self.newest: Optional[SimpleNamespace] = None
         self.last_update: Optional[float] = None
+        self.closed = False  # set it when the program ends: then the stream has ended, too
         self.started = time.perf_counter()
         self.latencies: Deque[float] = collections.deque(maxlen=60)  # seconds
 
@@ -70,7 +71,7 @@ class Status:
     @property
     def state(self) -> str:
         """ "running", "ended", or "away" for a live stream that delivers no frames."""
-        if getattr(self.stream, "ended", None) is not None:
+        if self.closed or getattr(self.stream, "ended", None) is not None:
             return "ended"
         away = getattr(self.stream, "away", None)
         if away is None:  # the stream does not report it

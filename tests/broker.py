@@ -79,7 +79,9 @@ class Listener:
     def __init__(self, broker, name="listener", **options):
         import paho.mqtt.client as paho
 
-        self.messages, self.came, self.subscribed = [], threading.Condition(), threading.Event()
+        self.messages, self.events = [], []
+        self.latest = {}  # the last payload by topic
+        self.came, self.subscribed = threading.Condition(), threading.Event()
         self.client = paho.Client(
             paho.CallbackAPIVersion.VERSION2, name, clean_session=name == "late"
         )
@@ -97,6 +99,9 @@ class Listener:
         with self.came:
             payload = message.payload.decode("utf-8", "surrogateescape")  # may be a JPEG
             self.messages.append((message.topic, payload))
+            self.latest[message.topic] = payload
+            if message.topic == "house/events":
+                self.events.append(json.loads(payload))
             self.came.notify_all()
 
     def wait_for(self, condition):
@@ -108,33 +113,23 @@ class Listener:
             return condition(self.messages)
 
     def last(self, topic):
-        return dict(self.messages).get(topic)
+        return self.latest.get(topic)
 
     def wait_for_value(self, topic, value):
-        self.wait_for(
-            lambda messages: (
-                any(message == (topic, value) for message in messages) and self.last(topic) == value
-            )
-        )
+        self.wait_for(lambda _: self.last(topic) == value)
 
     def wait_for_availability(self, value):
         """Wait for this value of the only program."""
         self.wait_for(
-            lambda messages: (
-                [text for topic, text in dict(messages).items() if "house/available/" in topic]
+            lambda _: (
+                [text for topic, text in self.latest.items() if "house/available/" in topic]
                 == [value]
             )
         )
 
-    @property
-    def events(self):
-        return [
-            json.loads(payload) for topic, payload in list(self.messages) if topic == "house/events"
-        ]
-
     def wait_for_events(self, condition):
         self.wait_for(lambda _: condition(self.events))
-        return self.events
+        return list(self.events)
 
     def close(self):
         self.client.disconnect()

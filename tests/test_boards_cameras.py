@@ -11,7 +11,7 @@ import pytest
 from broker import MOSQUITTO, Broker, Listener
 from cluster import GrowingFile, three_boards  # noqa: F401
 from conftest import ROOT
-from fakes import result, stream, wait_until
+from fakes import wait_until
 
 pytest.importorskip("distributed", reason="boards.py needs the package distributed")
 sys.path.insert(0, str(ROOT / "examples"))
@@ -20,7 +20,6 @@ from boards_parts import worker  # noqa: E402
 from boards_parts.camera import Camera  # noqa: E402
 from boards_parts.cameras import BoardLoad, Cameras  # noqa: E402
 
-from results import mqtt  # noqa: E402
 from results.jsonl import as_dict  # noqa: E402
 from vision.errors import InputError  # noqa: E402
 
@@ -307,26 +306,3 @@ def test_a_camera_that_loses_its_board_gets_a_new_epoch_and_waits_for_another_bo
     freed, other = camera.epoch, join(assignment, "other", 60)
     assignment.assign()
     assert camera.board is other and camera.epoch > freed
-
-
-def test_mqtt_ignores_results_of_an_earlier_epoch(monkeypatch):
-    pytest.importorskip("paho.mqtt", reason="needs the package paho-mqtt")
-    monkeypatch.setattr(mqtt, "CLOSE_SECONDS", 0.1)
-    gate = stream()
-    sink = mqtt.MQTT("mqtt://127.0.0.1:1", [gate])  # unreachable: the events stay queued
-    try:
-        for epoch, number in ((8, 1), (7, 2), (8, 3), (9, 4), (8, 5)):
-            received = result(gate, [(number, "car", 100)])
-            received.epoch, received.board = epoch, f"board{epoch}"
-            sink.write(received)
-        wait_until(lambda: len(sink.events) >= 3)
-        events = [json.loads(text) for _, text in sink.events]
-        assert [(event["epoch"], event["board"], event["after"]["track"]) for event in events] == [
-            (8, "board8", 1),
-            (8, "board8", 3),
-            (9, "board9", 4),
-        ]
-    finally:
-        sink.closing.set()
-        sink.worker.join()
-        sink.client.loop_stop()
