@@ -12,7 +12,7 @@ from sources.file_names import as_text, on_disk
 from vision.errors import InputError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".jp2",
-            ".avif")
+            ".avif", ".heic", ".heif")  # OpenCV cannot read the last two, and main.py says so
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "http", "https", "udp", "tcp", "tls", "rtp", "srt",
            "mms", "mmsh", "ftp", "file")
 

@@ -87,6 +87,9 @@ def open_container(path: str, timeouts: Timeouts, **options: Any) -> Any:
     if not container.streams.video:
         container.close()
         raise NotReadable("it contains no video")
+    if video_of(container).codec_context is None:
+        container.close()
+        raise NotReadable("FFmpeg has no decoder for it")
     return container
 
 

@@ -11,6 +11,8 @@ MODELS = (".rknn", ".onnx", ".tflite", ".pt")
 SOUNDS = (b"ID3", b"fLaC", b"FORM", b"#!AMR", b"MThd", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2",
           b"\xff\xf1", b"\xff\xf9")
 
+HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1"  # brands in the head of iPhones' photos
+
 
 def ends_of(path: str) -> tuple[bytes, bytes]:
     """The first and the last bytes of a file; empty if it is not an ordinary file, or unreadable.
@@ -47,6 +49,8 @@ def reason(path: str, kind: str = "video", reader: str = "OpenCV") -> str:
         return f"not a {kind}: it contains only sound"
     if head and is_text(head):
         return f"not a {kind} but a text file"
+    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
+        return f"a HEIC picture, which {reader} cannot read; convert it to JPEG"
     if head[4:8] == b"ftyp" and b"moov" not in boxes_of(path):
         return (f"not a {kind} that {reader} can read: the end of the file is missing, and with it "
                 "the index, as after a power cut or a download that did not finish")

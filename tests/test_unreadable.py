@@ -28,6 +28,7 @@ SIZE = bytes(len(FRAME) >> shift & 127 for shift in (21, 14, 7, 0))
 MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
 
 
+HEIC = box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"meta", bytes(100))
 FTYP = box(b"ftyp", b"isom\0\0\2\0")
 CUT_OFF = FTYP + box(b"free") + box(b"mdat", bytes(range(256)) * 9)
 MISSING_END = (
@@ -66,6 +67,7 @@ def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, cont
     [
         (b"", "not a picture: the file is empty."),
         (b"<html>\n", "not a picture but a text file."),
+        (HEIC, "a HEIC picture, which OpenCV cannot read; convert it to JPEG."),
         (bytes(range(256)), "not a picture that OpenCV can read."),
     ],
 )
@@ -74,6 +76,19 @@ def test_the_message_says_what_a_file_is_instead_of_a_picture(tmp_path, content,
     with pytest.raises(InputError) as error:
         sources.open_source(tmp_path / "a.jpg").read()
     assert str(error.value) == f"{tmp_path / 'a.jpg'}: {expected}"
+
+
+def test_the_heic_photos_of_a_folder_are_not_ignored(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(HEIC)
+    with pytest.raises(InputError, match="IMG_1.HEIC: a HEIC picture"):
+        sources.open_source(tmp_path).read()
+
+
+def test_a_video_for_which_pyav_has_no_decoder_is_reported(tmp_path):
+    pytest.importorskip("av", reason="pip install av")
+    (tmp_path / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    with pytest.raises(InputError, match="a.svg: not a video but a text file"):
+        sources.open_source(tmp_path / "a.svg", "av")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
