@@ -74,7 +74,7 @@ def unset(settings: dict[str, Any]) -> dict[str, Any]:
 def addresses(given: Any) -> list[tuple[str | None, Any]]:
     """(name or None, address) of each source. given: the command line's, or the setting `cap`."""
     if isinstance(given, dict):
-        named: list[Any] = [(name, str(source)) for name, source in given.items()]
+        named: list[Any] = [(str(name), str(source)) for name, source in given.items()]
     else:
         given = given if isinstance(given, (list, tuple)) else [given]
         named = [split_name(str(source)) for source in given]
@@ -167,7 +167,9 @@ def add_result_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
     add("--web", default=settings["web"], metavar="[HOST:]PORT",
         help="serve a web page with the pictures and counts. When all files have ended, it stays "
         "until Ctrl-C, unless results are saved or sent")
-    add("--web-name", action="append", default=list(settings["web_name"] or []), metavar="NAME",
+    names = settings["web_name"] or []
+    names = [names] if isinstance(names, str) else list(names)
+    add("--web-name", action="append", default=names, metavar="NAME",
         help="another host name for the page, such as that of a proxy; can be repeated")
     add("--web-readonly", action="store_true", default=settings["web_readonly"],
         help="refuse changes on the page")

@@ -85,6 +85,21 @@ def test_a_users_func_without_boxes_is_refused(main_py, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "setting, value, name, expected",
+    [
+        ("web_name", "cam.example.com", "web_name", ["cam.example.com"]),
+        ("web_name", ["a.example", "b.example"], "web_name", ["a.example", "b.example"]),
+        ("cap", {1: "a.mp4", 2: 0}, "sources", [("1", "a.mp4"), ("2", "0")]),
+        ("cap", ["a.mp4", 0], "sources", [(None, "a.mp4"), (None, "0")]),
+    ],
+)
+def test_settings_may_be_written_in_several_ways(monkeypatch, setting, value, name, expected):
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    parsed = arguments.parse({**vars(main), "web": "0", setting: value}, main.__doc__)
+    assert getattr(parsed, name) == expected
+
+
 # ---- sources ----
 
 
