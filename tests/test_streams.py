@@ -186,7 +186,7 @@ def test_big_cores_binds_every_thread_of_the_run(clip, tmp_path, big_cores, boun
     [
         ("none.mp4", "none.mp4: no such file"),
         ("rtsp://me:pass@/x", "names no host"),
-        ("97", "there is no camera"),
+        ("97", "there is no such camera"),
         ("http://127.0.0.1:9/x", "cannot be reached"),
     ],
 )
