@@ -2,7 +2,7 @@
 # rkcat.sh: the state of a Rockchip board: NPU load per core, clocks and governors, temperatures,
 # versions of driver and runtime.
 #
-#     sudo ./rkcat.sh      once; without sudo, everything except the load
+#     sudo ./rkcat.sh      once; without sudo, not the load and often not the driver version
 #     sudo ./rkcat.sh 1    again every second until Ctrl-C; a fraction is allowed if sleep allows it
 #
 # RKNN_SOC=NAME names the SoC if a container hides the device tree. For the tests: SYSROOT=FOLDER
@@ -118,7 +118,7 @@ case $seconds in
     --help | -h)
         printf '%s\n' "$usage" \
             'Shows NPU load, clocks, temperatures and versions, once or every SECONDS.' \
-            'Only root sees the NPU load: sudo ./rkcat.sh.'
+            'Only root sees the NPU load and, on many kernels, the driver version.'
         exit
         ;;
     *[!0-9.]* | *.*.*) die "'$seconds' is not a number of seconds above 0; $usage" ;;
