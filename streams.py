@@ -78,7 +78,8 @@ class Stream(Delivery):
         if not total or self.loop:
             return None
         if not self.max_fps or not rate:
-            return total
+            # A higher rate is rarely real (browsers record with 1000), and `total` comes of it.
+            return total if rate <= 240 else None
         return min(total, math.ceil(total * self.max_fps / rate))
 
     @property

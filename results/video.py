@@ -38,7 +38,7 @@ def open_saver(path: str, stream: Any,
     if pictures and (is_folder(path) or is_picture(path)):
         return PictureSaver(path, stream, overwrite, pictures)
     if os.path.splitext(path)[1].lower() not in VIDEO_EXTENSIONS:
-        more = ", for pictures also in .jpg or .png, or be a folder" if pictures else ""
+        more = ", for pictures also in .jpg, .png, or / for a folder" if pictures else ""
         raise InputError(f"--save {path}: the name must end in .mp4, .avi or .mkv{more}.")
     return VideoSaver(path, stream, overwrite)
 

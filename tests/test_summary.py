@@ -183,6 +183,12 @@ def test_the_expected_number_of_frames_is_what_is_processed(clip, fps):
     assert stream.expected == sum(1 for _ in stream.frames())
 
 
+def test_no_number_is_expected_of_a_rate_that_is_not_real(clip, monkeypatch):
+    """A browser's .webm has 1000, and OpenCV multiplies its duration by that."""
+    monkeypatch.setattr(Stream, "rate", 1000.0)
+    assert Stream(str(clip)).expected is None
+
+
 # ---- after the end ----
 
 

@@ -373,7 +373,7 @@ def test_pictures_are_saved_in_a_folder_under_their_names(
         ("/dev/stdout", "only --json can write to stdout"),
         (
             "out.gif",
-            "must end in .mp4, .avi or .mkv, for pictures also in .jpg or .png, or be a folder",
+            "must end in .mp4, .avi or .mkv, for pictures also in .jpg, .png, or / for a folder",
         ),
     ],
 )
