@@ -5,6 +5,7 @@ protocol.py says what a sink is: a window, a video file, a broker, ...
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 from types import ModuleType
@@ -208,13 +209,16 @@ def open_snapshots(args: Any, streams: list[Any]) -> Any:
 
 
 def open_window(args: Any, streams: list[Any]) -> Any:
-    """The Window, or None if there is no display."""
+    """The Window, or None if none can be opened."""
     module = import_optional("results.window", "A window (switch it off with --headless)")
     if module.can_show():
         return module.Window(streams)
     hint = ("" if args.save or args.web else
             " --save out.mp4 saves what it would show, --web 8000 shows it in a browser.")
-    say(f"No display: running without a window.{hint}", sys.stderr)
+    display = os.environ.get("DISPLAY")
+    why = f"OpenCV opens no window on DISPLAY={display} (see main.py --doctor)" if display else \
+        "No display"
+    say(f"{why}: running without a window.{hint}", sys.stderr)
     return None
 
 
