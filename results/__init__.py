@@ -214,16 +214,11 @@ def open_window(args: Any, streams: list[Any]) -> Any:
     if module.can_show():
         return module.Window(streams)
     hint = ("" if args.save or args.web else
-<<<<<<< Updated upstream
-            " --save out.mp4 saves what it would show, --web 8000 shows it in a browser.")
+            " --save out.mp4 saves what it would show, --web 0.0.0.0:8000 shows it in a browser.")
     display = os.environ.get("DISPLAY")
     why = f"OpenCV opens no window on DISPLAY={display} (see main.py --doctor)" if display else \
         "No display"
     say(f"{why}: running without a window.{hint}", sys.stderr)
-=======
-            " --save out.mp4 saves what it would show, --web 0.0.0.0:8000 shows it in a browser.")
-    say(f"No display: running without a window.{hint}", sys.stderr)
->>>>>>> Stashed changes
     return None
 
 

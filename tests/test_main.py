@@ -63,7 +63,8 @@ def test_without_a_display_main_prints_one_line_and_continues(main_py, clip):
     done = main_py(clip, env=environment)
     assert done.returncode == 0
     printed = [line for line in done.stderr.splitlines() if line.startswith("No display")]
-    assert len(printed) == 1 and "--save out.mp4" in printed[0] and "--web 0.0.0.0:8000" in printed[0]
+    (line,) = printed
+    assert "--save out.mp4" in line and "--web 0.0.0.0:8000" in line
 
 
 def test_a_display_that_does_not_answer_counts_as_none_and_is_named(monkeypatch, printed):
