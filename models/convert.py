@@ -41,6 +41,7 @@ with needed_packages():
     import process
     import rknnpool
     from funcs import ultralytics
+    from results.console import prepare_output
     from sources import list_pictures
     from sources.names import hide
     from vision.command_line import Parser
@@ -235,6 +236,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    prepare_output()
     try:
         with needed_packages(), process.repeated_interrupts():
             run(parse_arguments())
