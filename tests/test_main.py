@@ -72,7 +72,7 @@ def test_a_display_that_does_not_answer_counts_as_none_and_is_named(monkeypatch,
     assert results.open_window(SimpleNamespace(save=None, web=None), []) is None
     (line,) = printed
     assert line.startswith("OpenCV opens no window on DISPLAY=:987 (see main.py --doctor): running")
-    assert "--save out.mp4" in line and "--web 8000" in line
+    assert "--save out.mp4" in line and "--web 0.0.0.0:8000" in line
 
 
 @needs_no_npu
