@@ -60,6 +60,7 @@ class VideoSaver(Saver):
         self.start = self.last = 0.0   # time of its first picture; of its last one after it
         self.writer: Optional[Union[H264Writer, ConstantRateWriter]] = None
         try:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             check_writable(path)
         except OSError as error:
             raise InputError(f"--save {path}: cannot be written ({error.strerror}).") from None

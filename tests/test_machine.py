@@ -72,7 +72,7 @@ def test_main_runs_behind_a_symlink_in_another_folder(clip, tmp_path, car_func):
     [
         ({"modelPath": "models/mistyped.rknn"}, "mistyped.rknn: no such file"),
         ({"cap": "no-such-video.mp4"}, "no-such-video.mp4: no such file."),
-        ({"save": "no-such-folder/out.mp4"}, "out.mp4: cannot be written"),
+        ({"save": "/proc/none/out.mp4"}, "out.mp4: cannot be written"),
         ({"json": "no-such-folder/out.jsonl"}, "out.jsonl: cannot be written"),
     ],
 )

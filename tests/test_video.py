@@ -118,6 +118,11 @@ def test_a_saved_video_contains_every_frame_of_a_file(path, shift):
     assert len(frames_of(path)) == 60
 
 
+def test_the_folder_of_a_video_is_created(tmp_path):
+    saved(tmp_path / "new/folder/out.mp4", [0])
+    assert len(frames_of(tmp_path / "new/folder/out.mp4")) == 1
+
+
 def test_odd_sizes_are_padded_and_reported(path):
     stream = stream_of()
     picture = np.zeros((49, 65, 3), np.uint8)
