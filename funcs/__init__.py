@@ -120,6 +120,10 @@ def load(path: str, prefix: str = "--func ") -> ModuleType:
         raise InputError(f"{where}: {line} is not Python: {error.msg}.") from None
     except ImportError as error:
         raise InputError(f"{where}: {error}.") from None
+    except PermissionError as error:
+        if error.filename != spec.origin:  # raised by the file's own code
+            raise
+        raise InputError(f"{where}: cannot be read (permission denied).") from None
     except ValueError as error:  # the file contains null bytes, unless its own code raised it
         frames = traceback.extract_tb(error.__traceback__)
         if any(frame.filename == spec.origin for frame in frames):

@@ -213,7 +213,7 @@ def short_names(source: Any) -> tuple[str, str]:
             names = (source.split(":")[0],) * 2
     else:
         path = Path(local_path(source))
-        while not path.exists() and re.search(r"[*?[]|%\d*d", path.name):
+        while not os.path.exists(path) and re.search(r"[*?[]|%\d*d", path.name):
             path = path.parent  # of a pattern such as photos/*.png
         names = as_text(path.name or path.resolve().name), as_text("-".join(path.parts[-2:]))
     short, longer = (re.sub(r"[^\w.() -]+", "-", name).strip("-. ") or "stream" for name in names)

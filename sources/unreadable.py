@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 HEAD_BYTES = 1 << 16
 # FFmpeg draws the text of such files as a video.
@@ -36,11 +37,14 @@ def seems_video(path: str) -> bool:
 
 def reason(path: str, kind: str = "video", reader: str = "OpenCV") -> str:
     """Why a file is not a "video" or "picture": "not a video but a text file", ..."""
-    if not os.path.exists(path):
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            open(path, "rb").close()
+    except PermissionError:  # of the file, or of a folder on the way
+        return "cannot be read (permission denied)"
+    except OSError:
         return "a link to a missing file" if os.path.islink(path) else "no such file"
     head, tail = ends_of(path)
-    if not os.access(path, os.R_OK):
-        return "cannot be read (permission denied)"
     if os.path.isfile(path) and not os.path.getsize(path):
         return f"not a {kind}: the file is empty"
     if path.lower().endswith(MODELS):

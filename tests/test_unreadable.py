@@ -1,14 +1,17 @@
 """A file that is not a video or a picture: the message says what it is instead."""
 
+import contextlib
 import os
-import stat
 import struct
+import tempfile
 
 import cv2
 import numpy as np
 import pytest
 
+import funcs
 import sources
+from sources.names import name_streams
 from vision.errors import InputError
 
 
@@ -91,9 +94,34 @@ def test_a_video_for_which_pyav_has_no_decoder_is_reported(tmp_path):
         sources.open_source(tmp_path / "a.svg", "av")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_permission_is_named(tmp_path):
-    (tmp_path / "a.mp4").write_bytes(b"x")
-    (tmp_path / "a.mp4").chmod(stat.S_IWUSR)
-    with pytest.raises(InputError, match="cannot be read .permission denied"):
-        sources.open_source(tmp_path / "a.mp4")
+@contextlib.contextmanager
+def unprivileged():
+    """Root, who may read every file, is nobody until the end of the block."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "closed/a.mp4", "closed/a.jpg", "closed", "closed/*.jpg"]
+)
+def test_a_file_without_permission_is_named(name):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        os.mkdir(f"{folder}/closed")
+        for file in ("a.mp4", "my.py", "closed/a.mp4", "closed/a.jpg"):
+            with open(f"{folder}/{file}", "wb") as out:
+                out.write(b"x")
+            os.chmod(out.name, 0)
+        os.chmod(f"{folder}/closed", 0)
+        with unprivileged():
+            assert name_streams([(None, f"{folder}/{name}")])
+            with pytest.raises(InputError, match="(?i)permission denied|no picture matches"):
+                sources.open_source(f"{folder}/{name}")
+            with pytest.raises(InputError, match="my.py: cannot be read .permission denied"):
+                funcs.load(f"{folder}/my.py")
+        os.chmod(f"{folder}/closed", 0o700)
