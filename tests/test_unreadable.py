@@ -34,6 +34,8 @@ MP3 = b"ID3\3\0\0" + SIZE + FRAME + (b"\xff\xfb\x90\0" + bytes(413)) * 20
 HEIC = box(b"ftyp", b"heic\0\0\0\0mif1heic") + box(b"meta", bytes(100))
 FTYP = box(b"ftyp", b"isom\0\0\2\0")
 CUT_OFF = FTYP + box(b"free") + box(b"mdat", bytes(range(256)) * 9)
+LONG_BOX = struct.pack(">I4sQ", 1, b"mdat", 24) + bytes(8)  # its length has eight bytes
+DAMAGED = "not a video that OpenCV can read."
 MISSING_END = (
     "not a video that OpenCV can read: the end of the file is missing, and with it the index, "
     "as after a power cut or a download that did not finish"
@@ -54,8 +56,7 @@ MISSING_END = (
         ("other.mp4", bytes(range(256)) * 9, "not a video that OpenCV can read."),
         ("m.rknn", b"RKNN\0", "not a video but a model, which main.py takes with --model."),
         ("cut.mp4", CUT_OFF, f"{MISSING_END}."),
-        ("cut_4gb.mp4", FTYP + struct.pack(">I4sQ", 1, b"mdat", 2**33) + b"\1", f"{MISSING_END}."),
-        ("damaged.mp4", CUT_OFF + box(b"moov", b"\1"), "not a video that OpenCV can read."),
+        ("damaged.mp4", CUT_OFF + LONG_BOX + box(b"moov", b"\1"), DAMAGED),
     ],
 )
 def test_the_message_says_what_a_file_is_instead_of_a_video(tmp_path, name, content, expected):
