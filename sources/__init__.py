@@ -123,7 +123,8 @@ def open_video(source: str, path: str, reader: str | None, timeouts: Timeouts,
             note = f"OpenCV decodes it on the CPU because pyav-rkmpp cannot be imported ({error})"
     if url:
         timeout = timeouts.read_timeout()
-        return Video(open_url(source, timeouts.open_timeout, timeout), source, note, timeout)
+        capture = open_url(source, timeouts.open_timeout, timeout, timeouts.slow)
+        return Video(capture, source, note, timeout)
     capture = open_file(path)
     if not capture.isOpened():
         raise InputError(f"{as_text(path)}: {reason(path)}.")

@@ -106,7 +106,7 @@ class Connection:
         self.source.release()
         pauses = PAUSES if self.opened else FIRST_PAUSES
         for pause in itertools.chain(pauses, itertools.repeat(pauses[-1])):
-            if self.stop.wait(pause):
+            if self.stop.wait(min(pause, self.timeouts.segment or pause)):
                 break
             try:
                 source = self._open()

@@ -15,28 +15,32 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from sources.hls import check_playlist
 from sources.names import SourceUnavailable, hide
 from sources.opencv import unreachable
 from sources.timeouts import SLOW_READ_TIMEOUT, Timeouts
-from sources.url_probe import close_error, get
+from sources.url_probe import get
 from vision.frame import Frame, picture_of
 from vision.jpeg import frame_of_file
 
 VIDEOS = (".mp4", ".mkv", ".avi", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
           ".3gp")
 MAX_BYTES = 1 << 26       # bytes without a complete picture after which reading gives up
-USUAL_SEGMENT = 10.0      # seconds per segment of an HLS playlist that does not state it
 CHUNK = 1 << 16
 # A marker of a JPEG, but not those that may be within its compressed data (ISO/IEC 10918-1, B.1.1)
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 START, END = 0xd8, 0xd9
+# How an answer of pictures begins: as a JPEG, PNG, GIF, BMP or WebP does, or as Motion JPEG
+PICTURES = re.compile(rb"\xff\xd8\xff|\x89png|gif8|bm|riff.{4}webp|"
+                      rb"--|content-(type: *image|length)", re.DOTALL)
 
 
 def open_pictures(source: str, timeouts: Timeouts) -> HTTPPictures | None:
     """The pictures that a URL's host sends, or None if it sends a video, or no answer at all.
 
     If it sends an HLS playlist, `timeouts` gets the length of its segments. Raises InputError if
-    the host refuses, SourceUnavailable if it says nothing.
+    the host refuses, SourceUnavailable if it says nothing, or if an interrupted HLS stream has no
+    new segments yet.
     """
     parts = urlsplit(source)
     if parts.scheme not in ("http", "https") or parts.path.lower().endswith(VIDEOS):
@@ -47,11 +51,10 @@ def open_pictures(source: str, timeouts: Timeouts) -> HTTPPictures | None:
         if kind == "pictures":
             return HTTPPictures(source, answer, timeouts)
         if kind == "playlist":
-            found = re.search(rb"#EXT-X-TARGETDURATION:\s*([\d.]+)", answer.read(CHUNK))
-            timeouts.segment = float(found.group(1)) if found else USUAL_SEGMENT
+            check_playlist(answer, source, timeouts)
         answer.close()
     except urllib.error.HTTPError as error:
-        close_error(error)
+        error.close()
         raise unreachable(source) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
@@ -70,8 +73,7 @@ def kind_of(answer: Any, source: str) -> str:
     start = answer.peek(CHUNK).lstrip().lower()  # cheap cameras name no type, or a wrong one
     if start.startswith(b"#extm3u"):
         return "playlist"
-    return "pictures" if re.match(rb"\xff\xd8\xff|--|content-(type: *image|length)", start) \
-        else "video"
+    return "pictures" if PICTURES.match(start) else "video"
 
 
 class Splitter:
@@ -122,7 +124,8 @@ class HTTPPictures:
 
     def __init__(self, source: str, answer: Any, timeouts: Timeouts):
         self.source, self.timeouts, self.time, self.fps = source, timeouts, 0.0, 0.0
-        self.picture: bytes | None = None
+        self.picture: bytes | None = None  # the one grabbed last, and the one before
+        self.last: bytes | None = None
         self.due = time.monotonic()  # when to ask for the next single picture
         self._use(answer)
 
@@ -134,7 +137,7 @@ class HTTPPictures:
         self.socket = getattr(getattr(answer.fp, "raw", None), "_sock", None)
 
     def grab(self) -> bool:
-        began, poll = time.monotonic(), self.timeouts.poll
+        began, poll, self.last = time.monotonic(), self.timeouts.poll, self.picture
         self.picture = self._attempt(self._next)
         single = self.count == 1  # this answer had one picture, and has ended
         while self.picture is None and single:
@@ -152,7 +155,8 @@ class HTTPPictures:
         try:
             return read()
         except urllib.error.HTTPError as error:
-            close_error(error)
+            error.close()
+            return self.last if error.code == 304 else None  # not modified
         except (OSError, http.client.HTTPException, ValueError):
             pass
         return None

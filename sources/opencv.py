@@ -26,6 +26,8 @@ if "OPENCV_LOG_LEVEL" not in os.environ:  # our own messages say what went wrong
     if set_level:
         set_level(0)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+# Without this, OpenCV opens one video at a time: a camera that does not answer delays the others.
+os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
 
 
 # Camera formats in which OpenCV returns frames as they are; they are converted to BGR when needed.
@@ -121,12 +123,17 @@ def open_file(path: str) -> cv2.VideoCapture:
         return cv2.VideoCapture(name)
 
 
-def open_url(source: str, opening: float, reading: float) -> cv2.VideoCapture:
-    """opening, reading: seconds without data after which OpenCV gives up."""
-    timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1000 * max(opening, 1)),
-                cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1000 * reading)]
-    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
-    if not capture.isOpened():
+def open_url(source: str, opening: float, reading: float, slow: bool) -> cv2.VideoCapture:
+    """opening, reading: seconds without data after which OpenCV gives up. slow: whether the
+    pictures may come slowly."""
+    options = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(1000 * max(opening, 1)),
+               cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(1000 * reading)]
+    if slow and hasattr(cv2, "CAP_PROP_N_THREADS"):  # OpenCV 4.7
+        options += [cv2.CAP_PROP_N_THREADS, 1]  # N threads give a picture N - 1 pictures later
+    capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, options)
+    # At its timeout OpenCV opens also a source whose size it does not know, and then decodes none.
+    if not (capture.isOpened() and all(size_of(capture))):
+        capture.release()
         raise unreachable(source)
     return capture
 

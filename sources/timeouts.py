@@ -20,6 +20,10 @@ class Timeouts:
     silence: how long a live URL may send nothing, in seconds (--silence); None: learned.
     poll: seconds between two requests to a URL that answers with one picture.
     stop: ends the wait between two such requests.
+
+    segment: seconds of the longest segment of an HLS stream. was_open: whether the source has been
+    open before. played: the segments that were listed when an HLS stream was interrupted; None
+    while it is open.
     """
 
     def __init__(self, silence: float | None = None, poll: float = 1.0,
@@ -27,19 +31,36 @@ class Timeouts:
         self.silence, self.poll, self.stop = silence, poll, stop or threading.Event()
         self._min_open = max(OPEN_TIMEOUT, silence or 0)
         self.open_timeout = self._min_open       # seconds for the next attempt to open the source
-        self.segment = 0.0                       # seconds of an HLS stream's segments
+        self.segment, self.was_open = 0.0, False
+        self.played: set[tuple[int, str]] | None = None
+        self._opened_late = False                # at its timeout, with less than a picture
         self._waits: collections.deque[float] = collections.deque(maxlen=WINDOW)
 
     def note_attempt(self, seconds: float, opened: bool) -> None:
         """Note that an attempt to open the source took so many seconds, and whether it opened. A
         success counts, too: at its timeout, OpenCV opens a slow source with what it has received.
         """
-        if opened or seconds > 0.8 * self.open_timeout:  # else it was refused at once
+        timed_out = seconds > 0.8 * self.open_timeout  # else it was refused at once
+        self._opened_late |= opened and timed_out
+        if opened:
+            self.was_open, self.played = True, None
+        if opened or timed_out:
             self.open_timeout = max(self._min_open, min(2 * seconds, MAX_OPEN_TIMEOUT))
 
     def note_picture(self, seconds: float) -> None:
         """Note that a picture came after so many seconds of waiting."""
         self._waits.append(seconds)
+
+    @property
+    def slow(self) -> bool:
+        """Whether the pictures come slowly, or may do so. HLS has a pause after each segment."""
+        unknown = len(self._waits) < KNOWN_AFTER
+        return not self.segment and (self._longest > SLOW_INTERVAL
+                                     or self._opened_late and unknown)
+
+    @property
+    def _longest(self) -> float:
+        return max(self._waits, default=0.0)
 
     def read_timeout(self, at_first: float = 0.0) -> float:
         """Seconds without a picture after which the source counts as disconnected.
@@ -48,8 +69,8 @@ class Timeouts:
         """
         if self.silence:
             return self.silence
-        longest = max(self._waits, default=0.0)
-        if longest > SLOW_INTERVAL:
-            return max(SLOW_READ_TIMEOUT, INTERVALS * longest)
+        longest = INTERVALS * max(self._longest, self.segment)
+        if self.slow:
+            return max(SLOW_READ_TIMEOUT, longest)
         minimum = FAST_READ_TIMEOUT if len(self._waits) >= KNOWN_AFTER else at_first
-        return max(minimum, min(self.open_timeout, SLOW_READ_TIMEOUT), INTERVALS * self.segment)
+        return max(minimum, min(self.open_timeout, SLOW_READ_TIMEOUT), longest)

@@ -15,6 +15,8 @@ import ssl
 import string
 import urllib.error
 import urllib.request
+from email import message_from_bytes
+from email.message import Message
 from typing import Any, Callable
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -25,6 +27,8 @@ SENTENCES = {
     404: "the host answers, but has nothing at this address (404)",
     410: "the host answers, but has nothing at this address any more (410)",
 }
+MAX_LOGINS = 5  # of one request: a host may redirect to another address that asks for a login
+DIGESTS = {"MD5": hashlib.md5, "SHA-256": hashlib.sha256}
 TEMPORARY = (408, 421, 425, 429)  # after these status codes another attempt may succeed
 
 
@@ -86,24 +90,34 @@ def get(url: str, timeout: float) -> Any:
     """The http.client.HTTPResponse to a GET, with the URL's login in the way that the host asks
     for. Raises OSError (HTTPError if the host refuses), HTTPException and ValueError."""
     bare, name, password = split_login(url)
-    handlers: list[urllib.request.BaseHandler] = [
-        urllib.request.HTTPSHandler(context=unverified())]
-    if name:
-        logins = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        # for all paths of this host, to which it may redirect
-        logins.add_password(None, urlunsplit(urlsplit(bare)._replace(path="/", query="")), name,
-                            password)
-        handlers += [urllib.request.HTTPBasicAuthHandler(logins),
-                     urllib.request.HTTPDigestAuthHandler(logins)]
+    address, login = quote(bare, safe=string.punctuation), ""
+    for _ in range(MAX_LOGINS):
+        try:
+            return fetch(address, timeout, login)
+        except urllib.error.HTTPError as error:
+            parts = urlsplit(error.url)  # where it has redirected to: another host gets no login
+            refused = login and error.url == address
+            if error.code != 401 or refused or parts.hostname != urlsplit(bare).hostname:
+                raise
+            path = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+            login = authorization(error.headers.get_all("WWW-Authenticate", []), "GET", path, name,
+                                  password)
+            if not login:
+                raise
+            address = error.url
+            error.close()
+    raise ValueError("the host asks for the login again and again")
+
+
+def fetch(address: str, timeout: float, login: str) -> Any:
+    """The answer to one GET, and to those to which the host redirects. login: value of the first
+    one's Authorization header."""
     # Some hosts forbid urllib's own name.
-    request = urllib.request.Request(quote(bare, safe=string.punctuation),
-                                     headers={"User-Agent": "Mozilla/5.0 (rknnpool)"})
-    return urllib.request.build_opener(*handlers).open(request, timeout=timeout)
-
-
-def close_error(error: urllib.error.HTTPError) -> None:
-    if error.fp is not None:  # None if the digest handler itself gives up
-        error.close()
+    request = urllib.request.Request(address, headers={"User-Agent": "Mozilla/5.0 (rknnpool)"})
+    if login:
+        request.add_unredirected_header("Authorization", login)
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=unverified()))
+    return opener.open(request, timeout=timeout)
 
 
 def ask_http(url: str) -> tuple[int, str]:
@@ -112,7 +126,7 @@ def ask_http(url: str) -> tuple[int, str]:
         with get(url, TIMEOUT) as answer:
             return answer.status, answer.headers.get("Content-Type", "")
     except urllib.error.HTTPError as error:
-        close_error(error)
+        error.close()
         return error.code, ""
 
 
@@ -120,16 +134,16 @@ def ask_http(url: str) -> tuple[int, str]:
 
 def ask_rtsp(url: str) -> tuple[int, str]:
     """Status code and Content-Type that a DESCRIBE returns (RFC 2326), with the login in the way
-    that the host asks for (RFC 2617)."""
+    that the host asks for."""
     url, name, password = split_login(url)
     code, headers = describe(url)
-    if code == 401 and name:
-        challenge = headers.get("www-authenticate", "")
-        code, headers = describe(url, authorization(challenge, url, name, password))
-    return code, headers.get("content-type", "")
+    login = authorization(headers.get_all("WWW-Authenticate", []), "DESCRIBE", url, name, password)
+    if code == 401 and login:
+        code, headers = describe(url, login)
+    return code, headers.get("Content-Type", "")
 
 
-def describe(url: str, login: str = "") -> tuple[int, dict[str, str]]:
+def describe(url: str, login: str = "") -> tuple[int, Message]:
     """Status code and headers that a DESCRIBE returns. login: value of its Authorization header."""
     parts = urlsplit(url)
     secure = parts.scheme.lower() == "rtsps"
@@ -146,37 +160,49 @@ def describe(url: str, login: str = "") -> tuple[int, dict[str, str]]:
             if not more:
                 break
             answer += more
-    status, *lines = answer.split(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
-    found = re.match(r"RTSP/\d\.\d (\d{3})", status)
+    status, _, headers = answer.partition(b"\r\n")
+    found = re.match(rb"RTSP/\d\.\d (\d{3})", status)
     if not found:
         raise ValueError("not an RTSP answer")
-    headers: dict[str, str] = {}
-    for line in lines:
-        key, _, value = line.partition(":")
-        # If the host offers several ways to log in, take Digest, as FFmpeg does.
-        if (key.lower() != "www-authenticate"
-                or "digest" not in headers.get("www-authenticate", "").lower()):
-            headers[key.strip().lower()] = value.strip()
-    return int(found.group(1)), headers
+    return int(found.group(1)), message_from_bytes(headers)
 
 
-def authorization(challenge: str, url: str, name: str, password: str) -> str:
-    """The Authorization header that answers a WWW-Authenticate header."""
-    if challenge.lower().startswith("basic"):
-        return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
-    fields = {key.lower(): quoted or plain for key, quoted, plain in
-              re.findall(r'(\w+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', challenge)}
+# ---- logins of both ----
+
+def authorization(challenges: list[str], method: str, uri: str, name: str, password: str) -> str:
+    """The Authorization header that answers the WWW-Authenticate headers of a host (RFC 7616, RFC
+    7617): Digest if it offers both. Empty if it offers neither, or without a name."""
+    if not name:
+        return ""
+    # A host may offer several ways to log in, in one header or in several.
+    offers = re.split(r",\s*(?=(?:Basic|Digest)\b)", ", ".join(challenges), flags=re.IGNORECASE)
+    for challenge in offers:
+        scheme, _, text = challenge.strip().partition(" ")
+        fields = {key.lower(): quoted or plain for key, quoted, plain in
+                  re.findall(r'(\w+)\s*=\s*(?:"([^"]*)"|([^\s,"]+))', text)}
+        algorithm = fields.get("algorithm", "MD5").upper()
+        if scheme.lower() == "digest" and algorithm.replace("-SESS", "") in DIGESTS:
+            return digest_login(fields, method, uri, name, password)
+    if not any(challenge.strip().lower().startswith("basic") for challenge in offers):
+        return ""
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def digest_login(fields: dict[str, str], method: str, uri: str, name: str, password: str) -> str:
+    """The Authorization header for a Digest challenge with these fields."""
     algorithm = fields.get("algorithm", "")
 
     def digest(*words: str) -> str:
-        kind = hashlib.sha256 if algorithm.upper().startswith("SHA-256") else hashlib.md5
+        kind = DIGESTS[algorithm.upper().replace("-SESS", "") or "MD5"]
         return kind(":".join(words).encode()).hexdigest()
 
     realm, nonce, own = fields.get("realm", ""), fields.get("nonce", ""), os.urandom(8).hex()
-    secret, what = digest(name, realm, password), digest("DESCRIBE", url)
-    with_quality = "auth" in fields.get("qop", "").split(",")
+    secret, what = digest(name, realm, password), digest(method, uri)
+    if algorithm.upper().endswith("-SESS"):
+        secret = digest(secret, nonce, own)
+    with_quality = "auth" in re.split(r"[,\s]+", fields.get("qop", ""))
     words = (nonce, "00000001", own, "auth") if with_quality else (nonce,)
-    header = (f'Digest username="{name}", realm="{realm}", nonce="{nonce}", uri="{url}", '
+    header = (f'Digest username="{name}", realm="{realm}", nonce="{nonce}", uri="{uri}", '
               f'response="{digest(secret, *words, what)}"')
     if with_quality:
         header += f', qop=auth, nc=00000001, cnonce="{own}"'

@@ -1,7 +1,9 @@
-"""Cameras over HTTP: odd Motion JPEG, single pictures, HLS, and timeouts."""
+"""Cameras over HTTP: odd Motion JPEG, single pictures, logins, and timeouts."""
 
-import http.server
+import base64
+import hashlib
 import itertools
+import re
 import threading
 
 import cv2
@@ -11,6 +13,7 @@ from http_cameras import END, LENGTH, MOTION_JPEG, MULTIPART, TYPE, http_camera,
 
 import sources
 import streams
+from sources.opencv import open_url
 from sources.timeouts import MAX_OPEN_TIMEOUT, SLOW_READ_TIMEOUT, Timeouts
 from vision.errors import InputError
 
@@ -78,24 +81,29 @@ def test_a_camera_that_ends_its_response_is_opened_again(printed, monkeypatch):
 # ---- single pictures ----
 
 
-def png(number):
-    return cv2.imencode(".png", np.full((48, 64, 3), number, np.uint8))[1].tobytes()
+def encoded(number, extension=".png"):
+    return cv2.imencode(extension, np.full((48, 64, 3), number, np.uint8))[1].tobytes()
 
 
 SINGLE = {
     "shot.jpg": lambda request: request.send(jpeg(request.number)),
-    "shot.png": lambda request: request.send(png(request.number), "image/png"),
+    "shot.png": lambda request: request.send(encoded(request.number), "image/png"),
     "length": lambda request: request.send(
         jpeg(request.number), Content_Length=len(jpeg(request.number))
     ),
     "no type": lambda request: request.send(jpeg(request.number), None),
     "wrong type": lambda request: request.send(jpeg(request.number), "text/plain"),
-    "png as jpeg": lambda request: request.send(png(request.number)),
+    "png as jpeg": lambda request: request.send(encoded(request.number)),
+    "png of bytes": lambda request: request.send(
+        encoded(request.number), "application/octet-stream"
+    ),
+    "bmp without type": lambda request: request.send(encoded(request.number, ".bmp"), None),
+    "webp as text": lambda request: request.send(encoded(request.number, ".webp"), "text/plain"),
     "one part": lambda request: request.send(
         TYPE + b"\r\n" + jpeg(request.number) + b"\r\n--frame--", MULTIPART
     ),
     "changing type": lambda request: request.send(
-        *[(jpeg(request.number),), (png(request.number), "image/png")][request.number % 2]
+        *[(jpeg(request.number),), (encoded(request.number), "image/png")][request.number % 2]
     ),
     "no end": lambda request: request.send(
         jpeg(request.number)[:-2], Content_Length=len(jpeg(request.number)) - 2
@@ -136,6 +144,106 @@ def test_a_single_picture_that_is_missing_does_not_count_as_a_disconnection(prin
     with http_camera(answer) as url:
         numbers = read(url, 4, max_fps=20)[0]
     assert len(numbers) == 4 and not {2, 4} & set(numbers) and not printed
+
+
+def test_the_picture_stays_if_the_camera_says_that_it_is_not_modified(printed):
+    def answer(request):
+        if request.number in (1, 2):
+            request.send(b"", None, status=304)
+        else:
+            request.send(jpeg(request.number))
+
+    with http_camera(answer) as url:
+        assert read(url, 4, max_fps=20)[0] == [0, 0, 0, 3] and not printed
+
+
+# ---- logins ----
+
+BASIC, MD5, SHA = 'Basic realm="camera"', "MD5", "SHA-256"
+
+
+def digest(algorithm, more=', qop="auth"'):
+    return f'Digest realm="camera", nonce="77", algorithm={algorithm}{more}'
+
+
+def is_answer(header, challenge, method, uri):
+    """Whether an Authorization header has the login of me, s3:cret, for a challenge (RFC 7616)."""
+    if challenge == BASIC:
+        return header == "Basic " + base64.b64encode(b"me:s3:cret").decode()
+    fields = dict(re.findall(r'(\w+)="?([^",]*)"?', header))
+    algorithm = re.search(r"algorithm=([\w-]+)", challenge).group(1)
+    kind = hashlib.sha256 if SHA in algorithm else hashlib.md5
+
+    def mixed(*words):
+        return kind(":".join(words).encode()).hexdigest()
+
+    secret, nonce = mixed("me", "camera", "s3:cret"), ["77"]
+    if "-sess" in algorithm:
+        secret = mixed(secret, "77", fields.get("cnonce", ""))
+    if "qop" in challenge:
+        nonce += [fields.get(name, "") for name in ("nc", "cnonce", "qop")]
+    return fields.get("uri") == uri and fields.get("response") == mixed(
+        secret, *nonce, mixed(method, uri)
+    )
+
+
+LOGINS = {
+    "basic": [BASIC],
+    "digest": [digest(MD5)],
+    "digest without qop": [digest(MD5, "")],
+    "several qops": [digest(MD5, ', qop="auth,auth-int"')],
+    "session": [digest("MD5-sess")],
+    "sha": [digest(SHA)],
+    "digest, then basic": [digest(MD5), BASIC],
+    "basic, then digest": [BASIC, digest(MD5)],
+    "both in one header": [f"{BASIC}, {digest(MD5)}"],
+    "a known one of two": [digest("SHA-512-256"), digest(MD5)],
+    "two digests": [digest(SHA), digest(MD5)],
+}
+
+
+@pytest.mark.parametrize("name", LOGINS)
+def test_a_login_is_given_in_the_way_that_the_camera_asks_for(name):
+    """A camera accepts its best way only, and asks again at the address to which it redirects."""
+    offers = ", ".join(LOGINS[name]).replace(", Digest", "\nDigest").split("\n")
+    best = next((offer for offer in offers if offer[:6] == "Digest" and "512" not in offer), BASIC)
+
+    def answer(request):
+        if not is_answer(request.headers.get("Authorization", ""), best, "GET", request.path):
+            request.send_response(401)
+            for challenge in LOGINS[name]:
+                request.send_header("WWW-Authenticate", challenge)
+            request.end_headers()
+        elif request.path == "/live":
+            request.send(b"", status=302, Location="/shot.jpg?channel=1")
+        else:
+            request.send(jpeg(request.number))
+
+    with http_camera(answer) as url:
+        source = sources.open_source(url.replace("://", "://me:s3%3Acret@"))
+        assert number_in(source.read()) == 3
+        with pytest.raises(InputError, match="refuses this user name or password"):
+            sources.open_source(url.replace("://", "://me:other@"))
+
+
+def test_a_login_is_not_given_to_another_host():
+    headers = []
+
+    def other(request):
+        headers.append(request.headers.get("Authorization"))
+        request.send(b"", status=401, WWW_Authenticate=BASIC)
+
+    with http_camera(other) as elsewhere:
+
+        def answer(request):
+            if request.headers.get("Authorization"):
+                request.send(b"", status=302, Location=elsewhere.replace("127.0.0.1", "localhost"))
+            else:
+                request.send(b"", status=401, WWW_Authenticate=BASIC)
+
+        with http_camera(answer) as url, pytest.raises(InputError):
+            sources.open_source(url.replace("://", "://me:s3cret@"))
+    assert headers and set(headers) == {None}
 
 
 def test_single_pictures_are_read_behind_a_redirection_and_a_login():
@@ -204,91 +312,72 @@ def test_each_attempt_to_open_a_slow_source_waits_longer():
     assert timeouts.open_timeout == timeouts.read_timeout() == 5
 
 
-def test_an_invalid_silence_is_refused(main_py):
-    done = main_py("--silence", 0)
-    assert done.returncode == 2 and done.stderr == (
-        "--silence 0: must be more than 0 and at most 86400 seconds.\n"
-    )
+def test_a_source_that_opens_at_its_timeout_may_be_slow_until_its_pictures_are_fast():
+    timeouts = Timeouts()
+    assert not timeouts.slow
+    timeouts.note_attempt(5, opened=False)  # it may be switched off
+    assert not timeouts.slow
+    timeouts.note_attempt(10, opened=True)
+    assert timeouts.slow and timeouts.read_timeout() == SLOW_READ_TIMEOUT
+    for _ in range(5):
+        timeouts.note_picture(0.04)
+    assert not timeouts.slow
+    timeouts.note_picture(3)
+    assert timeouts.slow
+    timeouts.segment = 6  # HLS has such pauses
+    assert not timeouts.slow
 
 
-# ---- HLS ----
+class Opened:
+    """Stands in for cv2.VideoCapture, and remembers how it was opened."""
 
+    def __init__(self, *arguments, size=(64, 48)):
+        self.arguments, self.size = arguments, size
 
-class Playlist(http.server.BaseHTTPRequestHandler):
-    """A live HLS stream of segments of 10 pictures; server.lists are its playlists, one after the
-    other."""
+    def isOpened(self):
+        return True
 
-    def do_GET(self):
-        if self.path.endswith("ts"):
-            data, kind = self.server.segments[int(self.path[1:-3])], "video/mp2t"
-        else:
-            lists = self.server.lists
-            data = (lists.pop(0) if len(lists) > 1 else lists[0]).encode()
-            kind = "application/vnd.apple.mpegurl"
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+    def get(self, name):
+        return {cv2.CAP_PROP_FRAME_WIDTH: self.size[0], cv2.CAP_PROP_FRAME_HEIGHT: self.size[1]}[
+            name
+        ]
 
-    def log_message(self, *_):
+    def release(self):
         pass
 
 
-@pytest.fixture
-def hls(tmp_path):
-    """hls(playlists) -> URL of a stream of three segments of 1 s."""
-    segments = []
-    for number in range(3):
-        path = str(tmp_path / f"{number}.ts")
-        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"MPG2"), 10, (64, 48))
-        for _ in range(10):
-            writer.write(np.full((48, 64, 3), 20 + 40 * number, np.uint8))
-        writer.release()
-        segments.append(open(path, "rb").read())
-    servers = []
-
-    def begin(*playlists):
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Playlist)
-        server.lists, server.segments = list(playlists), segments
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield begin
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+@pytest.mark.skipif(not hasattr(cv2, "CAP_PROP_N_THREADS"), reason="OpenCV before 4.7")
+@pytest.mark.parametrize("slow", [False, True])
+def test_one_thread_decodes_a_slow_source_because_several_delay_its_pictures(slow, monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", Opened)
+    options = open_url("rtsp://127.0.0.1:9/", 5, 5, slow).arguments[-1]
+    assert (cv2.CAP_PROP_N_THREADS in options[::2]) == slow
 
 
-def playlist(count, seconds=1, end=False):
-    lines = ["#EXTM3U", "#EXT-X-VERSION:3", f"#EXT-X-TARGETDURATION:{seconds}"]
-    for number in range(count):
-        lines += ["#EXT-X-DISCONTINUITY", "#EXTINF:1.0,", f"{number}.ts"]
-    return "\n".join(lines + ["#EXT-X-ENDLIST"] * end) + "\n"
+def test_a_source_that_opencv_opens_without_a_size_is_not_open(monkeypatch):
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: Opened(size=(0, 0)))
+    with pytest.raises(sources.SourceUnavailable):
+        open_url("rtsp://127.0.0.1:9/", 5, 5, True)
 
 
-@pytest.mark.skipif(
-    tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8),
-    reason="FFmpeg of OpenCV 4.6 analyses 5 s; this stream has 3 s",
-)
-@pytest.mark.parametrize("path", ["live.m3u8", "playlist?id=7"])
-def test_the_read_timeout_of_hls_follows_from_the_length_of_its_segments(hls, path):
-    for seconds in (6, 10):
-        timeouts = Timeouts()
-        source = sources.open_source(hls(playlist(3, seconds)) + path, timeouts=timeouts)
-        assert source.live and source.grab() and timeouts.read_timeout() == 3 * seconds
-        source.release()
+def test_a_camera_that_does_not_answer_delays_no_other(clip):
+    asked, done = threading.Event(), threading.Event()
+
+    def answer(request):
+        asked.set()
+        done.wait(60)
+
+    with http_camera(answer) as url:
+        waiting = threading.Thread(target=cv2.VideoCapture, args=(url, cv2.CAP_FFMPEG))
+        waiting.start()
+        assert asked.wait(60)
+        assert sources.open_source(clip).read() is not None and waiting.is_alive()
+        done.set()
+    waiting.join()
 
 
-def test_a_live_hls_stream_that_ends_is_not_played_again(hls, printed, monkeypatch):
-    monkeypatch.setattr("sources.connection.PAUSES", (0.01,))
-    url = hls(*[playlist(3)] * 3, playlist(3, end=True)) + "live.m3u8"
-    stream = streams.Stream(url)
-    assert stream.live
-    numbers = [round((number_in(result.frame) - 20) / 40) for result in stream.frames()]
-    assert numbers == sorted(numbers) and len(numbers) <= 30
-    assert [line.split(": ")[1] for line in printed] == [
-        "disconnected, trying again.",
-        "has ended.",
-    ]
+def test_an_invalid_silence_is_refused(main_here):
+    done = main_here("--silence", 0)
+    assert done.returncode == 2 and done.stderr == (
+        "--silence 0: must be more than 0 and at most 86400 seconds.\n"
+    )
