@@ -268,7 +268,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.mark.parametrize("source", ["²", "٣", "9" * 20, "img_%099999999999d.png", "/dev/shm/x.mp4"])
 def test_a_missing_source_with_a_name_like_a_number_or_camera_is_reported(source):
-    with pytest.raises(InputError, match="no such file|no camera|no picture matches"):
+    with pytest.raises(InputError, match="no such file|no such camera|no picture matches"):
         sources.open_source(source)
 
 
