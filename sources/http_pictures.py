@@ -32,7 +32,7 @@ MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 START, END = 0xd8, 0xd9
 # How an answer of pictures begins: as a JPEG, PNG, GIF, BMP or WebP does, or as Motion JPEG
 PICTURES = re.compile(rb"\xff\xd8\xff|\x89png|gif8|bm|riff.{4}webp|"
-                      rb"--|content-(type: *image|length)", re.DOTALL)
+                      rb"--|.{,100}content-(type: *image|length:)", re.DOTALL)
 
 
 def open_pictures(source: str, timeouts: Timeouts) -> HTTPPictures | None:

@@ -113,6 +113,7 @@ MOTION_JPEG = {
     "line feeds": motion(b"--frame\nContent-Type: image/jpeg\n\n", b"\n"),
     "preamble": motion(TYPE + b"\r\n", first=b"This is a camera.\r\n\r\n"),
     "answer without type": motion(TYPE + b"\r\n", kind=None),
+    "neither type nor dashes": motion(TYPE[2:] + b"\r\n", kind=None),
     "answer of bytes": motion(TYPE + b"\r\n", kind="application/octet-stream"),
     "bare pictures": motion(b"", b"", kind="video/x-motion-jpeg"),
     "in chunks": in_chunks,
