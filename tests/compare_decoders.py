@@ -37,8 +37,10 @@ def outputs_of(model, square):
     """Outputs of an onnx.ModelProto for a picture (h, w, 3) uint8 RGB: list of float32 arrays."""
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # waiting threads take CPU time
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     return session.run(None, {"images": np.float32(square.transpose(2, 0, 1)[None]) / 255})
 

@@ -1,7 +1,7 @@
 """How long cameras have no results when a board of examples/boards.py dies, hangs or connects.
 
     python tests/failover.py                # 20 times: kill -9 and SIGSTOP in turn
-    python tests/failover.py --kills 1 --cameras 3 --simulate 200x3 --fps 3     # a short run
+    python tests/failover.py --kills 1 --boards 2 --cameras 2 --simulate 200x3 --fps 3  # short
     python tests/failover.py --videos       # videos on three boards and on one, with kills
     python tests/failover.py --load         # CPU of the scheduler and of boards.py
 
@@ -38,32 +38,26 @@ def write_clip(path, count):
     for _ in range(count):
         writer.write(cv2.resize(video.read()[1], (640, 360)))
     writer.release()
+    return path
 
 
 def kills(cluster, folder, args):
     """Kill and stop boards in turn, and print how long cameras had no results."""
-    file, servers, urls = GrowingFile(folder / "cameras.jsonl"), [], []
-    for number in range(args.cameras):
-        servers.append(
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    str(ROOT / "tests/mjpeg_server.py"),
-                    "0",
-                    str(folder / "clip.avi"),
-                ],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        urls.append(f"cam{number}=http://127.0.0.1:{servers[-1].stdout.readline().split()[1]}/")
+    file, clip = GrowingFile(folder / "cameras.jsonl"), write_clip(folder / "clip.avi", 30)
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/mjpeg_server.py"), "0", str(clip)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    port, names = server.stdout.readline().split()[1], list(cluster.boards)
+    urls = [f"cam{number}=http://127.0.0.1:{port}/{number}" for number in range(args.cameras)]
     settings = "--simulate", args.simulate, "--fps", args.fps
     run = cluster.run(*urls, "--json", file.path, *settings)
     fates = {"kill -9": [], "SIGSTOP": []}
     try:
         wait_until(
             lambda: (
-                {line["board"] for line in file.read().values()} == set(NAMES)
+                {line["board"] for line in file.read().values()} == set(names)
                 and len(file.newest) == args.cameras
             ),
             "results of every camera, and from every board",
@@ -71,14 +65,13 @@ def kills(cluster, folder, args):
         )
         for number in range(args.kills):
             fates[list(fates)[number % 2]].append(
-                kill(cluster, file, NAMES[number % len(NAMES)], number % 2)
+                kill(cluster, file, names[number % len(names)], number % 2)
             )
         run.send(signal.SIGTERM)
         cluster.finish(run)
         file.read()
     finally:
-        for server in servers:
-            server.kill()
+        server.kill()
     report(file.lines, fates, run.output)
 
 
@@ -150,9 +143,10 @@ def report(lines, fates, output):
 
 def videos(cluster, folder):
     """Process nine videos on three boards and on one, also with a board killed or stopped."""
-    paths = [folder / f"v{number}.avi" for number in range(9)]
+    paths, clip = [folder / f"v{number}.avi" for number in range(9)], folder / "clip.avi"
+    write_clip(clip, 150)
     for path in paths:
-        shutil.copy(folder / "clip.avi", path)
+        shutil.copy(clip, path)
 
     def once(what, fate=None):
         out = folder / "out"
@@ -265,21 +259,18 @@ def main():
     parser.add_argument("--cameras", type=int, default=6, help="default: %(default)s")
     parser.add_argument("--simulate", default="50x3", help="the boards' NPU (default: %(default)s)")
     parser.add_argument("--fps", type=float, default=10, help="of a camera (default: %(default)s)")
-    parser.add_argument(
-        "--boards", type=int, default=16, help="of --load: up to this many (default: %(default)s)"
-    )
+    parser.add_argument("--boards", type=int, help="at most 3 (default), with --load 16")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        write_clip(folder / "clip.avi", 150)
         cluster = Cluster(folder, ttl="10s")
         try:
             if args.load:
-                load(cluster, folder, args.boards)
+                load(cluster, folder, args.boards or 16)
                 return
-            for name in NAMES:
+            for name in NAMES[: args.boards]:
                 cluster.join(name)
-            cluster.joined(*NAMES)
+            cluster.joined(*cluster.boards)
             if args.videos:
                 videos(cluster, folder)
             else:

@@ -3,6 +3,7 @@ file, decoded at its own rate), through main.py's own streams on a simulated NPU
 
     python tests/many_cameras.py                     # the table of docs/performance.md, two minutes
     python tests/many_cameras.py --counts 8 --fps 5
+    python tests/many_cameras.py --counts 1 --seconds 0.3 --frames 1    # a short run
 
 Latency is the time from the camera's frame to its result. A stream keeps its rate if it reaches
 95 % of --fps. OpenCV converts every frame to BGR when it is read, PyAV leaves frames in YUV.
@@ -22,6 +23,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from fakes import wait_until  # noqa: E402
+
 import sources  # noqa: E402
 import sources.pyav  # noqa: E402
 import streams  # noqa: E402
@@ -31,6 +34,7 @@ from runtimes.simulated import parse_simulate, record, simulated  # noqa: E402
 
 MODEL, DEMO, NPU, RATE = "models/yolov8n_emoji.rknn", "models/demo.mp4", "yolov8n@rk3588", 25
 SIZE, BITS = (1920, 1080), 4_000_000  # of a common camera
+WARM_UP = 1.5  # seconds that are not measured, or as many as are, if these are fewer
 
 
 class Camera:
@@ -73,7 +77,7 @@ def write_clip(path, seconds):
             "libx264", rate=RATE, options={"preset": "veryfast", "tune": "zerolatency"}
         )
         (stream.width, stream.height), stream.pix_fmt, stream.bit_rate = SIZE, "yuv420p", BITS
-        for _ in range(seconds * RATE):
+        for _ in range(round(seconds * RATE)):
             picture = cv2.resize(demo.read()[1], SIZE)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="bgr24")))
         container.mux(stream.encode())
@@ -105,7 +109,8 @@ def measure(runtime, clip, count, fps, reader, seconds):
                 threading.Thread(target=camera.run, args=(pool, tqdm(disable=True), "", True))
             )
             threads[-1].start()
-        time.sleep(1.5)
+        wait_until(lambda: all(camera.count for camera in cameras), "a frame of each camera")
+        time.sleep(min(WARM_UP, seconds))
         del delays[:]
         before = [camera.count for camera in cameras]
         began, cpu = time.perf_counter(), time.process_time()
@@ -129,11 +134,12 @@ def main():
     parser.add_argument("--counts", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--fps", type=float, default=10)
     parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--frames", type=int, default=30, help="recorded (default: %(default)s)")
     args = parser.parse_args()
     cv2.setNumThreads(1)  # as in main.py
     sources.Video, sources.pyav.AVVideo = OpenCVCamera, PyAVCamera
     inference, cores = parse_simulate(NPU)
-    frames = itertools.islice(sources.frames_of(cv2.VideoCapture(DEMO)), 0, 240, 8)
+    frames = itertools.islice(sources.frames_of(cv2.VideoCapture(DEMO)), 0, 8 * args.frames, 8)
     runtime = simulated(inference, cores, record(MODEL, frames, yolov8.myFunc))
     titles = (
         "cameras",
@@ -152,7 +158,7 @@ def main():
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     with tempfile.TemporaryDirectory() as folder:
         clip = os.path.join(folder, "camera.mp4")
-        write_clip(clip, seconds=4 if args.seconds > 1 else 1)
+        write_clip(clip, min(4, args.seconds))
         for count in args.counts:
             for fps, reader in itertools.product((args.fps, None), ("opencv", "av")):
                 rates, delays, cpu = measure(runtime, clip, count, fps, reader, args.seconds)

@@ -1,7 +1,7 @@
 """What --web and --mqtt cost: frames per second and CPU per frame with various clients.
 
     python tests/page_cost.py --seconds 10 --rounds 3
-    python tests/page_cost.py --seconds 1 --rounds 1 --rows 3      # a short run
+    python tests/page_cost.py --seconds 0.2 --rounds 1 --rows 3 --frames 1    # a short run
 
 Run by hand; docs/performance.md has the figures. The demo video is repeated on a simulated NPU of
 three cores with 16.9 ms per inference (at most 177.5 FPS) and six contexts. The clients are
@@ -190,12 +190,13 @@ def main():
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--rows", type=int, help="measure only the first N rows")
+    parser.add_argument("--frames", type=int, default=60, help="recorded (default: %(default)s)")
     parser.add_argument("--only", metavar="WORD", help="measure only rows with this in their name")
     parser.add_argument("--mqtt", metavar="URL", help="also measure publishing to this broker")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     folder = tempfile.TemporaryDirectory()
-    frames = itertools.islice(repeated_frames(), 0, 600, 10)
+    frames = itertools.islice(repeated_frames(), 0, 10 * args.frames, 10)
     runtime = simulated(0.0169, 3, record(MODEL, frames, func.myFunc))
 
     def page(stream):

@@ -1,7 +1,7 @@
 """What --then costs the first model: frames per second without it and with it, in turn.
 
     python tests/second_model_cost.py
-    python tests/second_model_cost.py --seconds 0.5 --rounds 1 --rows 1 --frames 1    # a short run
+    python tests/second_model_cost.py --seconds 0.2 --rounds 1 --rows 1 --frames 1    # a short run
 
 Run by hand; docs/performance.md has the figures. The demo video is repeated on a simulated NPU. The
 first model, the demo's YOLOv5n, takes all frames that it can; the second one is the demo's
@@ -85,7 +85,8 @@ def main():
     parser.add_argument("--frames", type=int, default=60, help="recorded (default: %(default)s)")
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    frames = list(itertools.islice(repeated_frames(), 0, 600, 600 // args.frames))
+    step = 600 // args.frames
+    frames = list(itertools.islice(repeated_frames(), 0, 601 - step, step))
     recorded = {
         MODEL: record(MODEL, [frame.copy() for frame in frames], func.myFunc),
         SECOND: record(SECOND, [frame.copy() for frame in frames], resnet.myFunc),

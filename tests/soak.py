@@ -194,7 +194,7 @@ def main():
         folder, clip = Path(folder), str(Path(folder) / "camera.mp4")
         video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
         writer = cv2.VideoWriter(clip, cv2.VideoWriter_fourcc(*"mp4v"), 30, (640, 360))
-        for _ in range(300):
+        for _ in range(min(300, round(30 * args.minute))):
             writer.write(cv2.resize(video.read()[1], (640, 360)))
         writer.release()
         kinds = ["rtsp" if HAS_GST else "http", "http"]

@@ -105,7 +105,7 @@ def open_pool(args: argparse.Namespace) -> rknnpool.rknnPoolExecutor:
     if args.simulate:
         from runtimes.simulated import parse_simulate, record, simulated
         video = cv2.VideoCapture(str(funcs.ROOT / "models/demo.mp4"))
-        frames = [video.read()[1] for _ in range(51)][::10]
+        frames = [video.read()[1] for _ in range(21)][::10]
         seconds, cores = parse_simulate(args.simulate)
         runtime = simulated(seconds, cores, record(args.model, frames, func.myFunc))
     try:
