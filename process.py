@@ -1,18 +1,16 @@
 """This process: the CPU cores it runs on, the signals that end it, and its end."""
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
 import signal
 import sys
-from typing import Any, Iterator
+from typing import Any
 
 CPUS = "/sys/devices/system/cpu"
 # Ctrl-C; kill and systemd's stop; a closed terminal
 ENDINGS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
            if hasattr(signal, name)]
-REPEAT_SECONDS = 0.5  # between two KeyboardInterrupts of repeated_interrupts()
 
 
 def fast_cpus() -> set[int]:
@@ -34,34 +32,6 @@ def stay_on_big_cores() -> None:
             os.sched_setaffinity(0, fast_cpus() & allowed or allowed)
         except OSError:  # a sandbox forbids it; the program runs without it
             pass
-
-
-@contextlib.contextmanager
-def repeated_interrupts() -> Iterator[None]:
-    """Until the end of the block, Ctrl-C raises KeyboardInterrupt again and again, until one leaves
-    the block: imports and libraries lose some."""
-    pressed: list[int] = []
-
-    def interrupt(number: int, _: Any) -> None:
-        pressed.append(number)
-        signal.setitimer(signal.ITIMER_REAL, REPEAT_SECONDS)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background
-        yield
-        return
-    before = {number: signal.signal(number, interrupt)
-              for number in (signal.SIGINT, signal.SIGALRM)}
-    try:
-        yield
-    except BaseException as error:
-        if pressed:  # a library has made another exception of it
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def note_signals() -> list[int]:

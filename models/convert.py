@@ -38,7 +38,6 @@ with needed_packages():
     from onnx_model import Network, for_int8, model_input, read_network, set_normalisation
     from whole_file import replacing
 
-    import process
     import rknnpool
     from funcs import ultralytics
     from results.console import prepare_output
@@ -238,7 +237,7 @@ def run(args: argparse.Namespace) -> None:
 def main() -> None:
     prepare_output()
     try:
-        with needed_packages(), process.repeated_interrupts():
+        with needed_packages(ctrl_c_ends=False):  # unfinished files are removed first
             run(parse_arguments())
     except KeyboardInterrupt:
         sys.exit(130)

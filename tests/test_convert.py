@@ -28,7 +28,7 @@ from relative_boxes import with_relative_boxes  # noqa: E402
 
 NAMES = dict(enumerate(COCO_CLASSES))
 TOOLKIT = """
-import cv2, json, signal, sys, time
+import cv2, json, sys
 from pathlib import Path
 class RKNN:
     def __init__(self, **options):
@@ -45,13 +45,6 @@ class RKNN:
                              "IndexError: list index out of range\\n")
         if FAILS == "exit":
             sys.exit(-1)
-        if FAILS in ("loses Ctrl-C", "changes Ctrl-C"):
-            try:
-                signal.raise_signal(signal.SIGINT)
-            except KeyboardInterrupt:
-                if FAILS == "changes Ctrl-C":
-                    raise ValueError("the toolkit's")
-            time.sleep(60)
         self.calls["quantised"] = do_quantization
         names = Path(dataset).read_text().split() if do_quantization else []
         self.calls["images"] = [cv2.imread(name).shape for name in names]
@@ -324,7 +317,7 @@ def test_a_read_only_output_folder_is_reported_first_and_no_partial_model_is_lef
     assert {entry.name for entry in path.parent.iterdir()} == {"model.onnx"}
 
 
-@pytest.mark.parametrize("fails", ["disk full", "Ctrl-C", "loses Ctrl-C", "changes Ctrl-C"])
+@pytest.mark.parametrize("fails", ["disk full", "Ctrl-C"])
 def test_the_earlier_model_stays_until_the_new_one_is_complete(run, tmp_path, fails):
     path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
     path.with_suffix(".rknn").write_bytes(b"the earlier one")

@@ -54,14 +54,14 @@ def missing_package(what: str, error: ImportError) -> str:
 
 
 @contextlib.contextmanager
-def needed_packages() -> Iterator[None]:
+def needed_packages(ctrl_c_ends: bool = True) -> Iterator[None]:
     """Surrounds imports: if a package is missing, the program ends with a sentence and exit code 2.
 
-    Ctrl-C ends the program at once: during imports, Python loses some KeyboardInterrupts, and the
-    others end in a traceback.
+    ctrl_c_ends: Ctrl-C ends the program at once. During imports, Python loses some
+    KeyboardInterrupts, and the others end in a traceback.
     """
     interrupt = signal.getsignal(signal.SIGINT)
-    ends = (interrupt is signal.default_int_handler
+    ends = (ctrl_c_ends and interrupt is signal.default_int_handler
             and threading.current_thread() is threading.main_thread())
     if ends:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
