@@ -14,7 +14,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from cluster import DASK, Cluster, lines_of, three_boards  # noqa: F401
+from cluster import DASK, QUIET, Cluster, lines_of, three_boards  # noqa: F401
 from conftest import ROOT
 from fakes import wait_until
 
@@ -27,6 +27,7 @@ from boards_parts.members import mismatch, remote_call  # noqa: E402
 from boards_parts.videos import Videos  # noqa: E402
 
 FRAMES = 45  # of clip
+SIMULATE = "--simulate", "40x3"  # always the same NPU, so that boards keep their pools
 
 
 @pytest.fixture
@@ -40,6 +41,21 @@ def videos(clip, tmp_path):
         return paths
 
     return make
+
+
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """run_here(address, *arguments): run boards.py in this process, which saves starting Python.
+    Returns its exit code and output."""
+
+    def run(address, *arguments):
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr(sys, "argv", ["boards.py", address, *map(str, arguments)])
+        capsys.readouterr()
+        code = asyncio.run(boards.run(boards.parse_arguments()))
+        return code, "".join(capsys.readouterr())
+
+    return run
 
 
 def assert_complete(folder, names):
@@ -57,23 +73,64 @@ def assert_complete(folder, names):
 
 
 @pytest.mark.slow
-def test_videos_are_distributed_and_each_board_opens_one_pool(cluster, videos, tmp_path):
-    paths = videos(6)
-    run = cluster.run(*paths, "--json", tmp_path / "out", "--simulate", "40x3")
-    assert cluster.finish(run) == 0, run.output
-    assert_complete(tmp_path / "out", [path.name for path in paths])
-    assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", run.output)
-    served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", run.output, re.MULTILINE))
-    assert set(served) == set(cluster.boards) and sum(map(int, served.values())) == 6 * FRAMES, (
-        run.output
-    )
+def test_videos_are_distributed_and_each_board_opens_one_pool(cluster, videos, run_here, tmp_path):
+    paths, out = videos(6), tmp_path / "out"
+    code, output = run_here(cluster.address, *paths, "--json", out, *SIMULATE)
+    assert code == 0, output
+    assert_complete(out, [path.name for path in paths])
+    assert re.search(rf"in all: {6 * FRAMES} frames of 6 videos", output)
+    served = dict(re.findall(r"^board (\w+): (\d+) frames of \d+ videos", output, re.MULTILINE))
+    assert set(served) == set(cluster.boards), output
+    assert sum(map(int, served.values())) == 6 * FRAMES, output
     assert [board.output.count("Opening a pool") for board in cluster.boards.values()] == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_a_video_that_cannot_be_opened_is_reported_and_the_others_are_processed(
+    cluster, videos, run_here, tmp_path
+):
+    good, out = videos(2), tmp_path / "out"
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    missing = "http://user:geheim@127.0.0.1:1/c.mp4"
+    sources = [good[0], tmp_path / "bad.mp4", tmp_path / "none.mp4", missing, good[1]]
+    code, output = run_here(cluster.address, *sources, "--json", out, *SIMULATE)
+    assert code == 2
+    assert_complete(out, [path.name for path in good])
+    for name, why in (
+        ("bad.mp4", "not a video but a text file"),
+        ("none.mp4", "no such file"),
+        ("127.0.0.1", "not available"),
+    ):
+        reports = re.findall(rf"^{name}: .*{why}.* \(board \w+\)$", output, re.MULTILINE)
+        assert len(reports) == 1, output
+    assert "geheim" not in output
+    assert not any(
+        "geheim" in path.read_text(errors="replace") for path in cluster.folder.iterdir()
+    )
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_complete_files_only_and_stops_the_boards(
+    cluster, videos, run_here, tmp_path
+):
+    paths, out = videos(5), tmp_path / "out"
+    long = [f"{name}={ROOT / 'models/demo.mp4'}" for name in ("a", "b", "c")]
+    run = cluster.run(*paths[:3], *long, "--json", out, *SIMULATE)
+    wait_until(lambda: out.exists() and len(list(out.glob("*.jsonl"))) == 3)
+    run.send(signal.SIGINT)
+    assert cluster.finish(run) == 130, run.output
+    assert "Traceback" not in run.output
+    assert_complete(out, [path.name for path in paths[:3]])
+    wait_until(lambda: any(": cancelled." in board.output for board in cluster.boards.values()))
+    code, output = run_here(cluster.address, *paths, "--json", out, *SIMULATE)
+    assert code == 0 and "Skipped 3 of 5 videos" in output
+    assert_complete(out, [path.name for path in paths])
 
 
 @pytest.mark.slow
 def test_no_line_is_lost_or_repeated_when_boards_die_or_hang(cluster, videos, tmp_path):
     paths, out = videos(9), tmp_path / "out"
-    run = cluster.run(*paths, "--json", out, "--simulate", "40x3")
+    run = cluster.run(*paths, "--json", out, *SIMULATE)
     wait_until(lambda: out.exists() and any(out.glob("*.jsonl")))  # the others are in progress
     cluster.boards["two"].send(signal.SIGSTOP)
     cluster.boards["three"].send(signal.SIGKILL)
@@ -92,86 +149,27 @@ def test_no_line_is_lost_or_repeated_when_boards_die_or_hang(cluster, videos, tm
 
 
 @pytest.mark.slow
-def test_a_video_that_cannot_be_opened_is_reported_and_the_others_are_processed(
-    cluster, videos, tmp_path
-):
-    good, out = videos(2), tmp_path / "out"
-    (tmp_path / "bad.mp4").write_bytes(b"no video")
-    missing = "http://user:geheim@127.0.0.1:1/c.mp4"
-    run = cluster.run(
-        good[0],
-        tmp_path / "bad.mp4",
-        tmp_path / "none.mp4",
-        missing,
-        good[1],
-        "--json",
-        out,
-        "--simulate",
-        "5x3",
-    )
-    assert cluster.finish(run) == 2
-    assert_complete(out, [path.name for path in good])
-    for name, why in (
-        ("bad.mp4", "not a video but a text file"),
-        ("none.mp4", "no such file"),
-        ("127.0.0.1", "not available"),
-    ):
-        assert (
-            len(re.findall(rf"^{name}: .*{why}.* \(board \w+\)$", run.output, re.MULTILINE)) == 1
-        ), run.output
-    assert not any(
-        "geheim" in path.read_text(errors="replace") for path in cluster.folder.iterdir()
-    )
-
-
-@pytest.mark.slow
 def test_boards_without_the_model_are_reported_and_another_processes_their_videos(
-    cluster, videos, tmp_path
+    cluster, videos, run_here, tmp_path
 ):
-    paths, folder = videos(4), tmp_path / "elsewhere"
-    arguments = [*paths, "--json", tmp_path / "out", "--model", "own.onnx", "--simulate", "5x3"]
-    run = cluster.run(*arguments)
-    assert cluster.finish(run) == 2
-    assert (
-        len(
-            re.findall(
-                r"^Board (?:one|two|three): own.onnx: no such file\.$", run.output, re.MULTILINE
-            )
-        )
-        == 3
-    )
-    assert (
-        "4 videos were not processed, because no board can process them." in run.output
-        and not any((tmp_path / "out").iterdir())
-    )
+    paths, folder, out = videos(4), tmp_path / "elsewhere", tmp_path / "out"
+    arguments = [cluster.address, *paths, "--json", out, "--model", "own.onnx", *SIMULATE]
+    code, output = run_here(*arguments)
+    assert code == 2
+    reports = re.findall(r"^Board (\w+): own.onnx: no such file\.$", output, re.MULTILINE)
+    assert sorted(reports) == ["one", "three", "two"]
+    assert "4 videos were not processed, because no board can process them." in output
+    assert not any(out.iterdir())
 
     folder.mkdir()
     shutil.copy(ROOT / "models/yolov5n_emoji.onnx", folder / "own.onnx")
     other = cluster.join("other", folder=folder)
     cluster.joined("other")
-    run = cluster.run(*arguments)
-    assert (
-        cluster.finish(run) == 2 and f"board other: {4 * FRAMES} frames of 4 videos" in run.output
-    ), run.output
-    assert_complete(tmp_path / "out", [path.name for path in paths])
+    code, output = run_here(*arguments)
+    assert code == 2 and f"board other: {4 * FRAMES} frames of 4 videos" in output, output
+    assert_complete(out, [path.name for path in paths])
     other.end()
     del cluster.boards["other"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_complete_files_only_and_stops_the_boards(cluster, videos, tmp_path):
-    paths, out = videos(5), tmp_path / "out"
-    long = [f"{name}={ROOT / 'models/demo.mp4'}" for name in ("a", "b", "c")]
-    run = cluster.run(*paths[:3], *long, "--json", out, "--simulate", "60x3")
-    wait_until(lambda: out.exists() and len(list(out.glob("*.jsonl"))) == 3)
-    run.send(signal.SIGINT)
-    assert cluster.finish(run) == 130, run.output
-    assert "Traceback" not in run.output
-    assert_complete(out, [path.name for path in paths[:3]])
-    wait_until(lambda: any(": cancelled." in board.output for board in cluster.boards.values()))
-    run = cluster.run(*paths, "--json", out, "--simulate", "60x3")
-    assert cluster.finish(run) == 0 and "Skipped 3 of 5 videos" in run.output
-    assert_complete(out, [path.name for path in paths])
 
 
 def test_a_full_disk_leaves_no_incomplete_file(tmp_path):
@@ -199,6 +197,7 @@ def test_without_a_scheduler_simulated_boards_are_started_and_ended(videos, tmp_
         capture_output=True,
         text=True,
         timeout=100,
+        env={**os.environ, **QUIET},
         start_new_session=True,
     )
     assert done.returncode == 0, done.stderr
@@ -217,6 +216,7 @@ def test_ctrl_c_on_the_terminal_ends_the_simulated_boards_too(tmp_path):
             cwd=ROOT,
             stdout=file,
             stderr=file,
+            env={**os.environ, **QUIET},
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
@@ -295,7 +295,10 @@ sys.argv[0] = "dask"; from dask.__main__ import main; main()"""
 
 
 @pytest.mark.slow
-def test_missing_boards_workers_without_npu_and_other_versions_are_reported(videos, tmp_path):
+@pytest.mark.filterwarnings("ignore:Mismatched versions")  # Dask's own warning
+def test_missing_boards_workers_without_npu_and_other_versions_are_reported(
+    videos, run_here, tmp_path
+):
     cluster, (video,) = Cluster(tmp_path, ttl=None), videos(1)
     try:
         run = cluster.run(video, "--json", tmp_path / "out")
@@ -306,12 +309,9 @@ def test_missing_boards_workers_without_npu_and_other_versions_are_reported(vide
         assert "has no NPU: start it with --resources npu=1." in run.output
         cluster.join("old", command=[*DASK[:2], OTHER])
         cluster.joined("old")
-        run = cluster.run(video, "--json", tmp_path / "out")
-        assert cluster.finish(run) == 2
-        assert re.search(
-            r"Versions differ: .* but board 127.0.0.1:\d+ has Python \S+ and Dask 2020.1.0",
-            run.output,
-        )
+        differ = r"Versions differ: .* board 127.0.0.1:\d+ has Python \S+ and Dask 2020.1.0"
+        with pytest.raises(boards.InputError, match=differ):
+            run_here(cluster.address, video, "--json", tmp_path / "out")
     finally:
         cluster.close()
 

@@ -26,28 +26,14 @@ from vision.errors import InputError  # noqa: E402
 
 @pytest.fixture
 def cameras(clip):
-    """cameras(n) starts n network cameras and returns their URLs, which contain a password."""
-    servers = []
-
-    def start(count):
-        for _ in range(count):
-            servers.append(
-                subprocess.Popen(
-                    [sys.executable, str(ROOT / "tests/mjpeg_server.py"), "0", str(clip)],
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        ports = [server.stdout.readline().split()[1] for server in servers]
-        return [
-            f"cam{number}=http://user:geheim@127.0.0.1:{port}/live"
-            for number, port in enumerate(ports)
+    """URLs of three network cameras, which contain a password."""
+    command = [sys.executable, str(ROOT / "tests/mjpeg_server.py"), "0", str(clip)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        port = server.stdout.readline().split()[1]
+        yield [
+            f"cam{number}=http://user:geheim@127.0.0.1:{port}/live{number}" for number in range(3)
         ]
-
-    yield start
-    for server in servers:
         server.kill()
-        server.wait()
 
 
 def assert_reported_once(lines):
@@ -70,9 +56,8 @@ def test_cameras_move_when_boards_die_hang_or_connect_and_no_result_is_repeated(
     broker.start()
     listener = Listener(broker)
     try:
-        urls = cameras(3)
         run = cluster.run(
-            *urls,
+            *cameras,
             "--json",
             file.path,
             "--mqtt",
@@ -160,8 +145,7 @@ def test_a_board_stops_its_cameras_without_calls_and_starts_again_with_the_next(
         "bigCores": "no",
         "simulate": "10x1",
     }
-    (url,) = cameras(1)
-    assigned = {"cam0": (7, url.partition("=")[2])}
+    assigned = {"cam0": (7, cameras[0].partition("=")[2])}
     wait_until(lambda: worker.process_cameras("run", settings, {})["state"] == "ready")
     wait_until(lambda: worker.process_cameras("run", settings, assigned)["lines"])
     (run,) = runs
