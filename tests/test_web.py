@@ -644,7 +644,11 @@ def test_the_page_works_below_a_path_of_a_proxy(opened, keep_host, path, monkeyp
     monkeypatch.setenv("RKNNPOOL_WEB_PASSWORD", "s3cret")
     gate = fakes.stream()
     page = opened(gate, address="0.0.0.0:0", names=["proxy.localhost"])
+    lost = "return document.querySelector('#lost:not([hidden])')?.textContent || ''"
     with Proxy(page, keep_host) as proxy, Playing(page, gate), Browser() as browser:
+        if not keep_host:  # nor does it say which name was asked for
+            browser.open(f"http://me:s3cret@other.localhost:{proxy.port}{path}")
+            wait_until(lambda: "--web-name other.localhost" in browser.run(lost))
         browser.open(f"http://me:s3cret@proxy.localhost:{proxy.port}{path}")
         moves(browser)
         browser.open(f"http://proxy.localhost:{proxy.port}{PREFIX}/gate.jpg")
