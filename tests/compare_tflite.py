@@ -23,22 +23,23 @@ from sources import frames_of  # noqa: E402
 DETECT = {"yolov5n": func.detect, "yolov8n": yolov8.detect}
 
 
-def compare(name, frames):
+def detections(name, runtime, frames):
+    """A demo model's Detections in each of the frames, (h, w, 3) uint8 BGR: a list."""
+    model = f"{ROOT}/models/{name}_emoji.rknn"
+    with rknnPoolExecutor(model, 2, DETECT[name], runtime=runtime.RKNNLite) as pool:
+        return list(pool.map(frames))
+
+
+def compare(all_onnx, all_tflite):
     """(boxes of the .onnx, share of them that the .tflite finds, boxes of the .tflite, share that
-    the .onnx finds). frames: a list of (h, w, 3) uint8 BGR."""
-    found = []
-    for runtime in (cpu.RKNNLite, teflon.RKNNLite):
-        with rknnPoolExecutor(
-            f"{ROOT}/models/{name}_emoji.rknn", 2, DETECT[name], runtime=runtime
-        ) as pool:
-            found.append(list(pool.map(frames)))
+    the .onnx finds). all_onnx, all_tflite: detections() in the same frames."""
     counts, same = [0, 0], [0, 0]
-    for onnx, tflite in zip(*found):
+    for onnx, tflite in zip(all_onnx, all_tflite):
         alike = (iou(onnx.boxes, tflite.boxes) >= 0.5) & (
             onnx.classes[:, None] == tflite.classes[None]
         )
-        for which, detections in enumerate((onnx, tflite)):
-            counts[which] += len(detections)
+        for which, found in enumerate((onnx, tflite)):
+            counts[which] += len(found)
             same[which] += int(alike.any(1 - which).sum())
     return counts[0], same[0] / counts[0], counts[1], same[1] / counts[1]
 
@@ -46,7 +47,8 @@ def compare(name, frames):
 def main():
     frames = list(frames_of(cv2.VideoCapture(str(ROOT / "models/demo.mp4"))))[::3]
     for name in DETECT:
-        onnx, found, tflite, known = compare(name, frames)
+        both = (detections(name, runtime, frames) for runtime in (cpu, teflon))
+        onnx, found, tflite, known = compare(*both)
         print(
             f"{name}, {len(frames)} frames: {onnx} boxes of the .onnx, {found:.2%} found by the "
             f".tflite; {tflite} of the .tflite, {known:.2%} found by the .onnx"

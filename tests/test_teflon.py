@@ -26,17 +26,12 @@ interpreter = pytest.importorskip(
 )
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
-from compare_tflite import DETECT, compare  # noqa: E402
-
 from runtimes import rocket, teflon  # noqa: E402
 
 sys.path.insert(0, str(ROOT / "models"))
-sys.path.insert(0, str(ROOT / "models/demo"))
 import convert  # noqa: E402
 import driver_fixes  # noqa: E402
 import to_tflite  # noqa: E402
-from evaluate import mean_average_precision, onnx_predictor  # noqa: E402
-from scene import FONT  # noqa: E402
 
 MODELS = ("yolov5n", "yolov8n", "resnet18")
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -129,28 +124,6 @@ def test_the_pool_runs_a_tflite_with_any_core_mask_and_no_runtime_given(demo_fra
     with rknn, plain:
         for ours, theirs in zip(rknn.map(demo_frames[:3]), plain.map(demo_frames[:3])):
             np.testing.assert_array_equal(ours.classes, theirs.classes)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", DETECT)
-def test_98_percent_of_the_demos_boxes_equal_those_of_the_onnx(name, demo_frames):
-    onnx_boxes, found, tflite_boxes, known = compare(name, demo_frames[::3])
-    print(f"{onnx_boxes} boxes, {found:.2%} found; {tflite_boxes} boxes, {known:.2%} known")
-    assert onnx_boxes > 400 and found >= 0.98 and known >= 0.98
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed"
-)
-@pytest.mark.parametrize("name", DETECT)
-def test_the_accuracy_of_the_tflite_is_within_2_points_of_the_onnx(name):
-    tflite, onnx_ = (
-        mean_average_precision(onnx_predictor(model_path(name).with_suffix(end)), scenes=30)[0]
-        for end in (".tflite", ".onnx")
-    )
-    print(f"mAP50 {tflite:.3f}, ONNX {onnx_:.3f}")
-    assert tflite > onnx_ - 0.02
 
 
 # ---- what is missing ----

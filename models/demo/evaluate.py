@@ -78,14 +78,19 @@ def decode(outputs):
     return (yolov5 if len(outputs) == 3 else yolov8).decode(outputs, SETTINGS)
 
 
-def mean_average_precision(predict, scenes=500):
-    """Evaluate a model on scenes of an unseen seed: (mAP50, mAP50-95, {class: AP50}).
+def unseen_scenes(count):
+    """Yield so many scenes that no model has seen, as draw_scene() returns them."""
+    return (draw_scene((SEED, number)) for number in range(count))
 
-    predict: a callable from a picture (640, 640, 3) uint8 RGB to the model's outputs.
+
+def mean_average_precision(predict, scenes):
+    """Evaluate a model on scenes: (mAP50, mAP50-95, {class: AP50}).
+
+    predict: a callable from a picture (640, 640, 3) uint8 RGB to the model's outputs; scenes:
+    unseen_scenes().
     """
     parts, objects = [], np.zeros(len(COCO_CLASSES), int)
-    for number in range(scenes):
-        image, truth, truth_classes = draw_scene((SEED, number))
+    for image, truth, truth_classes in scenes:
         boxes, classes, score = decode(predict(np.ascontiguousarray(image[..., ::-1])))
         best = nms(boxes, classes, score, SETTINGS)
         hit = matches(boxes[best], classes[best], truth, truth_classes)
@@ -137,7 +142,7 @@ def main():
                         help="simulate the int8 .rknn, calibrated with these images")
     args = parser.parse_args()
     predict = int8_predictor(args.model, args.int8) if args.int8 else onnx_predictor(args.model)
-    found = summary(mean_average_precision(predict, args.scenes))
+    found = summary(mean_average_precision(predict, unseen_scenes(args.scenes)))
     print(f"{args.model}{' in int8' if args.int8 else ''}, {args.scenes} scenes: {found}")
 
 

@@ -242,7 +242,8 @@ def main():
                 save(checkpoint, network=network.state_dict(), ema=ema.state_dict(),
                      optimizer=optimizer.state_dict(), step=step, drawn=drawn)
             if step % check_every == 0 or step == total:
-                precision = evaluate.mean_average_precision(predictor(ema), scenes=100)
+                precision = evaluate.mean_average_precision(predictor(ema),
+                                                            evaluate.unseen_scenes(100))
                 print(f"step {step}: {evaluate.summary(precision)}", flush=True)
     export(ema, run / "model.onnx")
     print(f"exported {run / 'model.onnx'}")
