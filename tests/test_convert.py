@@ -27,6 +27,7 @@ from onnx_model import model_input  # noqa: E402
 from relative_boxes import with_relative_boxes  # noqa: E402
 
 NAMES = dict(enumerate(COCO_CLASSES))
+SMALL = 320, 320  # of an input: a quarter of the work
 TOOLKIT = """
 import cv2, json, sys
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_an_int8_model_with_one_output_gets_relative_coordinates_and_a_metadata_
 
 
 def test_the_metadata_of_a_converted_rknn_does_not_apply_to_its_onnx(run, tmp_path, photos):
-    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    path = folder_with(tmp_path, layouts.ultralytics(size=SMALL), task="detect", names=NAMES)
     for _ in range(2):  # the second conversion finds the files of the first
         assert run(path, "--calibration", photos)[0] == 0
         end = onnx.load_from_string(built()).graph.node[-1]
@@ -193,10 +194,10 @@ def test_a_file_of_ultralytics_that_describes_the_network_is_kept(run, tmp_path)
 
 
 def test_a_rectangular_model_is_calibrated_with_pictures_of_its_shape(run, tmp_path, photos):
-    path = folder_with(tmp_path, layouts.ultralytics(size=(640, 384)))
+    path = folder_with(tmp_path, layouts.ultralytics(size=(320, 192)))
     assert run(path, "--calibration", photos)[0] == 0
-    assert calls()["images"] == [[384, 640, 3]] * 2
-    assert yaml.safe_load(path.with_suffix(".yaml").read_text())["imgsz"] == [384, 640]
+    assert calls()["images"] == [[192, 320, 3]] * 2
+    assert yaml.safe_load(path.with_suffix(".yaml").read_text())["imgsz"] == [192, 320]
 
 
 def test_rockchips_heads_are_not_edited(run, tmp_path, photos):
@@ -360,7 +361,7 @@ def test_dynamic_sides_that_the_toolkit_refuses_are_reported_with_advice(run, tm
 
 
 def test_an_unreadable_picture_is_named_and_skipped(run, tmp_path, photos):
-    path = folder_with(tmp_path, layouts.ultralytics())
+    path = folder_with(tmp_path, layouts.ultralytics(size=SMALL))
     (photos / "0.png").write_bytes(b"no picture")
     code, _, error = run(path, "--calibration", photos)
     assert code == 0 and "0.png" in error and "skipped" in error
@@ -415,20 +416,20 @@ def test_int8_is_compared_on_a_picture_that_did_not_calibrate_it(run, tmp_path, 
 
 
 def test_relative_coordinates_are_compared_with_pixels(run, tmp_path, photos):
-    path = folder_with(tmp_path, layouts.ultralytics(), task="detect", names=NAMES)
+    path = folder_with(tmp_path, layouts.ultralytics(size=SMALL), task="detect", names=NAMES)
     code, out, error = run(path, "--calibration", photos)
     assert code == 0 and "finds 100.0% of the float model's" in out, error
 
 
 def test_a_single_picture_leaves_nothing_to_compare(run, tmp_path, photos):
-    path = folder_with(tmp_path, layouts.ultralytics())
+    path = folder_with(tmp_path, layouts.ultralytics(size=SMALL))
     code, out, _ = run(path, "--calibration", photos / "0.png")
     assert code == 0 and "Agreement: unknown, because there is only one picture." in out
     assert len(calls()["images"]) == 1
 
 
 def test_the_frames_of_a_video_are_kept_beside_the_model(run, tmp_path, clip):
-    path = folder_with(tmp_path, layouts.ultralytics())
+    path = folder_with(tmp_path, layouts.ultralytics(size=SMALL))
     code, out, error = run(path, "--calibration", clip, "--count", 3)
     assert code == 0, error
     folder = path.parent / "model_frames"
@@ -502,12 +503,18 @@ def test_an_unknown_target_is_reported(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "task, options",
-    [("detect", {}), ("segment", {}), ("pose", {}), ("obb", {}), ("detect", {"size": (640, 384)})],
+    "task, size",
+    [
+        ("detect", SMALL),
+        ("segment", SMALL),
+        ("pose", SMALL),
+        ("obb", SMALL),
+        ("detect", (320, 192)),
+    ],
 )
-def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, options):
+def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, size):
     path = layouts.save(
-        layouts.ultralytics(task, **options),
+        layouts.ultralytics(task, size=size),
         tmp_path / "pixels.onnx",
         task=task,
         names=NAMES,
@@ -519,15 +526,15 @@ def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, opt
     layouts.save(
         edited, tmp_path / "relative.onnx", task=task, names=NAMES, kpt_shape=[17, 3], relative=True
     )
-    found = []
+    found, frame = [], demo_frames[20][:360, :640]
     for name in ("pixels", "relative"):
         context = RKNNLite()
         assert (
             context.load_rknn(str(tmp_path / f"{name}.onnx")) == 0 and context.init_runtime() == 0
         ), context.error
         context.model = describe(tmp_path / f"{name}.onnx")
-        found.append(ultralytics.detect(context, demo_frames[20]))
-        raw = context.inference([letterbox(demo_frames[20], about.size)[0][None]])[0]
+        found.append(ultralytics.detect(context, frame))
+        raw = context.inference([letterbox(frame, about.size)[0][None]])[0]
         assert (raw[0, :4].max() <= 2) == (name == "relative")
     one, other = found
     np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
@@ -535,7 +542,7 @@ def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, opt
     for key in ("keypoints", "corners"):
         if getattr(one, key) is not None:
             np.testing.assert_allclose(getattr(one, key), getattr(other, key), atol=0.01)
-    assert len(one) > 15
+    assert len(one) > 3
 
 
 def test_a_graph_that_cannot_be_edited_is_refused_in_one_sentence(tmp_path):
