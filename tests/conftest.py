@@ -192,6 +192,18 @@ def write_clip(path, frames):
     return path
 
 
+@pytest.fixture(scope="session")
+def gstreamer():
+    """Skip tests that need Debian's OpenCV, which has GStreamer, where it is not installed."""
+    script = "import cv2, re; exit(not re.search('GStreamer: +YES', cv2.getBuildInformation()))"
+    system_python = "/usr/bin/python3"
+    if (
+        not os.path.exists(system_python)
+        or subprocess.run([system_python, "-c", script], capture_output=True).returncode
+    ):
+        pytest.skip("needs Debian's OpenCV with GStreamer: apt-get install python3-opencv")
+
+
 def opened_demo(name):
     """An opened context on the CPU with a demo model, "yolov5n" or "yolov8n"."""
     context, path = RKNNLite(), ROOT / f"models/{name}_emoji.onnx"

@@ -747,22 +747,7 @@ def test_an_opencv_without_gstreamer_is_reported_for_a_pipeline(main_py):
 
 
 GSTREAMER = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import cv2, numpy\nimport sources"
-HAS_GSTREAMER = (
-    os.path.exists(SYSTEM_PYTHON)
-    and subprocess.run(
-        [
-            SYSTEM_PYTHON,
-            "-c",
-            "import cv2, re, sys\n"
-            "sys.exit(not re.search('GStreamer: +YES', cv2.getBuildInformation()))",
-        ],
-        capture_output=True,
-    ).returncode
-    == 0
-)
-needs_gstreamer = pytest.mark.skipif(
-    not HAS_GSTREAMER, reason="needs Debian's OpenCV with GStreamer: apt-get install python3-opencv"
-)
+needs_gstreamer = pytest.mark.usefixtures("gstreamer")
 
 
 @needs_gstreamer
