@@ -172,7 +172,7 @@ class MQTT:
         self.connection.subscribe(self.available)
         self.retained.send_again()
         for stream in self.streams.values():
-            self.connection.subscribe(stream.owner.topic, stream.device.announcements)
+            self.connection.subscribe(*stream.subscriptions)
             stream.retained.send_again()
             stream.owner.ask(time.perf_counter())
         if self.events.lost:
@@ -180,8 +180,8 @@ class MQTT:
             self.events.lost = 0
 
     def _receive(self, topic: str, text: str) -> None:
-        if topic == self.available and text != self.retained.payloads[topic]:
-            self.retained.send_again()  # such as after the last will of an old connection
+        if topic == self.available:
+            self.retained.receive(topic, text)
         for stream in self.streams.values():
             stream.receive(topic, text, time.perf_counter())
 

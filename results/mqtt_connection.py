@@ -49,6 +49,11 @@ def parse_url(url: str) -> Tuple[str, int, bool, str]:
     return host, port or (8883 if tls else 1883), tls, prefix
 
 
+def to_bytes(payload: Payload) -> bytes:
+    """What is sent for a payload."""
+    return payload if isinstance(payload, bytes) else payload.encode("utf-8", "replace")
+
+
 def new_client(program: str, tls: bool) -> Any:
     """Return a paho Client, with the login from the environment. program: an id that no other
     client of the broker has. Raises InputError."""
@@ -110,9 +115,8 @@ class Connection:
     def publish(self, topic: str, payload: Payload, retain: bool = False) -> None:
         """Publish a message. What was not acknowledged is repeated after the next connection."""
         self.in_flight += 1
-        data = payload if isinstance(payload, bytes) else payload.encode("utf-8", "replace")
         # QoS 1, because paho would queue messages of QoS 0 without limit for a hung broker.
-        self.client.publish(topic, data, qos=1, retain=retain)
+        self.client.publish(topic, to_bytes(payload), qos=1, retain=retain)
 
     def subscribe(self, *topics: str) -> None:
         """Have the messages of these topics passed to on_message()."""

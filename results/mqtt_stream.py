@@ -5,7 +5,7 @@ import json
 import unicodedata
 from typing import Any, Dict, Iterable, Optional, Set, Tuple
 
-from results.mqtt_connection import Payload
+from results.mqtt_connection import Payload, to_bytes
 from results.mqtt_discovery import Device
 from results.mqtt_owner import Owner
 from results.status import Status
@@ -73,6 +73,11 @@ class Retained:
         topic = next(iter(self.unsent))
         return topic, self.unsent.pop(topic)
 
+    def receive(self, topic: str, payload: str) -> None:
+        """Send a message again if the broker has another one there, such as an old last will."""
+        if to_bytes(payload) != to_bytes(self.payloads[topic]):
+            self.unsent[topic] = self.payloads[topic]
+
     def send_again(self) -> None:
         """Send all messages: the broker may have lost them, or have others."""
         self.unsent = dict(self.payloads)
@@ -132,15 +137,22 @@ class PublishedStream:
             self._announce_snapshot(below, f"{label} snapshot")
         self._set(below, jpeg)
 
+    @property
+    def subscriptions(self) -> Tuple[str, ...]:
+        """The topics whose messages receive() takes."""
+        return self.owner.topic, f"{self.topic}/available", self.device.announcements
+
     def receive(self, topic: str, payload: str, now: float) -> None:
-        """Take a message of another program, or an announcement of an earlier run.
+        """Take a message of another program, or an announcement, also of an earlier run.
 
         A counter of an earlier run is 0 until its class is seen again; an image stays until the
         next one. Without snapshots, images are withdrawn.
         """
         if topic == self.owner.topic:
             self.owner.receive(payload, now)
-        elif topic not in self.retained.payloads:
+        elif topic in self.retained.payloads:
+            self.retained.receive(topic, payload)
+        else:
             component, below, name = self.device.read(topic, payload)
             if component == "sensor":
                 self._announce_counter(below, name)

@@ -786,14 +786,21 @@ def test_a_program_that_ends_leaves_the_others_on_its_prefix_online(broker, list
     assert availability(listener, "yard") == availability(listener, "door") == {"online"}
 
 
-def test_a_program_publishes_online_again_if_its_topic_says_otherwise(broker, listener, opened):
-    """As after the last will of an old connection, which the broker sends after up to 22 s."""
-    sink = opened(broker.url, fakes.stream())
-    for wrong in ("offline", "", "anything"):
-        listener.wait_for_value(sink.available, "online")
-        listener.client.publish(sink.available, wrong, qos=1, retain=True)
-        listener.wait_for(lambda messages, wrong=wrong: (sink.available, wrong) in messages)
-    listener.wait_for_value(sink.available, "online")
+def test_a_program_publishes_again_what_others_change(broker, listener, opened):
+    """As the last will of an old connection does, which the broker sends after up to 22 s, an older
+    version of the program, or Home Assistant when it deletes a device."""
+    odd = "a \udcff"  # is sent as "a ?"
+    sink = opened(broker.url, fakes.stream(odd))
+    stream = f"house/{topic_level(odd)}"
+    listener.wait_for_value(f"{stream}/available", "online")
+    config = next(t for t in dict(listener.messages) if t.endswith("/available/config"))
+    for topic in (sink.available, f"{stream}/available", config):
+        right = listener.last(topic)
+        for wrong in ("offline", "", "anything"):
+            listener.client.publish(topic, wrong, qos=1, retain=True)
+            listener.wait_for(lambda messages, wrong=(topic, wrong): wrong in messages)
+            listener.wait_for_value(topic, right)
+    assert listener.messages.count((config, right)) == 4  # not again and again
     sink.close()
     listener.wait_for_value(sink.available, "offline")
 
