@@ -535,7 +535,7 @@ def test_an_edited_model_finds_the_same_objects(tmp_path, demo_frames, task, siz
         context.model = describe(tmp_path / f"{name}.onnx")
         found.append(ultralytics.detect(context, frame))
         raw = context.inference([letterbox(frame, about.size)[0][None]])[0]
-        assert (raw[0, :4].max() <= 2) == (name == "relative")
+        assert (raw[0, :4].max() <= 4) == (name == "relative")
     one, other = found
     np.testing.assert_allclose(one.boxes, other.boxes, atol=0.01)
     np.testing.assert_array_equal(one.classes, other.classes)
