@@ -129,10 +129,11 @@ class Delivery:
 
     @property
     def fps(self) -> float:
-        """Frames processed per second, over the last two seconds."""
-        now = time.perf_counter()
-        recent = [moment for moment in list(self._recent) if moment > now - 2]
-        return len(recent) / max(0.1, now - recent[0]) if len(recent) > 1 else 0.0
+        """Frames processed per second, over the last two seconds or the last three frames."""
+        now, moments = time.perf_counter(), list(self._recent)
+        recent = [moment for moment in moments if moment > now - 2]
+        recent = recent if len(recent) > 3 else moments[-3:]
+        return (len(recent) - 1) / max(0.1, now - recent[0]) if len(recent) > 1 else 0.0
 
     @property
     def dropped(self) -> int:

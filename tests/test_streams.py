@@ -10,6 +10,7 @@ import weakref
 from types import SimpleNamespace
 
 import cv2
+import fakes
 import numpy as np
 import pytest
 from conftest import ROOT, frames_of, number_in, python
@@ -19,6 +20,7 @@ import process
 import rknnpool
 import sources
 import streams
+from results.delivery import Delivery
 from rknnpool import rknnPoolExecutor
 from vision.errors import InputError
 
@@ -395,3 +397,15 @@ def test_after_an_error_a_stream_keeps_no_frame(clip, runtime, monkeypatch, when
         assert stream.code == 1 and len(alive) == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("interval", [0.04, 0.4, 1, 10, 60])
+def test_the_frame_rate_is_known_for_any_interval_between_frames(monkeypatch, interval):
+    gate, now = Delivery("gate"), [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    for _ in range(100):
+        now[0] += interval
+        gate.deliver(fakes.result(fakes.stream()))
+    assert gate.fps == pytest.approx(1 / interval, rel=0.1)
+    now[0] += max(5, 10 * interval)  # it has stopped
+    assert gate.fps < 0.2 / interval
