@@ -22,7 +22,7 @@ def check_playlist(answer: Any, source: str, timeouts: Timeouts) -> None:
     HTTPException and ValueError.
     """
     text = answer.read(MAX_BYTES).decode("utf-8", "replace")
-    found = re.search(r"^#EXT-X-STREAM-INF.*\n+([^#\s].*)", text, re.MULTILINE)
+    found = re.search(r"^#EXT-X-STREAM-INF.*\s+([^#\s].*)", text, re.MULTILINE)
     if found:  # a list of playlists, one for each bit rate
         base = source if answer.url == split_login(source)[0] else answer.url
         with get(urljoin(base, found.group(1).strip()), timeouts.open_timeout) as answer:

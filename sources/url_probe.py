@@ -78,9 +78,12 @@ def split_login(url: str) -> tuple[str, str, str]:
 
 
 def unverified() -> ssl.SSLContext:
-    """TLS without verification, as FFmpeg does it: cameras sign their own certificates."""
+    """TLS without verification, as FFmpeg does it: cameras sign their own certificates, and old
+    cameras know TLS 1.0 only."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
     return context
 
 

@@ -31,9 +31,10 @@ def jpeg(number):
 
 
 @contextlib.contextmanager
-def http_camera(answer):
+def http_camera(answer, tls=None):
     """The URL of a camera whose every answer is written by `answer(request)`, a request handler of
-    http.server. request.number is the number of the request, from 0."""
+    http.server. request.number is the number of the request, from 0. tls: the SSLContext of a
+    camera with https."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -58,8 +59,10 @@ def http_camera(answer):
     END.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.asked, server.daemon_threads, server.block_on_close = 0, True, False
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/live"
+        yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}/live"
         END.set()
         server.shutdown()
 

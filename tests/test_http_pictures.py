@@ -4,6 +4,9 @@ import base64
 import hashlib
 import itertools
 import re
+import shutil
+import ssl
+import subprocess
 import threading
 
 import cv2
@@ -259,6 +262,21 @@ def test_single_pictures_are_read_behind_a_redirection_and_a_login():
         assert read(url.replace("http://", "HTTP://me:s%23cret@"), 2, max_fps=20)[0] == [9, 9]
         with pytest.raises(InputError, match="asks for a login"):
             sources.open_source(url)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_3"])
+def test_a_camera_with_old_tls_and_its_own_certificate_is_read(version, tmp_path, printed):
+    files = tmp_path / "certificate", tmp_path / "key"
+    command = "openssl req -x509 -newkey rsa:1024 -nodes -subj /CN=camera -out {} -keyout {}"
+    subprocess.run(command.format(*files).split(), check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.set_ciphers("DEFAULT:@SECLEVEL=0")
+    tls.minimum_version = tls.maximum_version = ssl.TLSVersion[version]
+    tls.load_cert_chain(*files)
+    with http_camera(SINGLE["shot.jpg"], tls) as url:
+        assert read(url, 2, max_fps=20)[0] == [0, 1] and not printed
 
 
 # ---- silence ----
