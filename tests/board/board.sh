@@ -41,7 +41,7 @@ Files of the repository and of the temporary folder have the same paths there as
   --rebuild      throws the board away first
 
 Environment: BOARD_PYTHON is the Python of this machine that has onnxruntime (default: .venv's,
-else python3).
+else python3). BOARD_SOCKET is the socket of a running npu.py, for several boards.
 BOARD_COMPATIBLE is the text of /proc/device-tree/compatible, NULs as \0, in place of --soc's.
 BOARD_REPORT, BOARD_RUN_MS and the faults (BOARD_FAIL_RUN, BOARD_HANG_CORE, ...) are described at
 the head of device.c.
@@ -224,7 +224,7 @@ mkdir -p "$box"
 (($#)) || exit 0
 
 export BOARD_COMPATIBLE=${BOARD_COMPATIBLE:-$compatible} BOARD_CPU=$cpu BOARD_NPU=$npu
-export BOARD_RUNTIME=$runtime BOARD_PYTHON=$python
+export BOARD_RUNTIME=$runtime BOARD_PYTHON=$python BOARD_SOCKET=${BOARD_SOCKET-}
 export BOARD_LIBRARY=$libraryFile BOARD_DRIVER=$driver BOARD_WHEEL=$wheel BOARD_TOOLKIT=$toolkit
 # The process namespace ends with the command, and all its processes end with it.
 exec unshare --user --map-root-user --mount --pid --fork --kill-child \

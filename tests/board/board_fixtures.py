@@ -1,4 +1,4 @@
-"""Fixtures: the box, which is built once, and a clip whose frames contain their numbers."""
+"""Fixtures: the box, which is built once, and clips whose frames contain their numbers."""
 
 import os
 import subprocess
@@ -6,14 +6,24 @@ import sys
 
 import cv2
 import pytest
-from board_parts import BOARD, FRAMES, MODELS, ROOT, Board, detections_on_the_pc
+from board_parts import BOARD, FRAMES, ROOT, SHORT, SOCKET, Board
 from numbered import add_number
 
 
 @pytest.fixture(scope="session")
 def box(tmp_path_factory):
     subprocess.run([str(BOARD)], check=True, env={**os.environ, "BOARD_PYTHON": sys.executable})
-    return Board(tmp_path_factory.mktemp("board"))
+    folder = tmp_path_factory.mktemp("board")
+    npu = subprocess.Popen(
+        [sys.executable, BOARD.with_name("npu.py"), SOCKET, ROOT / "models"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+    )
+    npu.stdout.readline()  # it is ready
+    box = Board(folder)
+    yield box
+    box.close()
+    npu.kill()
 
 
 @pytest.fixture
@@ -22,12 +32,11 @@ def board(request, box):
     return box.with_setup(request.param) if hasattr(request, "param") else box
 
 
-@pytest.fixture(scope="session")
-def numbered(tmp_path_factory):
-    """The demo video's first frames, at the size of the model's input, each with its number."""
-    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+def write_clip(path, frames):
+    """Write the demo video's first frames, at the size of the model's input, each with its number.
+    Returns the path."""
     video, writer = cv2.VideoCapture(str(ROOT / "models" / "demo.mp4")), None
-    for number in range(FRAMES):
+    for number in range(frames):
         frame = add_number(
             cv2.resize(video.read()[1], (640, 360), interpolation=cv2.INTER_AREA), number
         )
@@ -40,20 +49,12 @@ def numbered(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def pc_detections(numbered, tmp_path_factory):
-    """pc_detections(name): the PC's detections in the clip with that model of MODELS."""
-    found = {}
+def numbered(tmp_path_factory):
+    """A clip of FRAMES frames with numbers."""
+    return write_clip(tmp_path_factory.mktemp("clip") / "clip.mp4", FRAMES)
 
-    def of(name):
-        if name not in found:
-            path, module = MODELS[name]
-            found[name] = detections_on_the_pc(
-                tmp_path_factory.mktemp("pc") / "record.jsonl",
-                numbered,
-                "--model",
-                path,
-                RECORD_MODULE=module,
-            )
-        return found[name]
 
-    return of
+@pytest.fixture(scope="session")
+def short(tmp_path_factory):
+    """A clip of SHORT frames with numbers."""
+    return write_clip(tmp_path_factory.mktemp("short") / "short.mp4", SHORT)

@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from numbered import read_number  # noqa: E402
 
 BOARD = ROOT / "tests" / "board" / "board.sh"
 RECORD = "tests/board/record.py"
-MODEL = "models/yolov5n_emoji.rknn"
-FRAMES = 30
+MODEL, SMALL_MODEL = "models/yolov5n_emoji.rknn", "models/resnet18_emoji.rknn"
+FRAMES, SHORT = 30, 12  # of the two clips
+SOCKET = "npu.sock"  # of the npu.py of all boards of these tests, in Board.folder
 # each with the module that decodes it
 MODELS = {"yolov5n": (MODEL, "func"), "yolov8n": ("models/yolov8n_emoji.rknn", "funcs.yolov8")}
 # per run on one core, as the vendor's library divides the model
@@ -43,19 +45,19 @@ needs_tools = pytest.mark.skipif(
     bool(missing), reason=f"the board needs {', '.join(missing)}: apt-get install them"
 )
 
-# Combinations of library and wheel: board.sh's options. Without the wheel, runtimes/librknnrt.py is
+# Wheels, and Pythons without one: board.sh's options. Without the wheel, runtimes/librknnrt.py is
 # used.
-WHEEL, OLDER, NONE, NEWER_PYTHON = "newest wheel", "wheel 2.3.2", "no wheel", "Python 3.13"
-SETUPS = {
-    f"{library}, {name}": ("--library", library, *options)
-    for library in ("emulated", "real")
-    for name, options in (
-        (WHEEL, ()),
-        (OLDER, ("--wheel", "2.3.2")),
-        (NONE, ("--wheel", "none")),
-        (NEWER_PYTHON, ("--python", "3.13")),
-    )
+WHEEL, OLDER, OLDEST = "newest wheel", "wheel 2.3.2", "wheel 2.3.0"
+NONE, NEWER_PYTHON = "no wheel", "Python 3.13"
+OPTIONS = {
+    WHEEL: (),
+    OLDER: ("--wheel", "2.3.2"),
+    NONE: ("--wheel", "none"),
+    NEWER_PYTHON: ("--python", "3.13"),
+    OLDEST: ("--wheel", "2.3.0"),
 }
+ALL = [f"{library}, {name}" for library in ("emulated", "real") for name in OPTIONS]
+SETUPS = [name for name in ALL if not name.endswith(OLDEST)]
 EMULATED, REAL = (
     [name for name in SETUPS if name.startswith(library)] for library in ("emulated", "real")
 )
@@ -71,39 +73,79 @@ def with_setups(*setups, of=None):
     (default: both libraries with the newest wheel and without a wheel)."""
     of = of or [f"{library}, {name}" for library in ("emulated", "real") for name in (WHEEL, NONE)]
     return pytest.mark.parametrize(
-        "board", sorted({*setups, *of}, key=list(SETUPS).index) if EVERY else setups, indirect=True
+        "board", sorted({*setups, *of}, key=ALL.index) if EVERY else setups, indirect=True
     )
 
 
 class Board:
     """Runs commands in the box with one of SETUPS."""
 
-    def __init__(self, folder, setup=EMULATED[0]):
-        self.folder, self.setup, self.options = folder, setup, SETUPS[setup]
-        self.library, self.has_wheel = setup.split(",")[0], setup.endswith((WHEEL, OLDER))
+    def __init__(self, folder, setup=EMULATED[0], forks=None):
+        self.folder, self.setup = folder, setup
+        self.library, name = setup.split(", ")
+        self.options = "--library", self.library, *OPTIONS[name]
+        self.has_wheel = name not in (NONE, NEWER_PYTHON)
         self._report = folder / "report.json"
+        self._forks = {} if forks is None else forks  # started forks.py, by SoC and setup
 
     def with_setup(self, setup):
         """The same box with another of SETUPS."""
-        return Board(self.folder, setup)
+        return Board(self.folder, setup, self._forks)
 
-    def run(self, *command, soc="rk3588", options=(), **environment):
-        """Run a command. Returns its Run; its report is that of device.c, or None if no library was
-        loaded."""
-        with self.start(*command, soc=soc, options=options, **environment) as process:
+    def close(self):
+        """End the box, and with it all its processes."""
+        for process in self._forks.values():
+            process.kill()
+
+    def python(self, *arguments, soc="rk3588", folder=ROOT, **environment):
+        """Run Python with these arguments, in a fork of a process that has imported the packages
+        (forks.py). Returns its Run, as run() does."""
+        if (soc, self.setup) not in self._forks:
+            self._forks[soc, self.setup] = self.start(
+                *("env", "OPENBLAS_NUM_THREADS=1", "python3", "tests/board/forks.py"),
+                soc=soc,
+                stdin=subprocess.PIPE,
+                stderr=None,
+            )
+        process = self._forks[soc, self.setup]
+        self._report.unlink(missing_ok=True)
+        out, err = self.folder / "out", self.folder / "err"
+        request = {"arguments": arguments, "folder": folder, "environment": environment}
+        print(
+            json.dumps({**request, "out": out, "err": err}, default=str),
+            file=process.stdin,
+            flush=True,
+        )
+        limit = threading.Timer(600, process.kill)
+        limit.start()
+        code = process.stdout.readline()
+        limit.cancel()
+        assert code, f"forks.py ended: {err.read_text()}"
+        return Run(int(code), out.read_text(), err.read_text(), self.report())
+
+    def main_py(self, *arguments, **settings):
+        """Run main.py without a window; settings: those of python(). Returns its Run."""
+        return self.python("main.py", "--headless", *arguments, **settings)
+
+    def run(self, *command, **settings):
+        """Run a command on a board of its own; settings: those of start(). Returns its Run; its
+        report is that of device.c, or None if no library was loaded."""
+        with self.start(*command, **settings) as process:
             try:
                 out, err = process.communicate(timeout=600)
             finally:
                 process.kill()  # and with it all processes in the box
         return Run(process.returncode, out, err, self.report())
 
-    def main_py(self, *arguments, variables=(), **settings):
-        """Run main.py without a window, with these environment variables ("NAME=VALUE"); settings:
-        those of run(). Returns its Run."""
-        program = "env", *variables, "python3", "main.py", "--headless"
-        return self.run(*program, *arguments, **settings)
-
-    def start(self, *command, soc="rk3588", options=(), **environment):
+    def start(
+        self,
+        *command,
+        soc="rk3588",
+        options=(),
+        stdin=None,
+        stderr=subprocess.PIPE,
+        **environment,
+    ):
         """Start a command: a subprocess.Popen in a process group of its own."""
         self._report.unlink(missing_ok=True)
         return subprocess.Popen(
@@ -111,12 +153,14 @@ class Board:
             cwd=ROOT,
             text=True,
             start_new_session=True,
+            stdin=stdin,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             env={
                 **os.environ,
                 "BOARD_PYTHON": sys.executable,
                 "BOARD_REPORT": str(self._report),
+                "BOARD_SOCKET": str(self.folder / SOCKET),
                 **environment,
             },
         )
@@ -191,11 +235,11 @@ import numpy as np
 from vision.inference import infer
 from rknnpool import rknnPoolExecutor
 contexts, notes, *small = sys.argv[1:]
-frames = [np.zeros((640, 640, 3), np.uint8) for _ in range(24)]
+frames = [np.zeros((224, 224, 3), np.uint8) for _ in range(24)]
 if small:
-    frames[5] = frames[5][:320, :320]
+    frames[5] = frames[5][:112, :112]
 raised = []
-with rknnPoolExecutor("{MODEL}", int(contexts), infer) as pool:
+with rknnPoolExecutor("{SMALL_MODEL}", int(contexts), infer) as pool:
     results = pool.map(frames)
     for place in range(24):
         try:
@@ -207,14 +251,12 @@ with open(notes, "w") as file:
 """
 
 
-def failed_frames(board, folder, contexts, *small, options=(), **faults):
+def failed_frames(board, folder, contexts, *small, **faults):
     """Run a program that gives 24 frames to a pool of some contexts; with "small" the sixth frame
     has half the model's size. Returns the Run, and for each frame that raised: its index, the
     exception's class, `fatal` and text.
     """
-    run = board.run(
-        "python3", "-c", USERS_CODE, contexts, folder / "raised", *small, options=options, **faults
-    )
+    run = board.python("-c", USERS_CODE, contexts, folder / "raised", *small, **faults)
     assert run.code == 0, run.err
     return run, [tuple(error) for error in json.loads((folder / "raised").read_text())]
 
@@ -235,9 +277,9 @@ def model_for(family, folder):
     return path
 
 
-def wrong_use(board, *models, options=()):
+def wrong_use(board, *models):
     """Run wrong_use.py with these two models. Returns its results."""
-    run = board.run("python3", "tests/board/wrong_use.py", *models, options=options)
+    run = board.python("tests/board/wrong_use.py", *models)
     assert run.code == 0, run.err
     return json.loads(next(line for line in run.out.splitlines() if line.startswith('{"model"')))
 
@@ -253,12 +295,14 @@ def recorded(path):
     return found
 
 
-def detections_on_the_pc(path, clip, *arguments, **environment):
+def detections_on_the_pc(name, clip, path):
+    """The PC's detections in a clip with that model of MODELS. They are recorded in `path`."""
+    model, module = MODELS[name]
     subprocess.run(
-        [sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, *arguments],
+        [sys.executable, "main.py", str(clip), "--headless", "--func", RECORD, "--model", model],
         check=True,
         cwd=ROOT,
-        env={**os.environ, "RECORD": str(path), **environment},
+        env={**os.environ, "RECORD": str(path), "RECORD_MODULE": module},
     )
     return recorded(path)
 
@@ -280,13 +324,13 @@ def numbers_shown(path):
     return sorted(set(numbers))
 
 
-def assert_agree(on_the_board, on_the_pc):
-    assert sorted(on_the_board) == sorted(on_the_pc) == list(range(FRAMES))
+def assert_agree(on_the_board, on_the_pc, frames):
+    assert sorted(on_the_board) == sorted(on_the_pc) == list(range(frames))
     for these, those in ((on_the_pc, on_the_board), (on_the_board, on_the_pc)):
         agreed = [
             agrees for number, found in these.items() for agrees in agreement(found, those[number])
         ]
-        assert len(agreed) > FRAMES
+        assert len(agreed) > frames
         assert np.mean(agreed) >= 0.95
 
 

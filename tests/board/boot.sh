@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # boot.sh BOX USERLAND REPOSITORY COMMAND ... : does the work of kernel and boot loader. board.sh
 # starts it as root and as the first process of new namespaces. It sets up /proc, /dev and /run,
-# starts the process that computes for the emulated NPU, and runs COMMAND.
+# starts the process that computes for the emulated NPU, unless BOARD_SOCKET names the socket of one,
+# and runs COMMAND.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -89,9 +90,13 @@ for shared in "$tmp" "$repo"; do
 done
 [[ -d $root$cwd ]] || cwd=/
 
-# Relative, because the path of a socket may have at most 107 bytes.
-exec 3< <(cd "$root/run" && exec "$BOARD_PYTHON" "$here/npu.py" npu.sock "$repo/models" 3>&-)
-read -r _ <&3 || exit 2
+if [[ -n $BOARD_SOCKET ]]; then
+    : >"$root/run/npu.sock"
+    mount --bind "$BOARD_SOCKET" "$root/run/npu.sock"
+else # relative, because the path of a socket may have at most 107 bytes
+    exec 3< <(cd "$root/run" && exec "$BOARD_PYTHON" "$here/npu.py" npu.sock "$repo/models" 3>&-)
+    read -r _ <&3 || exit 2
+fi
 
 register_qemu
 mkdir "$root/run/tmp" # separate for each board

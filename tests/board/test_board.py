@@ -23,10 +23,13 @@ from board_parts import (
     RECORD,
     ROOT,
     SETUPS,
+    SHORT,
+    SMALL_MODEL,
     WHEEL,
     assert_agree,
     assert_even,
     assert_in_turn,
+    detections_on_the_pc,
     model_for,
     needs_tools,
     numbers_in,
@@ -80,13 +83,18 @@ def clip_run(request, box, numbered, tmp_path_factory):
             model_for(soc, folder),
             *arguments,
             soc=soc,
-            variables=[f"RECORD={record}"],
+            RECORD=record,
         )
         assert run.code == 0, run.err
         return run
 
     run = play()
     return ClipRun(board, run, numbers_in(saved), recorded(record), lambda: play("--overwrite"))
+
+
+@pytest.fixture(scope="module")
+def pc_detections(numbered, tmp_path_factory):
+    return detections_on_the_pc("yolov5n", numbered, tmp_path_factory.mktemp("pc") / "record")
 
 
 # ---- main.py with one, two and three cores, both libraries, the newest wheel, that of most boards,
@@ -126,7 +134,7 @@ def test_all_npu_memory_is_freed(clip_run):
 
 
 def test_detections_are_the_same_as_on_the_pc(clip_run, pc_detections):
-    assert_agree(clip_run.detections, pc_detections("yolov5n"))
+    assert_agree(clip_run.detections, pc_detections, FRAMES)
 
 
 def test_the_library_is_used_if_there_is_no_wheel(clip_run):
@@ -138,49 +146,44 @@ def test_the_library_is_used_if_there_is_no_wheel(clip_run):
 
 
 @with_setups(f"emulated, {WHEEL}")
-def test_each_of_two_streams_is_complete_and_in_order(board, numbered, tmp_path):
+def test_each_of_two_streams_is_complete_and_in_order(board, short, tmp_path):
     def play(*more):
         run = board.main_py(
-            numbered,
-            numbered,
+            short,
+            short,
             "--func",
             RECORD,
             "--save",
             tmp_path / "saved.avi",
             *more,
-            variables=[f"RECORD={tmp_path}/record"],
+            RECORD=tmp_path / "record",
         )
         assert run.code == 0, run.err
         return run
 
     run = play()
     assert [numbers_in(tmp_path / f"saved_{number}.avi") for number in (1, 2)] == [
-        list(range(FRAMES))
+        list(range(SHORT))
     ] * 2
-    assert_even(runs_of(run), 2 * FRAMES, lambda: play("--overwrite"))
+    assert_even(runs_of(run), 2 * SHORT, lambda: play("--overwrite"))
     assert run.report["opened"] == 6 and was_used_correctly(run.report)
 
 
-@with_setups(f"real, {OLDER}", of=SETUPS)
-def test_yolov8_finds_the_same_objects_as_on_the_pc(board, numbered, tmp_path, pc_detections):
+@with_setups(f"real, {NONE}", of=SETUPS)
+def test_yolov8_finds_the_same_objects_as_on_the_pc(board, short, tmp_path):
     model, module = MODELS["yolov8n"]
-
-    def play(record):
-        run = board.main_py(
-            numbered,
-            "--func",
-            RECORD,
-            "--model",
-            model,
-            variables=[f"RECORD={tmp_path / record}", f"RECORD_MODULE={module}"],
-        )
-        assert run.code == 0, run.err
-        return run
-
-    run = play("board")
-    assert_agree(recorded(tmp_path / "board"), pc_detections("yolov8n"))
-    assert_even(runs_of(run), FRAMES, lambda: play("again"))
-    assert_in_turn(run, [1, 2, 4])
+    run = board.main_py(
+        short,
+        "--func",
+        RECORD,
+        "--model",
+        model,
+        RECORD=tmp_path / "board",
+        RECORD_MODULE=module,
+    )
+    assert run.code == 0, run.err
+    on_the_pc = detections_on_the_pc("yolov8n", short, tmp_path / "pc")
+    assert_agree(recorded(tmp_path / "board"), on_the_pc, SHORT)
     for context in run.report["contexts"]:
         assert context["submits"] == submits_of(board, context["mask"], context["runs"], "yolov8n")
     assert was_used_correctly(run.report)
@@ -188,13 +191,13 @@ def test_yolov8_finds_the_same_objects_as_on_the_pc(board, numbered, tmp_path, p
 
 @only_in_full_matrix
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
-def test_the_asyncio_example_processes_both_streams(board, numbered):
-    run = board.run("python3", "examples/asyncio_streams.py", numbered, numbered)
+def test_the_asyncio_example_processes_both_streams(board, short):
+    run = board.python("examples/asyncio_streams.py", short, short)
     assert run.code == 0, run.err
     first, second = [line for line in run.out.splitlines() if "frames" in line]
-    assert first == second and f"{FRAMES} frames, " in first and " 0 objects" not in first
+    assert first == second and f"{SHORT} frames, " in first and " 0 objects" not in first
     assert (run.report["runs"], run.report["opened"]) == (
-        2 * FRAMES,
+        2 * SHORT,
         6,
     ) and was_used_correctly(run.report)
 
@@ -204,38 +207,35 @@ def test_the_asyncio_example_processes_both_streams(board, numbered):
     not os.path.exists(FONT), reason="Debian's package fonts-noto-color-emoji is not installed"
 )
 def test_classes_are_the_same_as_on_the_pc(board, tmp_path):
-    numbered, saved, model = (
-        tmp_path / "clip.avi",
-        tmp_path / "saved.avi",
-        "models/resnet18_emoji.rknn",
-    )
+    numbered, saved = tmp_path / "clip.avi", tmp_path / "saved.avi"
     writer = cv2.VideoWriter(str(numbered), cv2.VideoWriter_fourcc(*"MJPG"), 30, (512, 512))
-    for number in range(FRAMES):
+    for number in range(SHORT):
         writer.write(cv2.resize(draw_object((6, number))[0], (512, 512)))
     writer.release()
-    run = board.main_py(numbered, "--func", "funcs/resnet.py", "--model", model, "--save", saved)
+    run = board.main_py(
+        numbered, "--func", "funcs/resnet.py", "--model", SMALL_MODEL, "--save", saved
+    )
     assert run.code == 0, run.err
-    assert (run.report["runs"], run.report["shared"]) == (FRAMES, 0)
+    assert (run.report["runs"], run.report["shared"]) == (SHORT, 0)
     pc = RKNNLite()
-    assert pc.load_rknn(str(ROOT / model)) == pc.init_runtime() == 0
+    assert pc.load_rknn(str(ROOT / SMALL_MODEL)) == pc.init_runtime() == 0
     before, after = cv2.VideoCapture(str(numbered)), cv2.VideoCapture(str(saved))
     agreed = []
-    for _ in range(FRAMES):
+    for _ in range(SHORT):
         classes, scores = classify(pc, before.read()[1])
         on_board = class_drawn(after.read()[1])
         if scores[0] >= 0.5:
             agreed.append(on_board == classes[0])
-    assert len(agreed) > FRAMES / 2
+    assert len(agreed) > SHORT / 2
     assert np.mean(agreed) >= 0.95
 
 
 # ---- cores ----
 
 
-@with_setups(f"emulated, {WHEEL}", f"emulated, {NONE}")
+@with_setups(f"emulated, {WHEEL}")
 def test_every_context_gets_the_core_mask(board):
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 from rknnpool import rknnPoolExecutor
@@ -250,10 +250,9 @@ rknnPoolExecutor("{MODEL}", 3, coreMask=7).release()
     assert was_used_correctly(run.report)
 
 
-@with_setups(f"emulated, {WHEEL}", f"real, {WHEEL}")
+@with_setups(f"emulated, {WHEEL}", f"real, {NONE}")
 def test_a_frame_on_three_cores_occupies_all_three(board):
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 import numpy as np
@@ -270,10 +269,9 @@ with rknnPoolExecutor("{MODEL}", 2, coreMask=7) as pool:
 
 
 # the vendor's library always has three cores
-@with_setups(f"emulated, {WHEEL}", of=EMULATED)
+@with_setups(f"emulated, {NEWER_PYTHON}", of=EMULATED)
 def test_the_core_mask_is_omitted_on_a_soc_with_one_core(board, tmp_path):
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 from rknnpool import rknnPoolExecutor
@@ -286,9 +284,8 @@ rknnPoolExecutor("{model_for("rk3566", tmp_path)}", 2, coreMask=7).release()
     )
 
 
-@with_setups(
-    f"emulated, {WHEEL}", of=[f"emulated, {NONE}"]
-)  # the vendor's library always has three cores
+# the vendor's library always has three cores
+@with_setups(f"emulated, {NONE}", of=[f"emulated, {WHEEL}"])
 @pytest.mark.parametrize(
     "soc, family, masks",
     [
@@ -328,7 +325,7 @@ from rknnpool import rknnPoolExecutor
 rknnPoolExecutor("{MODEL}", 1).release()
 print(os.getpid())
 """
-    run = board.run("python3", "-c", code)
+    run = board.python("-c", code)
     assert run.code == 0, run.err
     core = int(run.out.splitlines()[-1]) % 3
     assert [context["mask"] for context in run.report["contexts"]] == [1 << core]
@@ -336,8 +333,7 @@ print(os.getpid())
 
 @with_setups(f"emulated, {WHEEL}", f"real, {NONE}")
 def test_a_context_with_a_refused_core_mask_is_destroyed(board):
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 from rknnpool import rknnPoolExecutor
@@ -357,21 +353,19 @@ except RuntimeError as error:
 def older_script_ran(run):
     assert run.code == 0, run.err
     shapes = [(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)]
-    assert run.out.splitlines()[4 - FRAMES :] == [
-        f"{number} {shapes}" for number in range(FRAMES - 4)
+    assert run.out.splitlines()[4 - SHORT :] == [
+        f"{number} {shapes}" for number in range(SHORT - 4)
     ]
     assert run.report["opened"] == 3 and was_used_correctly(run.report)
 
 
 @with_setups(f"emulated, {WHEEL}", of=[f"real, {NONE}"])
-def test_an_older_script_runs_in_this_repository(board, numbered):
-    script = "tests/board/older_script.py"
-    older_script_ran(board.run("env", "PYTHONPATH=.", "python3", script, MODEL, numbered))
+def test_an_older_script_runs_in_this_repository(board, short):
+    older_script_ran(board.python("tests/board/older_script.py", MODEL, short, PYTHONPATH="."))
 
 
-@with_setups(f"emulated, {OLDER}", of=[f"emulated, {WHEEL}", f"real, {WHEEL}", f"real, {OLDER}"])
-def test_an_older_script_runs_with_rknnpool_alone_and_the_wheel(board, numbered, tmp_path):
+@with_setups(f"emulated, {WHEEL}", of=[f"emulated, {OLDER}", f"real, {WHEEL}", f"real, {OLDER}"])
+def test_an_older_script_runs_with_rknnpool_alone_and_the_wheel(board, short, tmp_path):
     for name in ("rknnpool.py", "tests/board/older_script.py", "tests/board/numbered.py"):
         shutil.copy(ROOT / name, tmp_path)
-    run = board.run("env", "-C", tmp_path, "python3", "older_script.py", ROOT / MODEL, numbered)
-    older_script_ran(run)
+    older_script_ran(board.python("older_script.py", ROOT / MODEL, short, folder=tmp_path))

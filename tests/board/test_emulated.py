@@ -7,6 +7,7 @@ import pytest
 from board_parts import (
     CORES,
     MODEL,
+    SMALL_MODEL,
     masks_of,
     needs_tools,
     only_in_full_matrix,
@@ -29,7 +30,7 @@ MASKS = masks_of("rknnlite.api")
     ids=CORES,
 )
 def test_the_emulated_library_accepts_the_core_masks_of_the_soc(board, soc, returned, masks):
-    run = board.run("python3", "-c", MASKS, soc=soc)
+    run = board.python("-c", MASKS, soc=soc)
     assert [
         int(line.split()[1]) for line in run.out.splitlines() if line.startswith("returned")
     ] == returned, run.err
@@ -37,8 +38,7 @@ def test_the_emulated_library_accepts_the_core_masks_of_the_soc(board, soc, retu
 
 
 def test_two_threads_in_one_context_are_reported(board):
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 from concurrent.futures import ThreadPoolExecutor
@@ -93,7 +93,7 @@ CODES = {
 
 
 def test_the_emulated_library_returns_the_vendors_codes(board):
-    found = wrong_use(board, MODEL, "models/resnet18_emoji.rknn")
+    found = wrong_use(board, MODEL, SMALL_MODEL)
     model, small, answers = (
         found.pop("model"),
         found.pop("small model"),
@@ -113,7 +113,7 @@ def test_the_emulated_library_returns_the_vendors_codes(board):
 
 
 def test_the_scales_are_those_of_the_vendors_library(board):
-    found = wrong_use(board, "models/yolov8n_emoji.rknn", "models/resnet18_emoji.rknn")
+    found = wrong_use(board, "models/yolov8n_emoji.rknn", SMALL_MODEL)
     outputs = {tensor["name"]: tensor for tensor in found["model"]["outputs"]}
     # from the .rknn's tensor table; its list of ranges has 1.2e-7 / 255, because scores were 0 in
     # calibration
@@ -134,15 +134,14 @@ print([bool((first[0] == other[0]).all()) for other in (failed, third)])
 
 
 def test_the_wheel_returns_the_previous_outputs_after_a_failed_run(board):
-    run = board.run("python3", "-c", AFTER_A_FAILURE, BOARD_FAIL_RUN="2")
+    run = board.python("-c", AFTER_A_FAILURE, BOARD_FAIL_RUN="2")
     assert run.out.splitlines()[-1] == "[True, False]", run.err
 
 
 def test_a_context_destroyed_during_a_run_is_reported(board, tmp_path):
     """The vendor's library frees the memory of the running thread, which then crashes. Ours keeps
     the memory and reports it."""
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 import os, threading
@@ -167,8 +166,7 @@ thread.join()
 
 
 def test_the_driver_chooses_the_core_after_a_refused_mask(board):
-    run = board.run(
-        "python3",
+    run = board.python(
         "-c",
         f"""
 import ctypes

@@ -84,13 +84,13 @@ def package(box):
             check=True,
         )
         staging.rename(PACKAGE)
-    return f"PYTHONPATH={PACKAGE}:{ROOT}"
+    return f"{PACKAGE}:{ROOT}"
 
 
 def test_the_real_pyav_rkmpp_gives_the_same_frames_as_opencv_and_reports_the_missing_decoder(
     board, package
 ):
-    run = board.run("env", package, "python3", "-c", COMPARE, "models/demo.mp4")
+    run = board.python("-c", COMPARE, "models/demo.mp4", PYTHONPATH=package)
     assert run.code == 0, run.err
     why = "decodes it on the CPU because h264_rkmpp does not open (there is no /dev/mpp_service)"
     assert run.out.splitlines() == [
@@ -114,7 +114,7 @@ def test_main_uses_opencv_and_saves_without_the_boards_encoder(board, package, t
         tmp_path / "out.mp4",
         "--func",
         tmp_path / "plain.py",
-        variables=[package],
+        PYTHONPATH=package,
     )
     assert run.code == 0, run.err
     assert sorted(line for line in run.err.splitlines() if "decodes it" in line) == [
@@ -130,7 +130,7 @@ def test_main_uses_opencv_and_saves_without_the_boards_encoder(board, package, t
 def test_the_real_pyav_rkmpp_reads_a_camera(board, package):
     camera = Camera(CAMERAS["rtsp"], "rtsp", ROOT / "models/demo.mp4")
     try:
-        run = board.run("env", package, "python3", "-c", READ, camera.url)
+        run = board.python("-c", READ, camera.url, PYTHONPATH=package)
     finally:
         camera.kill()
     assert run.out.split(" ", 2) == [
