@@ -27,6 +27,7 @@ if "OPENCV_LOG_LEVEL" not in os.environ:  # our own messages say what went wrong
         set_level(0)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 # Without this, OpenCV opens one video at a time: a camera that does not answer delays the others.
+# OpenCV 4.8 or later.
 os.environ.setdefault("OPENCV_FFMPEG_IS_THREAD_SAFE", "1")
 
 
