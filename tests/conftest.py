@@ -27,7 +27,7 @@ from vision.coco import COCO_CLASSES
 from vision.model import describe
 
 ROOT = Path(__file__).resolve().parents[1]
-collect_ignore = ["board/box"]  # the board's own userland
+collect_ignore = ["board/box", "teflon/box"]  # the userlands of the emulated boards
 
 for number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, in a shell's background
@@ -55,9 +55,15 @@ def import_a_share_of_the_tests(workerid, workercount, **_):
 
 
 def pytest_collection_modifyitems(items):
-    """The long files first, so that no process ends with one while the others have no more."""
-    long = "board", "test_manual_scripts.py", "test_mqtt.py", "test_main.py", "test_sources.py"
-    items.sort(key=lambda item: not any(part in long for part in item.path.parts))
+    """The long files first, so that no process ends with one while the others have no more. The
+    first one builds the emulated board, for which the other files of tests/board would wait."""
+    order = ["test_faults.py", "test_main.py", "test_manual_scripts.py", "test_boards.py", "board"]
+    order += ["test_lines.py", "test_demo.py", "test_sources.py", "test_mqtt.py"]
+
+    def rank(item):
+        return next((n for n, name in enumerate(order) if name in item.path.parts), len(order))
+
+    items.sort(key=rank)
 
 
 class Core:
