@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # boot.sh BOX USERLAND REPOSITORY COMMAND ... : does the work of kernel and boot loader. board.sh
 # starts it as root and as the first process of new namespaces. It sets up /proc, /dev and /run,
-# starts the process that computes for the emulated NPU, unless BOARD_SOCKET names the socket of one,
-# and runs COMMAND.
+# starts the process that computes for the emulated NPU, unless BOARD_SOCKET names the socket of
+# one, and runs COMMAND.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
