@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 import tqdm
@@ -28,6 +29,10 @@ from vision.model import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 collect_ignore = ["board/box", "teflon/box"]  # the userlands of the emulated boards
+
+# The property tests try the same examples in every run; .ci/full tries random ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 for number in (signal.SIGHUP, signal.SIGINT):
     if signal.getsignal(number) is signal.SIG_IGN:  # under nohup, in a shell's background
