@@ -27,7 +27,7 @@ environment variables:
 exit codes:
   0        done
   1        an error in your func
-  2        bad input
+  2        bad input, a source that did not open, or results that could not be saved
   3        the NPU has failed or hangs
   128 + N  ended by signal N: 130 after Ctrl-C
 """
