@@ -28,7 +28,7 @@ OUTPUTS = {
     "MQTT": ("--mqtt", "A faster connection to the broker would help"),
     "Web": ("--web", "Fewer viewers would help"),
     "Tracker": ("--track", "Fewer objects (--conf, --classes) would help"),
-    "SecondModel": ("--then", "Fewer classes behind its @ would help"),
+    "SecondModel": ("--then", "Fewer classes after its @ would help"),
     "Lines": ("--line and --zone", "Fewer lines and zones would help"),
     "Objects": ("--mqtt and --snapshots", "Fewer objects (--conf, --classes) would help"),
     "Snapshots": ("--snapshots", "Fewer objects (--conf, --classes) would help"),
@@ -134,7 +134,7 @@ def live_source(f: Figures) -> str:
     fps = f.frames / f.seconds
     if f.max_fps and fps >= 0.9 * f.max_fps:
         return f"Limited by --fps: {fps:.1f} FPS in all, and {f.load}."
-    return (f"Limited by the source: it delivers {fps:.1f} FPS, none of its frames is dropped, and "
+    return (f"Limited by the source: it delivers {fps:.1f} FPS, almost no frame is dropped, and "
             f"{f.load}. A faster camera mode (--camera-format MJPG --camera-fps 60) or more "
             f"cameras would use it better.")
 

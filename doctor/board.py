@@ -157,7 +157,7 @@ def users(root: str, own: int) -> Line | None:
     if not found:
         return None
     return Line("NPU used by", "; ".join(found.values()),
-                f"It takes part of the NPU's time and memory. To stop it: kill {' '.join(found)}")
+                f"It uses NPU time and memory. To stop it: kill {' '.join(found)}")
 
 
 def _files(folder: str) -> set[str]:

@@ -71,8 +71,8 @@ def check_func(args: Any, func: Any) -> None:
     """Raise InputError if a flag needs detections, or boxes, that a func file does not give."""
     flag, has_detections = needs_boxes(args), funcs.has_detections(func)
     if has_detections and flag and not getattr(func, "BOXES", True):
-        raise InputError(f"{flag} needs boxes, but this model finds none: it says what is on a "
-                         "picture, not where each object is.")
+        raise InputError(f"{flag} needs boxes, but this model classifies whole pictures and "
+                         "gives none.")
     if not flag and args.json:
         flag = "--json"
     elif not flag and args.mqtt:

@@ -108,12 +108,12 @@ def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List
             return step
         known |= found
     if classes <= known:
-        raise InputError(f"--then {text}: no model before it finds all of these classes. Name "
-                         "those of one model.")
+        raise InputError(f"--then {text}: none of the models before it finds all of these classes. "
+                         "Name those of one model.")
     word = min(classes - known)
     near = nearest(word, known)
     hint = f"; did you mean {near}?" if near else f". They find: {', '.join(sorted(known))}."
-    raise InputError(f"--then {text}: no model before it finds {word}{hint}")
+    raise InputError(f"--then {text}: none of the models before it finds {word}{hint}")
 
 
 def names_of(model: Any, func: Any) -> Set[str]:

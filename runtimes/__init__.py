@@ -66,7 +66,7 @@ def choose(path: Any, soc: str | None) -> Any:
         if rocket:
             reason += f"; {missing()}"
         elif sys.version_info >= (3, 13):
-            reason += ("; it supports Python 3.7 to 3.12, `uv venv --python 3.12` makes a suitable "
+            reason += ("; it supports Python 3.8 to 3.12, `uv venv --python 3.12` makes a suitable "
                        "environment")
     elif os.environ.get("RKNN_SOC"):
         reason = (f"RKNN_SOC={os.environ['RKNN_SOC']} is not a known SoC with an NPU "

@@ -61,7 +61,7 @@ def open_av(source: str, path: str, timeouts: Timeouts, hardware_only: bool,
             return AVVideo(hardware, source, hardware=True, **options)
         except (ImportError, NotReadable) as error:
             reason = error if os.path.exists(DEVICE) else f"there is no {DEVICE}"
-            why = f"{kind}_rkmpp does not open ({reason})"
+            why = f"the board's decoder {kind}_rkmpp cannot be opened ({reason})"
             if hardware_only:
                 raise NoHardware(why) from None
             plain = open_container(path, timeouts)

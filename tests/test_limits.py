@@ -84,7 +84,7 @@ SENTENCES = {
     ),
     "paced camera": (
         CAMERA,
-        "Limited by the source: it delivers 30.1 FPS, none of its frames is dropped, and the NPU "
+        "Limited by the source: it delivers 30.1 FPS, almost no frame is dropped, and the NPU "
         "is 5 % busy. A faster camera mode (--camera-format MJPG --camera-fps 60) or more cameras "
         "would use it better.",
     ),

@@ -328,14 +328,14 @@ def test_a_class_of_an_earlier_second_model_makes_a_chain():
 
 def test_classes_of_two_models_are_refused():
     first, detector = Model("first.rknn", names=["plate"]), str(ROOT / "models/yolov8n_emoji.onnx")
-    with pytest.raises(InputError, match="no model before it finds all of these classes"):
+    with pytest.raises(InputError, match="none of the models before it finds all of these classes"):
         plan([f"{detector}@plate", f"{SECOND}@plate,dog"], first, SimpleNamespace(), "cpu")
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
-        (f"{SECOND}@cra", "no model before it finds cra; did you mean car?"),
+        (f"{SECOND}@cra", "none of the models before it finds cra; did you mean car?"),
         (f"{SECOND}@zebra", "They find: car, person"),
         ("@car", "--then @car: names no model."),
         ("none.rknn@car", "none.rknn: no such file, and without an NPU none.onnx is needed"),

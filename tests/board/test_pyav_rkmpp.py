@@ -92,7 +92,10 @@ def test_the_real_pyav_rkmpp_gives_the_same_frames_as_opencv_and_reports_the_mis
 ):
     run = board.python("-c", COMPARE, "models/demo.mp4", PYTHONPATH=package)
     assert run.code == 0, run.err
-    why = "decodes it on the CPU because h264_rkmpp does not open (there is no /dev/mpp_service)"
+    why = (
+        "decodes it on the CPU because the board's decoder h264_rkmpp cannot be opened "
+        "(there is no /dev/mpp_service)"
+    )
     assert run.out.splitlines() == [
         f"Video OpenCV {why}",
         f"AVVideo PyAV {why}",
@@ -118,8 +121,8 @@ def test_main_uses_opencv_and_saves_without_the_boards_encoder(board, package, t
     )
     assert run.code == 0, run.err
     assert sorted(line for line in run.err.splitlines() if "decodes it" in line) == [
-        "a.mp4: OpenCV decodes it on the CPU because h264_rkmpp does not open "
-        "(there is no /dev/mpp_service).",
+        "a.mp4: OpenCV decodes it on the CPU because the board's decoder h264_rkmpp cannot be "
+        "opened (there is no /dev/mpp_service).",
         "b.mp4: OpenCV decodes it on the CPU because the board's decoder does not support mpeg4 "
         "(only h264, hevc, av1).",
     ]
