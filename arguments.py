@@ -91,7 +91,7 @@ def add_source_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
         f"NAME=SOURCE gives it a name; several pictures form one source (default: {cap})")
     add("--fps", type=float, default=settings["fps"], metavar="N",
         help="process at most N frames per second of each stream and skip the others (default: "
-        "all). Of a file, N frames for each second of the video; 25 pictures count as one second")
+        "all). Of a file: N frames for each second of video. Pictures count as a video of 25 FPS")
     add("--loop", action="store_true", default=settings["loop"],
         help="play files again and again")
     add("--silence", type=float, default=settings["silence"], metavar="SECONDS",
@@ -117,16 +117,18 @@ def add_model_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -
         help="file with the class names of the model, one per line, as JSON or as YAML (default: "
         "the names in the model, or in a file beside it)")
     add("--classes", nargs="+", default=settings["classes"], metavar="CLASS",
-        help="keep only these classes, by name or number (default: all)")
+        help="keep only these classes, by name or number (default: all). Write sources before it, "
+        "because all words up to the next flag are classes")
     add("--conf", type=float, default=settings["conf"], metavar="0..1",
-        help="minimum confidence of a detection (default: 0.25)")
+        help="minimum confidence of a detection (default: 0.25; for text 0.5, for text regions "
+        "0.6)")
     add("--iou", type=float, default=settings["iou"], metavar="0..1",
         help="threshold of non-maximum suppression: if two boxes of one class overlap more than "
         "this (intersection over union), only the one with the higher score is kept (default: "
         "0.45; for Ultralytics' exports 0.7)")
     add("--tiles", default=settings["tiles"], metavar="COLUMNSxROWS",
         help="also run the model on overlapping parts of each frame, to find small objects: 3x2, "
-        "auto or motion")
+        "auto, motion or motion:3x2")
     add("--then", action="append", default=[], metavar="MODEL[@CLASS,...]",
         help="a second model for each tracked object (of these classes); can be repeated")
 
