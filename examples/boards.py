@@ -90,7 +90,7 @@ def parser_of_flags() -> Parser:
         help="if two boxes of one class overlap more than this, only the better one is kept")
     add("--classes", nargs="+", metavar="CLASS", help="keep only these classes, by name or number")
     add("--names", metavar="FILE",
-        help="path on the boards of a text file with the class names, one per line")
+        help="path on the boards of a file with the class names, one per line, as JSON or as YAML")
     add("--track", action="store_true",
         help="give each object an ID that lasts from frame to frame")
     add("--line", "--lines", action="append", default=[], metavar="NAME:X1,Y1,X2,Y2",
@@ -99,7 +99,7 @@ def parser_of_flags() -> Parser:
         help="count the objects in this polygon")
     add("--fps", type=float, metavar="N",
         help="process at most N frames per second of each source")
-    add("--overwrite", action="store_true", help="process videos again whose results exist")
+    add("--overwrite", action="store_true", help="also process videos that already have results")
     add("--quiet", action="store_true", help="show no progress")
     return parser
 
