@@ -363,7 +363,7 @@ def test_a_board_refuses_to_track_and_count_with_a_classifier(flags, monkeypatch
     monkeypatch.setattr(sys, "argv", command)
     settings = boards.parse_arguments().settings
     with pytest.raises(
-        boards.InputError, match=f"^{flags[0]} needs boxes, but this model classifies whole pictures"
+        boards.InputError, match=f"^{flags[0]} needs boxes, but this model classifies whole"
     ):
         with shared_pool(settings):
             pass
