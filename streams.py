@@ -25,6 +25,7 @@ from sources.connection import Connection
 from sources.names import short_names
 from sources.pace import FileClock, RateLimit
 from vision.errors import InputError, ModelError
+from vision.frame import UNDECODABLE
 
 __all__ = ["FrameTask", "Result", "Stream"]
 
@@ -104,14 +105,13 @@ class Stream(Delivery):
                 if limit.too_soon(received if self.live else moment, self.rate):
                     continue
                 result = self.result_of(moment, received)
-                if result is not None:
-                    result.queued = time.perf_counter()
-                    self.spent["read"] += result.queued - began
-                    yield result
-                    began = time.perf_counter()
-                elif not self.live:
+                if result is None:
                     self.number -= 1
                     return
+                result.queued = time.perf_counter()
+                self.spent["read"] += result.queued - began
+                yield result
+                began = time.perf_counter()
                 del result  # or it would keep its picture until the next one has been read
         finally:
             self.source.release()
@@ -127,7 +127,8 @@ class Stream(Delivery):
         return again and self.connection.restart()
 
     def result_of(self, moment: float, received: float) -> Result | None:
-        """The Result that takes the frame just grabbed through the pool; None if there is none."""
+        """The Result that takes the frame just grabbed through the pool. None if a file ends here:
+        a frame of it cannot be decoded."""
         frame, error = None, None
         try:
             frame = self.source.frame()
@@ -135,7 +136,9 @@ class Stream(Delivery):
             error, self.code = str(unreadable), self.code or 2
             self.print_once(error)
         if frame is None and error is None:
-            return None
+            if not self.live:
+                return None
+            error = UNDECODABLE
         return Result(self, self.number - 1, moment, frame, received, self.source.file, error)
 
     # ---- processing, in the stream's own thread ----
@@ -150,6 +153,8 @@ class Stream(Delivery):
         try:
             for result in self.results(pool):
                 failed = result.error is not None
+                if result.error == UNDECODABLE:
+                    self.print_once(f"{self.name}: {UNDECODABLE}.")
                 if not failed and result.draw is None and result.shown is None:
                     self.print_once("myFunc returned None instead of a picture: is its return "
                                     "missing?")

@@ -8,14 +8,17 @@ import shutil
 import ssl
 import subprocess
 import threading
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from http_cameras import END, LENGTH, MOTION_JPEG, MULTIPART, TYPE, http_camera, jpeg, motion
+from tqdm import tqdm
 
 import sources
 import streams
+from rknnpool import rknnPoolExecutor
 from sources.opencv import open_url
 from sources.timeouts import MAX_OPEN_TIMEOUT, SLOW_READ_TIMEOUT, Timeouts
 from vision.errors import InputError
@@ -79,6 +82,37 @@ def test_a_camera_that_ends_its_response_is_opened_again(printed, monkeypatch):
         "disconnected, trying again.",
         "connected again after 0 s.",
     ]
+
+
+BROKEN = {
+    "without a size": lambda data: data[:2] + b"\xff\xe0\0\x04no\xff\xd9",
+    "with a size": lambda data: data[:2] + b"\xff\xc0\0\x0b\x08\0\x30\0\x40\1\1\x11\0\xff\xd9",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_pictures_that_cannot_be_decoded_count_as_failed_and_are_reported_once(
+    name, printed, runtime
+):
+    failed = []
+
+    class Sink:
+        def write(self, result):
+            failed.append(result.error)
+            if len(failed) == 3:
+                stream.stop.set()
+
+    func = SimpleNamespace(myFunc=lambda context, frame: frame)
+    with http_camera(motion(TYPE + b"\r\n", cut=BROKEN[name])) as url:
+        stream = streams.Stream(url, name="gate")
+        stream.sinks.append(Sink())
+        minute = threading.Timer(60, stream.stop.set)
+        minute.start()
+        with rknnPoolExecutor("model", 1, streams.FrameTask(func), runtime=runtime) as pool:
+            stream.run(pool, tqdm(disable=True), quiet=True)
+        minute.cancel()
+    assert set(failed) == {"the picture cannot be decoded"} and stream.failed == len(failed) >= 3
+    assert stream.count == 0 and printed == ["gate: the picture cannot be decoded."]
 
 
 # ---- single pictures ----

@@ -8,6 +8,8 @@ from typing import Callable, List, Sequence, Union
 import cv2
 import numpy as np
 
+UNDECODABLE = "the picture cannot be decoded"  # the error of a frame that has failed
+
 
 class Undecodable(Exception):
     """A frame's data is not a picture."""

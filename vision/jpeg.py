@@ -8,7 +8,7 @@ from typing import Any, Sequence
 import cv2
 import numpy as np
 
-from vision.frame import Frame, Picture, Undecodable, write_rgb
+from vision.frame import UNDECODABLE, Frame, Picture, Undecodable, write_rgb
 
 REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4,
            2: cv2.IMREAD_REDUCED_COLOR_2}  # 8: decodes at 1/8 of the size
@@ -41,7 +41,7 @@ def decode(data: Any, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
     except cv2.error:  # it is empty, or has more pixels than OpenCV accepts
         picture = None
     if picture is None:
-        raise Undecodable("the picture cannot be decoded")
+        raise Undecodable(UNDECODABLE)
     return picture
 
 
