@@ -24,7 +24,7 @@ from meter import Meter, usable_cpus
 from runtimes import cpu
 from runtimes.simulated import Recorder, opened, parse_simulate, record, simulated
 from runtimes.simulated_library import simulated_library
-from sources import Video, open_source
+from sources import open_source
 from vision.errors import InputError
 from vision.model import describe
 
@@ -32,10 +32,10 @@ RECORDED = 60     # frames of the video whose outputs a simulated NPU returns: 2
 IN_MEMORY = 120   # frames that --no-decode holds: 2.8 MB each at 1280x720
 
 
-def opened_video(path: str) -> Video:
-    """The video at `path`. Raises InputError for a source without an end, which cannot restart."""
+def opened_video(path: str) -> Any:
+    """The video at `path`, a Source. Raises InputError if it cannot rewind() or has no end."""
     video = open_source(path)
-    if not isinstance(video, Video) or video.total < 1:
+    if not hasattr(video, "rewind") or video.total < 1:
         raise InputError(f"{path}: not a video with an end, so the benchmark cannot repeat it.")
     return video
 

@@ -1,6 +1,7 @@
 """benchmark.py and runtimes/simulated.py: the timing of simulated cores, the recorded outputs, and
 the table that is printed and saved."""
 
+import functools
 import itertools
 import json
 import re
@@ -16,6 +17,7 @@ import benchmark
 import func
 import measure
 import runtimes.cpu as cpu
+import sources
 from runtimes import simulated
 from vision.letterbox import letterbox
 from vision.quantised import Raw
@@ -284,6 +286,18 @@ def test_on_the_cpu_the_limit_is_the_rate_of_inference_alone(benchmark_py):
     assert "all cores" not in stdout and "no column for all cores" in stderr
 
 
+def test_a_video_that_pyav_reads_is_repeated(benchmark_py, monkeypatch, clip):
+    """As on a board with pyav-rkmpp."""
+    pytest.importorskip("av")
+    opened = functools.partial(sources.open_source, reader="av")
+    monkeypatch.setattr(measure, "open_source", opened)
+    code, stdout, stderr, _ = benchmark_py("--simulate", "0x1", "--threads", 1, "--rounds", 1)
+    assert code == 0, stderr
+    frames, again = itertools.tee(itertools.islice(measure.looped(clip), 60))
+    for number, (first, second) in enumerate(zip(frames, itertools.islice(again, 45, None))):
+        np.testing.assert_array_equal(first, second, f"frame {number}")
+
+
 def test_dropped_frames_of_a_live_source_are_counted(benchmark_py):
     code, stdout, stderr, saved = benchmark_py(
         "--simulate", "100x1", "--threads", 1, "--live", 100, "--seconds", 0.5
@@ -316,7 +330,7 @@ def test_the_profile_lists_every_stage_of_a_source(benchmark_py, monkeypatch):
     assert float(printed["reading, ms per frame"]) > 0 and float(printed["FPS"]) > 0
     # the functions that were measured are themselves again
     assert not any(hasattr(each, "__wrapped__") for each in (func.detect, func.letterbox))
-    assert "frame" in vars(measure.Video) and not hasattr(measure.Video.frame, "__wrapped__")
+    assert "frame" in vars(sources.Video) and not hasattr(sources.Video.frame, "__wrapped__")
 
 
 def test_several_streams_are_measured_together(benchmark_py):
