@@ -18,9 +18,8 @@ from results import status
 from vision.model import FAMILIES, LIBRARY
 
 HOT = 80  # degrees Celsius; from about 85 on, Rockchip's kernels lower the clocks
-RKNPU = ("sys/module/rknpu", "sys/bus/platform/drivers/RKNPU", "sys/kernel/debug/rknpu",
-         "proc/rknpu")
-ROCKET = "sys/module/rocket", "sys/bus/platform/drivers/rocket"
+RKNPU = ("/sys/module/rknpu", "/sys/bus/platform/drivers/RKNPU", "/sys/kernel/debug/rknpu",
+         "/proc/rknpu")
 VERSIONS = "sys/kernel/debug/rknpu/version", "proc/rknpu/version", "sys/module/rknpu/version"
 VENDORS_KERNEL = "boot the board vendor's image, whose kernel has the rknpu driver"
 # What a process that uses the NPU has in memory. Desktops also open the device, but use no NPU.
@@ -68,8 +67,8 @@ def in_container(root: str) -> bool:
 
 def driver_of(root: str) -> str | None:
     """The NPU's kernel driver: "rknpu", "rocket" or None."""
-    for name, paths in (("rknpu", RKNPU), ("rocket", ROCKET)):
-        if any(os.path.exists(f"{root}/{path}") for path in paths):
+    for name, paths in (("rknpu", RKNPU), ("rocket", runtimes.ROCKET)):
+        if any(os.path.exists(f"{root}{path}") for path in paths):
             return name
     return None
 
@@ -94,10 +93,11 @@ def nodes(root: str) -> list[str]:
     devices = sorted(glob.glob(f"{root}/sys/class/drm/*/device"))
     drm = [f"/dev/dri/{path.split('/')[-2]}" for path in devices
            if os.path.realpath(path).endswith(".npu")]
-    others = [path for path in runtimes.DEVICES if not (drm and path.startswith("/dev/dri"))]
-    if driver_of(root) == "rocket":  # other NPUs have a /dev/accel, too
-        others += runtimes.ROCKET[:1]
-    return drm + [path for path in others if os.path.exists(f"{root}{path}")]
+    others = [path for path in runtimes.devices(root)
+              if not (drm and path.startswith("/dev/dri"))]
+    if driver_of(root) == "rocket" and os.path.exists(f"{root}{runtimes.ACCEL}"):
+        others.append(runtimes.ACCEL)
+    return drm + others
 
 
 def devices(root: str, **access: Any) -> Line:

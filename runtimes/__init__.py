@@ -21,7 +21,8 @@ RUNTIMES = {"wheel": ("rknnlite.api", "rknn-toolkit-lite2 is not installed"),
 
 COMPATIBLE = "/proc/device-tree/compatible"
 DEVICES = ("/dev/dri/renderD129", "/dev/rknpu")
-ROCKET = ("/dev/accel/accel0", "/sys/module/rocket")  # the open driver of mainline kernels
+ROCKET = ("/sys/module/rocket", "/sys/bus/platform/drivers/rocket")  # mainline's open driver
+ACCEL = "/dev/accel/accel0"  # its device; NPUs of other makers have one, too
 UNMASK = "a container hides it: docker run --security-opt systempaths=unconfined"
 
 
@@ -71,7 +72,7 @@ def choose(path: Any, soc: str | None) -> Any:
     elif os.environ.get("RKNN_SOC"):
         reason = (f"RKNN_SOC={os.environ['RKNN_SOC']} is not a known SoC with an NPU "
                   f"({', '.join(models.FAMILIES)})")
-    elif not os.path.exists(COMPATIBLE) and any(map(os.path.exists, (LIBRARY, *DEVICES))):
+    elif not os.path.exists(COMPATIBLE) and (devices() or os.path.exists(LIBRARY)):
         reason = f"No {COMPATIBLE} ({UNMASK}); set RKNN_SOC=rk3588 to name the SoC without it"
     from runtimes import cpu
     cpu.why = reason or cpu.why
@@ -113,6 +114,13 @@ def runs_on_npu(runtime: Any) -> bool:
     return module.split(".")[0] == "rknnlite" or getattr(runtime, "VENDOR_NPU", False)
 
 
+def devices(root: str = "") -> list[str]:
+    """The device files of the vendor's driver that exist below `root`. On a PC, the second GPU has
+    such a name."""
+    on_arm = platform.machine().startswith(("aarch", "arm"))
+    return [path for path in DEVICES if on_arm and os.path.exists(f"{root}{path}")]
+
+
 def missing() -> str:
     """What this machine lacks for the vendor's runtime, as part of a sentence; "" for nothing."""
     if any(map(os.path.exists, ROCKET)):
@@ -122,7 +130,7 @@ def missing() -> str:
     lacks = [] if os.path.exists(COMPATIBLE) else [f"{COMPATIBLE} ({UNMASK})"]
     if not os.path.exists(LIBRARY):
         lacks.append(f"{LIBRARY} (it comes with the board vendor's image)")
-    if not any(map(os.path.exists, DEVICES)):
+    if not devices():
         lacks.append(f"{DEVICES[0]} (the rknpu driver's device)")
     return f"this machine lacks {', '.join(lacks)}" if lacks else ""
 

@@ -19,13 +19,12 @@ from typing import Any, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from runtimes import rocket
+from runtimes import ACCEL, rocket
 from vision.metadata import normalisation
 from vision.model import describe, without_soc
 from vision.packages import pip_install
 
 LIBRARIES = ("libteflon.so", "/usr/lib/teflon/libteflon.so")  # the latter in Debian and Ubuntu
-DEVICE = "/dev/accel/accel0"
 
 
 def find_tflite(path: Any) -> str:
@@ -311,8 +310,8 @@ def _library() -> str:
 
 
 def _device_problem() -> str:
-    if not os.path.exists(DEVICE):
-        return f"{DEVICE} is missing: it needs Linux 6.18 or later with the rocket driver"
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
-        return f"this user has no permission to open {DEVICE}"
-    return f"{DEVICE} does not belong to the rocket driver"
+    if not os.path.exists(ACCEL):
+        return f"{ACCEL} is missing: it needs Linux 6.18 or later with the rocket driver"
+    if not os.access(ACCEL, os.R_OK | os.W_OK):
+        return f"this user has no permission to open {ACCEL}"
+    return f"{ACCEL} does not belong to the rocket driver"

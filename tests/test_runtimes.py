@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 
 import runtimes
+from doctor.board import is_board
 from runtimes import cpu, librknnrt, simulated, teflon
 from vision.errors import InputError
 from vision.model import Model, describe
@@ -77,7 +78,27 @@ def test_the_open_kernel_driver_is_reported(monkeypatch, tmp_path):
     assert "--runtime teflon" in cpu.why and "--runtime teflon" in runtimes.missing()
 
 
+def test_an_npu_of_another_maker_does_not_hide_the_library(monkeypatch, tmp_path):
+    (tmp_path / "librknnrt.so").write_bytes(b"")
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/accel/accel0" or exists(path))
+    assert runtimes.choose(MODEL, "rk3588") is librknnrt.RKNNLite
+
+
+@pytest.mark.parametrize("machine, board", [("aarch64", True), ("armv8l", True), ("x86_64", False)])
+def test_a_pc_with_two_gpus_is_no_board(monkeypatch, tmp_path, machine, board):
+    monkeypatch.delenv("RKNN_SOC", raising=False)
+    for name in ("COMPATIBLE", "LIBRARY"):
+        monkeypatch.setattr(runtimes, name, str(tmp_path / name))
+    (tmp_path / "renderD129").write_bytes(b"")
+    monkeypatch.setattr(runtimes, "DEVICES", (str(tmp_path / "renderD129"),))
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert runtimes.choose(MODEL, None) is cpu.RKNNLite
+    assert (runtimes.UNMASK in cpu.why) == is_board("", None) == board
+
+
 def test_missing_names_what_this_machine_lacks(monkeypatch, tmp_path):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     for name in ("COMPATIBLE", "LIBRARY"):
         monkeypatch.setattr(runtimes, name, str(tmp_path / name))
     monkeypatch.setattr(runtimes, "DEVICES", (str(tmp_path / "device"),))
