@@ -179,7 +179,7 @@ class Stream(Delivery):
             self.stop.set()
             # main.py prints the error of a single stream, and that of a dead NPU, at the very end.
             if title and self.error and self.code != 3:
-                say(self.error, sys.stderr)
+                self.print_once(self.error)
             self.close()
 
     def results(self, pool: Any) -> Iterator[Result]:
@@ -232,6 +232,8 @@ class Stream(Delivery):
             self.code, self.error = 2, f"{getattr(pool, 'rknnModel', self.name)}: {error}."
         else:  # an error in the user's func: its author needs the traceback
             self.code, self.error = 1, users_traceback(error)
+        if self.ended is not None:  # a window or page draws the last picture
+            self.print_once(self.error)
 
     @property
     def dropped(self) -> int:

@@ -8,7 +8,6 @@
 """
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter, OrderedDict
 from typing import Any, Mapping
@@ -132,7 +131,7 @@ def report(streams: list[Any], shared: list[Any], quiet: bool) -> None:
     errors = [stream.error for stream in streams
               if stream.error and (len(streams) == 1 or stream.code == 3)]
     for message in errors[:1]:  # a dead NPU ends all streams and is reported once
-        say(message, sys.stderr)
+        streams[0].print_once(message)
 
 
 def exit_code(streams: list[Any], signals: list[int], complete: bool) -> int:

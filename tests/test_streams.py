@@ -21,7 +21,9 @@ import rknnpool
 import sources
 import streams
 from results.delivery import Delivery
+from results.summary import report
 from rknnpool import rknnPoolExecutor
+from vision.detections import Detections
 from vision.errors import InputError
 
 
@@ -331,6 +333,22 @@ def test_a_drawing_error_is_reported_and_the_plain_frame_is_shown(clip):
     result = streams.Result(stream, 0, 0, [0], 0)
     result.draw = lambda frame, detections: detections.nothing
     assert result.picture == [0] and stream.code == 1 and "nothing" in stream.error
+
+
+def test_a_drawing_error_after_the_end_of_a_stream_is_printed_once(clip, runtime, printed):
+    """A window or a page draws the last picture when it is shown."""
+    stream, results = streams.Stream(clip), []
+    stream.sinks.append(SimpleNamespace(write=results.append))
+    func = SimpleNamespace(
+        detect=lambda context, frame: Detections([], [], []),
+        draw=lambda frame, detections: detections.nothing,
+    )
+    with rknnPoolExecutor("model", 1, streams.FrameTask(func), runtime=runtime) as pool:
+        stream.run(pool, tqdm(disable=True), "clip.avi: ", quiet=True)
+    assert stream.code == 0 and results[-1].picture is not None
+    for ended in ([], [stream]):  # before and after main.py has reported the end
+        report(ended, [], quiet=True)
+        assert stream.code == 1 and sum("no attribute 'nothing'" in line for line in printed) == 1
 
 
 def test_a_frame_that_is_processed_again_keeps_nothing_of_the_first_run(clip):
