@@ -70,7 +70,8 @@ class Result:
                 self._drawn, began = True, time.perf_counter()
                 try:
                     if self.draw is not None:
-                        self.shown = self.draw(self.frame, self.detections)
+                        drawn = self.draw(self.frame, self.detections)
+                        self.shown = self.frame if drawn is None else drawn  # drawn in place
                     if self.overlay and self.stream.keeps_plain:
                         self.plain = self.shown.copy()
                     for draw in self.overlay:

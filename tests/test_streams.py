@@ -328,6 +328,13 @@ def test_a_picture_is_drawn_once_and_only_if_it_is_used(clip):
     assert result.picture == result.picture == [0, 1] and len(drawn) == 1
 
 
+def test_a_draw_that_draws_in_place_need_not_return_the_picture(clip):
+    result = streams.Result(streams.Stream(clip), 0, 0, [0], 0)
+    result.draw = lambda frame, detections: frame.append(1)
+    result.overlay.append(lambda picture: picture.append(2))
+    assert result.picture == [0, 1, 2] and result.stream.error is None
+
+
 def test_a_drawing_error_is_reported_and_the_plain_frame_is_shown(clip):
     stream = streams.Stream(clip)
     result = streams.Result(stream, 0, 0, [0], 0)
