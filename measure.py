@@ -100,7 +100,7 @@ class Bench:
         self.runtimes: Dict[Optional[str], Any] = {
             name: runtimes.by_name(name) or runtimes.choose(self.args.model, self.soc)
             for name in names}
-        on_cpu = self.runtimes[names[0]] is cpu.RKNNLite
+        on_cpu = self.soc is None or self.runtimes[names[0]] is cpu.RKNNLite
         self.cores = 1 if on_cpu else rknnpool.npu_cores(self.soc)
         self.bare_contexts = self.cpus if on_cpu else 2 * self.cores
         self.npu = f"no NPU, {self.cpus} CPU cores" if on_cpu else f"NPU of the {self.soc}"

@@ -91,7 +91,7 @@ class Meter:
             if not self.began:
                 self.began, self.cpu_began = time.perf_counter(), time.process_time()
             self.threads = int(label[1])
-            if type(context).__module__ == "runtimes.cpu":
+            if getattr(context, "cpu_only", False):
                 self.cores = 0
             elif "+" not in core:  # as the pool counts them
                 self.cores = getattr(context, "NPU_CORES", 0) or rknnpool.npu_cores(rknnpool.soc())

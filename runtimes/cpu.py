@@ -171,7 +171,7 @@ class RKNNLite:
 
     NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2 = 0, 1, 2, 4
     NPU_CORE_0_1, NPU_CORE_0_1_2, NPU_CORE_ALL = 3, 7, 0xffff
-    ON_CPU = True
+    ON_CPU = cpu_only = True
 
     _announced = False
     _announcing = threading.Lock()

@@ -16,6 +16,7 @@ class Runtime(Protocol):
     VENDOR_NPU: bool. True if its contexts run on the machine's own NPU, as the wheel's do.
     ON_CPU: bool. True if its contexts (also) run on the CPU, where a long inference does not mean
         that the NPU hangs.
+    cpu_only: bool. True if the context, once it is open, uses no NPU at all.
     error: str or None. The reason of the last call that failed.
     run_failed: bool. True if the last inference failed in the NPU's run. A refused input is no run.
     inference_raw(inputs): as inference(), but outputs stay as they are stored, such as int8 or

@@ -107,6 +107,7 @@ class RKNNLite:
         self.error: Optional[str] = None  # the reason of the last -1 or None
         self._path: Optional[str] = None
         self._interpreter: Any = None
+        self.cpu_only = False  # set by init_runtime()
         self._using = threading.Lock()
 
     def load_rknn(self, path: Any, key_path: Optional[str] = None) -> int:
@@ -158,6 +159,7 @@ class RKNNLite:
             reason = _not_for_the_driver(path)
             if not reason:
                 options = {"experimental_delegates": [litert.load_delegate(driver)]}
+        self.cpu_only = not options
         # One thread per context, because the pool runs several contexts.
         interpreter = litert.Interpreter(model_path=path, num_threads=1, **options)
         interpreter.allocate_tensors()

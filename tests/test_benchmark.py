@@ -286,6 +286,15 @@ def test_on_the_cpu_the_limit_is_the_rate_of_inference_alone(benchmark_py):
     assert "all cores" not in stdout and "no column for all cores" in stderr
 
 
+def test_a_tflite_on_a_pc_runs_on_no_npu(benchmark_py, monkeypatch, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    monkeypatch.setenv("TEFLON_LIB", str(tmp_path / "none.so"))
+    tflite = MODEL.replace(".rknn", ".tflite")
+    code, stdout, stderr, _ = benchmark_py("--model", tflite, "--threads", 1, "--rounds", 1)
+    assert code == 0, stderr
+    assert "no NPU, " in stdout and "None" not in stdout
+
+
 def test_a_video_that_pyav_reads_is_repeated(benchmark_py, monkeypatch, clip):
     """As on a board with pyav-rkmpp."""
     pytest.importorskip("av")

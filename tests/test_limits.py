@@ -5,6 +5,7 @@ import sys
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -276,6 +277,19 @@ def test_inference_is_counted_per_core_and_calls_at_once_count_once_in_flight():
     assert sum(figures.in_flight.values()) < figures.inference <= figures.func
     assert all(0 < busy <= figures.seconds for busy in figures.in_flight.values())
     assert 0 < figures.cpu <= figures.func and figures.wait > 0
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_a_model_that_runs_on_the_cpu_is_not_limited_by_the_npu(monkeypatch, tmp_path, suffix):
+    pytest.importorskip("ai_edge_litert" if suffix == ".tflite" else "onnxruntime")
+    monkeypatch.setenv("TEFLON_LIB", str(tmp_path / "none.so"))
+    measured = Meter()
+    image = np.zeros((1, 224, 224, 3), np.uint8)
+    func = measured.timed(lambda context, _: context.inference([image]))
+    with rknnPoolExecutor(str(ROOT / f"models/resnet18_emoji{suffix}"), 2, func) as pool:
+        list(pool.map([frame() for _ in range(4)]))
+    figures = measured.figures()
+    assert (figures.cores, figures.threads, figures.runs) == (0, 2, 4)
 
 
 def test_inference_raw_is_measured_too():
