@@ -19,6 +19,7 @@ import numpy as np
 
 from results.tile_grid import Box
 from vision.frame import Frame, Picture, Undecodable
+from vision.letterbox import as_bgr
 
 NO_BOXES = np.empty((0, 4))
 
@@ -34,18 +35,18 @@ TURN = 3             # frames
 def cells_of(frame: Picture) -> np.ndarray | None:
     """The mean brightness of the frame's cells: (rows, CELLS) int16; None if it cannot be decoded.
 
-    frame: a Frame, or (h, w, 3) uint8 BGR.
+    frame: a Frame, or (h, w, 3) uint8 BGR, or what as_bgr() converts.
     """
     height, width = frame.shape[:2]
     rows = max(1, round(CELLS * height / width))
-    small = np.empty((4 * rows, 4 * CELLS, 3), np.uint8)
-    try:
-        if isinstance(frame, Frame):
+    if isinstance(frame, Frame):
+        small = np.empty((4 * rows, 4 * CELLS, 3), np.uint8)
+        try:
             frame.scale_into(small)
-        else:
-            cv2.resize(frame, (4 * CELLS, 4 * rows), dst=small)
-    except Undecodable:
-        return None
+        except Undecodable:
+            return None
+    else:
+        small = as_bgr(cv2.resize(frame, (4 * CELLS, 4 * rows)), to_draw=False)
     grey = cv2.resize(small, (CELLS, rows), interpolation=cv2.INTER_AREA)
     return grey.astype(np.int16).sum(2) // 3
 

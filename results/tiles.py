@@ -25,6 +25,7 @@ from results.tile_motion import NO_BOXES, SPEED, Motion, cells_of
 from rknnpool import NPUError, rknnPoolExecutor
 from vision.detections import Detections
 from vision.frame import Frame, Undecodable
+from vision.letterbox import as_bgr
 from vision.settings import Size
 
 __all__ = ["TileTask", "Tiles", "parse"]
@@ -196,7 +197,7 @@ def parts_of(result: Result, boxes: List[Box]) -> List[Result]:
     """A Result for each of these boxes of a frame."""
     picture = result.as_read
     if boxes and not isinstance(picture, Frame):
-        picture = Frame(picture.shape, lambda: result.as_read)
+        picture = Frame((*picture.shape[:2], 3), lambda: as_bgr(result.as_read, to_draw=False))
     return [Result(result.stream, result.number, result.time, picture.crop(*box), result.received)
             for box in boxes]
 

@@ -326,6 +326,24 @@ def test_every_frame_comes_out_in_order_whatever_the_number_of_tiles_and_context
     assert runs == 20 * (columns + 1 if columns > 1 else 1)
 
 
+@pytest.mark.parametrize("shape", [(480, 960), (480, 960, 1), (480, 960, 4)])
+@pytest.mark.parametrize("tiling", ["3x2", "motion:3x2"])
+def test_grey_frames_and_those_with_alpha_are_divided_like_others(runtime, shape, tiling):
+    seen = []
+
+    def detect(context, IMG):
+        seen.append(letterbox(IMG, 64)[0][32, 32].tolist())
+        return found()
+
+    module = SimpleNamespace(detect=detect, draw=lambda IMG, _: IMG, FRAMES=True)
+    stream = SimpleNamespace(draws=False, live=False)
+    frames = [Result(stream, n, n / 10, np.full(shape, 77, np.uint8), 0) for n in range(6)]
+    with rknnPoolExecutor("model", 1, TileTask(FrameTask(module)), runtime=runtime) as pool:
+        assert len(list(Tiles(parse(tiling)).map(pool, frames))) == 6
+    # with motion, every third frame of a still scene runs one tile
+    assert seen == [[77, 77, 77]] * (6 * 7 if tiling == "3x2" else 6 + 6 + 2)
+
+
 def test_the_meter_counts_frames_not_tiles(runtime):
     meter = Meter()
     task = meter.timed(task_of(one_box))
