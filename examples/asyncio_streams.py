@@ -5,6 +5,7 @@
 """
 import asyncio
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +18,7 @@ with needed_packages():
     from sources import open_source
     from sources.names import hide
     from vision.command_line import Parser
-    from vision.errors import InputError, ModelError
+    from vision.errors import InputError
 
 modelPath = str(ROOT / "models/yolov8n_emoji.rknn")
 cap = [str(ROOT / "models/demo.mp4")] * 2
@@ -25,16 +26,19 @@ cap = [str(ROOT / "models/demo.mp4")] * 2
 
 async def run_stream(pool, address):
     """Process one source, a frame at a time, and print how many objects were found."""
-    loop = asyncio.get_running_loop()
-    source = await loop.run_in_executor(None, open_source, address)
-    frames = objects = 0
-    while True:
-        frame = await loop.run_in_executor(None, source.read)  # in a thread, because it blocks
-        if frame is None:
-            break
-        found = await asyncio.wrap_future(pool.submit(frame))
-        draw(frame, found)  # now it can be shown, saved or sent
-        frames, objects = frames + 1, objects + len(found)
+    loop, frames, objects = asyncio.get_running_loop(), 0, 0
+    with ThreadPoolExecutor(1) as reader:  # a thread for what blocks: opening and reading
+        source = await loop.run_in_executor(reader, open_source, address)
+        try:
+            while True:
+                frame = await loop.run_in_executor(reader, source.read)
+                if frame is None:
+                    break
+                found = await asyncio.wrap_future(pool.submit(frame))
+                draw(frame, found)  # now it can be shown, saved or sent
+                frames, objects = frames + 1, objects + len(found)
+        finally:
+            reader.submit(source.release)  # in the same thread: after Ctrl-C it may still read
     if frames == 0:
         raise InputError(f"{address}: no frame could be read.")
     print(f"{hide(address)}: {frames} frames, {objects} objects", flush=True)
@@ -54,6 +58,8 @@ def parse_arguments():
 if __name__ == "__main__":
     try:
         asyncio.run(main(parse_arguments().sources))
-    except (InputError, ModelError) as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (InputError, RuntimeError) as error:  # RuntimeError: of the pool or the model
         print(hide(str(error)), file=sys.stderr)
         sys.exit(2)

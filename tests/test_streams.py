@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import fakes
 import numpy as np
 import pytest
 from conftest import ROOT, frames_of, number_in, python
+from http_cameras import TYPE, http_camera, motion
 from tqdm import tqdm
 
 import process
@@ -200,6 +202,33 @@ def test_the_asyncio_example_reports_a_missing_source_in_one_sentence(source, ex
     assert done.returncode == 2 and done.stdout == ""
     assert expected in done.stderr.splitlines()[-1]
     assert "pass@" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_the_asyncio_example():
+    reading = threading.Event()
+
+    def answer(request):
+        reading.set()
+        motion(TYPE + b"\r\n")(request)
+
+    with http_camera(answer) as url:
+        command = [sys.executable, "examples/asyncio_streams.py", url]
+        running = subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True)
+        assert reading.wait(60)
+        running.send_signal(signal.SIGINT)
+        stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130 and stdout == "" and "Traceback" not in stderr, stderr
+
+
+def test_the_asyncio_example_reports_in_one_sentence_that_no_context_opens():
+    done = python(
+        "-c",
+        "import runpy, sys, runtimes.cpu\n"
+        "runtimes.cpu.RKNNLite.init_runtime = lambda *_, **__: -1\n"
+        "runpy.run_path('examples/asyncio_streams.py', run_name='__main__')",
+    )
+    assert done.returncode == 2 and "could not open" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 # ---- sinks ----
