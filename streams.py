@@ -206,9 +206,6 @@ class Stream(Delivery):
                     result.fail(str(error))
                     self.code = max(self.code, 3)
                     self.print_once(f"{error}.")
-                if result.number < newest:  # a live frame that failed after newer ones came out
-                    self.failed += 1
-                    continue
                 newest = result.number
                 yield result
                 del result  # see run()
