@@ -171,6 +171,8 @@ def check(args: argparse.Namespace) -> None:
                              f"{', '.join(KINDS)}.")
     if args.reader and not args.profile:
         raise InputError("--reader: only --profile reads with it.")
+    if (args.streams or args.soak) and not any(map(str.isdigit, args.threads)):
+        raise InputError("--threads: --streams and --soak need a number of threads.")
     if args.streams and min(args.streams) < 1:
         raise InputError(f"--streams {min(args.streams)}: must be above 0.")
     for name in ("seconds", "rounds", "live", "soak"):
@@ -189,12 +191,13 @@ def run(args: argparse.Namespace) -> None:
     if args.profile:
         return profile(bench)
     if bench.cores == 1 and "all" in columns:
-        print("One core: no column for all cores on one frame.", file=sys.stderr)
         columns.remove("all")
-    if args.streams:
-        return measure.streams(bench, columns[0])
-    if args.soak:
-        return measure.soak(bench, columns[0])
+        if not columns:
+            raise InputError("--threads all: the model runs on one core; give a number, too.")
+        print("One core: no column for all cores on one frame.", file=sys.stderr)
+    if args.streams or args.soak:
+        measured = measure.streams if args.streams else measure.soak
+        return measured(bench, next(filter(str.isdigit, columns)))
 
     pairs = list(itertools.product(columns, bench.runtimes))
     table, limit_fps = measure.measure_table(bench, pairs, title)

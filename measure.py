@@ -179,7 +179,7 @@ class Bench:
         meter = Meter(queued=lambda item: item[1])
         serve, figures = meter.timed(self.serve), functools.partial(self.figures, meter)
         if column == "plain":
-            context = opened(self.runtimes[runtime], self.args.model)
+            context = opened(self.runtimes[runtime], self.args.model, self.soc)
             measured = self.window((serve(context, item) for item in self.clocked()), list, figures)
             context.release()
             return measured

@@ -18,11 +18,11 @@ from typing import Any, Callable, Deque, Iterable, List, NamedTuple, Optional, S
 
 import numpy as np
 
+import runtimes
 from runtimes import cpu
 from vision.errors import InputError
 from vision.inference import infer
 from vision.letterbox import letterbox
-from vision.model import describe
 
 # FPS of one RK3588 core in int8, from the README of Rockchip's rknn_model_zoo; the last one from an
 # issue on rk3588-npu of 2026-09, in which zero-copy C++ reached 177 FPS on three cores. Only the
@@ -206,10 +206,11 @@ def quantised(output: np.ndarray, scale: float, zero_point: int) -> tuple:
     return np.clip(stored, -128, 127).astype(np.int8), scale, zero_point
 
 
-def opened(runtime: Any, model: str) -> Any:
-    """One context without a pool, with its `model`. Raises InputError if it does not open."""
+def opened(runtime: Any, model: str, soc: Optional[str] = None) -> Any:
+    """One context without a pool, with its `model`. soc: as rknnpool.soc() returns it. Raises
+    InputError if it does not open."""
     context = runtime()
-    context.model = describe(model)
+    context.model = runtimes.prepare(model, runtime, soc)[1]
     if context.load_rknn(context.model.path) != 0 or context.init_runtime() != 0:
         reason = getattr(context, "error", None) or "see the runtime's message above"
         raise InputError(f"{model} could not be opened: {reason}.")

@@ -353,6 +353,21 @@ def test_several_streams_are_measured_together(benchmark_py):
         assert 0 < slowest <= in_all / count + 0.1 and dropped >= 0 and 5 <= p50 <= p99
 
 
+@pytest.mark.parametrize("flag", ["--streams", "--soak"])
+def test_streams_and_soak_take_the_first_number_of_threads(benchmark_py, flag):
+    code, stdout, stderr, _ = benchmark_py("--simulate", "1x3", "--threads", "plain", 2, flag, 2)
+    assert code == 0 and stdout, stderr
+
+
+def test_a_table_without_a_column_ends_in_one_sentence(benchmark_py):
+    code, stdout, stderr, _ = benchmark_py("--simulate", "1x1", "--threads", "all")
+    assert (
+        code == 2
+        and stdout == ""
+        and stderr.endswith("--threads all: the model runs on one core; give a number, too.\n")
+    )
+
+
 def test_a_users_func_is_measured(benchmark_py, tmp_path):
     (tmp_path / "own.py").write_text(
         "from func import letterbox\nfrom vision.inference import infer\n"
@@ -388,6 +403,8 @@ def test_a_soak_run_reports_memory_and_ends_after_the_given_frames(benchmark_py)
         (["--rounds", "0"], "--rounds 0"),
         (["--live", "-1"], "--live -1"),
         (["--streams", "0"], "--streams 0"),
+        (["--streams", "2", "--threads", "plain"], "--streams and --soak need a number"),
+        (["--soak", "9", "--threads", "all"], "--streams and --soak need a number"),
         (["--reader", "av"], "--reader"),
         (["--output", __file__ + "/out"], "cannot be written"),
     ],

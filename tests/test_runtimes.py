@@ -159,6 +159,24 @@ def test_on_a_board_the_rknn_beside_an_onnx_runs(wheel, tmp_path, name):
     assert runtimes.model_for(None, onnx, "rk3588s") == (rknn, "rk3588s")
 
 
+def test_the_plain_loop_of_the_benchmark_runs_the_rknn_beside_an_onnx(tmp_path):
+    onnx, rknn = made_at(tmp_path / "best.onnx", 1e9), made_at(tmp_path / "best.rknn", 1e9)
+    opened = []
+
+    class Board(Wheel):
+        __module__ = Wheel.__module__
+
+        def load_rknn(self, path):
+            opened.append(path)
+            return 0
+
+        def init_runtime(self):
+            return 0
+
+    assert simulated.opened(Board, onnx, "rk3588").model.path == rknn
+    assert opened == [rknn]
+
+
 def test_on_a_board_an_onnx_that_is_newer_than_its_rknn_does_not_run(wheel, tmp_path):
     onnx, rknn = made_at(tmp_path / "best.onnx", 1e9), made_at(tmp_path / "best.rknn", 1e9 - 70)
     for open_model in (
