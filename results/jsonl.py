@@ -126,13 +126,6 @@ def open_fifo(path: str) -> int:
     The FIFO is not opened for reading, too: otherwise a write after the reader's end would block
     instead of raising BrokenPipeError.
     """
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        os.set_blocking(file, True)
-        return file
-    except OSError as error:
-        if error.errno != errno.ENXIO:  # ENXIO: no reader yet
-            raise
     print(f"--json {path}: waiting for a program that reads this FIFO.", file=sys.stderr)
     return os.open(path, os.O_WRONLY)
 
