@@ -1,26 +1,27 @@
 """What is printed for the person at the terminal: lines beside progress bars, and tracebacks."""
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
-from pathlib import Path
 from typing import Any, Callable
 
 from tqdm import tqdm
 
 from sources.names import hide
+from vision.packages import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
-# An error in the user's code passes through these files; its traceback leaves them out.
-OURS = tuple(str(ROOT / name) for name in (
-    "main.py", "meter.py", "rknnpool.py", "streams.py", os.path.join("funcs", "__init__.py"),
-    os.path.join("results", "result.py")))
-PYTHONS = threading.__file__, os.path.dirname(concurrent.futures.__file__)
+# An error in the user's code passes through these files and folders, and through libraries; its
+# traceback leaves them out. A user's file may lie in the root, in funcs/ or in examples/.
+OURS = tuple(f"{ROOT}/{name}" for name in (
+    "main.py", "meter.py", "rknnpool.py", "streams.py", "funcs/__init__.py", "results/",
+    "runtimes/", "sources/", "vision/", "examples/boards_parts/"))
+LIBRARIES = re.compile(r"<frozen |.*/(site|dist)-packages/|"
+                       + re.escape(f"{os.path.dirname(threading.__file__)}/"))
 
 
 class Output:
@@ -73,15 +74,15 @@ class PoolMessages(logging.Handler):
 
 
 def users_traceback(error: BaseException) -> str:
-    """The traceback of an error in the user's code, without the lines of our code above it."""
+    """The traceback of an error, without the lines above those of the user's code, if any."""
     trace = error.__traceback__
-    while trace and is_ours(trace.tb_frame.f_code.co_filename):
+    while trace and not is_users(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace or error.__traceback__)
     return "".join(lines).rstrip()
 
 
-def is_ours(file: str) -> bool:
-    """Whether the file of a traceback's line is one of ours, or one of Python's that we call."""
+def is_users(file: str) -> bool:
+    """Whether the file of a traceback's line belongs neither to us nor to a library."""
     # abspath: Python 3.8 calls main.py by the name that was typed.
-    return file.startswith("<frozen importlib") or os.path.abspath(file).startswith(OURS + PYTHONS)
+    return not (LIBRARIES.match(file) or os.path.abspath(file).startswith(OURS))

@@ -2,10 +2,12 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from results.console import prepare_output, say
+import runtimes
+from results.console import prepare_output, say, users_traceback
 
 
 @pytest.fixture(params=["no reader", "full disk", "closed"])
@@ -44,3 +46,10 @@ def test_a_terminal_without_some_letters_gets_their_codes(monkeypatch, tmp_path)
         say("街.jpg: car 1")
         monkeypatch.undo()
     assert (tmp_path / "out").read_text() == "\\u8857.jpg: car 1\n"
+
+
+def test_an_error_of_ours_keeps_its_whole_traceback():
+    with ThreadPoolExecutor(1) as pool:
+        error = pool.submit(runtimes.by_name, ["no", "name"]).exception()
+    text = users_traceback(error)
+    assert "/concurrent/futures/" in text and "runtimes/__init__.py" in text

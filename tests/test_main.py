@@ -213,11 +213,35 @@ def test_frames_before_an_error_are_saved_and_counted(main_py, clip, tmp_path):
     assert len(frames_of(tmp_path / "out.avi")) == 20
 
 
-def test_an_error_in_the_users_func_keeps_its_traceback(main_py, clip, tmp_path):
-    (tmp_path / "wrong.py").write_text("def myFunc(rknn_lite, IMG):\n    return IMG + undefined\n")
-    done = main_py(clip, "--headless", "--func", tmp_path / "wrong.py")
+WRONG = {
+    "myFunc": "def myFunc(rknn_lite, IMG):\n    return IMG + undefined\n",
+    "detect": "def detect(rknn_lite, IMG):\n    return undefined\nfrom func import draw\n",
+    "draw": "def draw(IMG, detections):\n    undefined\nfrom func import detect\n",
+    "import": "import json\njson.loads(undefined)\n",
+}
+
+
+@pytest.mark.parametrize(
+    "code, flags",
+    [
+        ("myFunc", []),
+        ("detect", ["--tiles", "2x1"]),
+        ("draw", []),
+        ("import", []),
+    ],
+)
+def test_an_error_in_the_users_func_has_a_traceback_that_begins_there(
+    main_py, clip, tmp_path, code, flags
+):
+    text = WRONG[code]
+    if code in ("detect", "draw"):
+        text += "def myFunc(rknn_lite, IMG):\n    return draw(IMG, detect(rknn_lite, IMG))\n"
+    (tmp_path / "wrong.py").write_text(text)
+    save = ["--save", tmp_path / "out.avi"]
+    done = main_py(clip, "--headless", "--func", tmp_path / "wrong.py", *flags, *save)
     assert done.returncode == 1
-    assert 'wrong.py", line 2' in done.stderr and "NameError" in done.stderr
+    trace = done.stderr[done.stderr.index("Traceback") :].splitlines()
+    assert 'wrong.py", line 2' in trace[1] and "NameError" in trace[-1]
 
 
 @pytest.mark.slow
