@@ -15,6 +15,7 @@ import rknnpool
 import runtimes
 from doctor.line import Line, read
 from results import status
+from sources.names import hide
 from vision.model import FAMILIES, LIBRARY
 
 HOT = 80  # degrees Celsius; from about 85 on, Rockchip's kernels lower the clocks
@@ -153,7 +154,7 @@ def users(root: str, own: int) -> Line | None:
         pid = os.path.basename(folder)
         if pid != str(own) and LIBRARIES.search(read(f"{folder}/maps")) and held & _files(folder):
             command = read(f"{folder}/cmdline").replace("\0", " ")
-            found[pid] = f"process {pid} ({command[:60]})"
+            found[pid] = f"process {pid} ({hide(command)[:60]})"
     if not found:
         return None
     return Line("NPU used by", "; ".join(found.values()),

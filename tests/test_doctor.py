@@ -396,6 +396,15 @@ def test_another_process_that_uses_the_npu_is_named(root):
     assert board.users(root.path, 812) is None
 
 
+def test_another_process_is_named_without_its_passwords(root):
+    root.link("proc/812/fd/5", "/dev/dri/card1")
+    root.write("proc/812/maps", "7f00-7f01 r-xp 00000000 b3:01 42 /usr/lib/librknnrt.so\n")
+    url = "rtsp://admin:a-secret-that-is-quite-long@192.168.1.20/live"
+    root.write("proc/812/cmdline", f"python3\0/home/pi/rknnpool/main.py\0{url}\0")
+    fact = board.users(root.path, 1).fact
+    assert "rtsp://admin:***@" in fact and "secret" not in fact
+
+
 def test_a_hot_chip_gets_a_hint(root):
     root.write("sys/class/thermal/thermal_zone0/temp", "91000\n")
     (line,) = board.heat(root.path)
