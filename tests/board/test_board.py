@@ -353,9 +353,9 @@ except RuntimeError as error:
 def older_script_ran(run):
     assert run.code == 0, run.err
     shapes = [(1, 255, 80, 80), (1, 255, 40, 40), (1, 255, 20, 20)]
-    assert run.out.splitlines()[4 - SHORT :] == [
-        f"{number} {shapes}" for number in range(SHORT - 4)
-    ]
+    # The vendor's library writes to stdout, too, and its lines may be cut where a buffer is full.
+    printed = [f"{number} {shapes}\n" for number in range(SHORT - 4)]
+    assert "".join(printed) in run.out
     assert run.report["opened"] == 3 and was_used_correctly(run.report)
 
 
