@@ -20,7 +20,8 @@ import funcs
 import rknnpool
 import runtimes
 from limits import Figures, limit_of, stages
-from meter import Meter, usable_cpus
+from meter import Meter
+from results.status import usable_cpus
 from runtimes import cpu
 from runtimes.simulated import Recorder, opened, parse_simulate, record, simulated
 from runtimes.simulated_library import simulated_library

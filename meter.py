@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import os
 import re
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Optional
 
 import rknnpool
 from limits import MIN_SECONDS, Figures, limit_of
+from results.status import usable_cpus
 
 
 class Busy:
@@ -157,14 +157,6 @@ class Meter:
         if figures.seconds >= past[-1].seconds + MIN_SECONDS / 5:
             past.append(figures)
         return limit_of(recent) if recent.seconds >= MIN_SECONDS and recent.frames else ""
-
-
-def usable_cpus() -> int:
-    """Number of CPU cores that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # another system, or a sandbox that forbids it
-        return os.cpu_count() or 1
 
 
 def add_streams(figures: Figures, streams: List[Any], now: float) -> Figures:

@@ -14,7 +14,6 @@ at most MAX_LOAD of the time. Crops that have to be left out are counted.
 """
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -26,6 +25,7 @@ import numpy as np
 import rknnpool
 import runtimes
 from results.second_steps import Step, cut
+from results.status import usable_cpus
 from results.votes import Answer, Votes, is_recent
 from vision.detections import Detections
 from vision.errors import InputError, ModelError
@@ -106,7 +106,7 @@ class SecondModels:
         NPU: the CPU."""
         cpu = self.cut_seconds + sum(step.cpu_seconds for step in self.steps)
         if any(step.on_cpu for step in self.steps):
-            return cpu / (os.cpu_count() or 1)
+            return cpu / usable_cpus()
         # Every run counts like the shortest one: the others also wait for a core to be free.
         npu = sum(step.runs * step.npu_seconds for step in self.steps if step.runs)
         return max(npu / self.cores, cpu)

@@ -107,6 +107,14 @@ class Status:
         }
 
 
+def usable_cpus() -> int:
+    """Number of CPU cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # another system, or a sandbox that forbids it
+        return os.cpu_count() or 1
+
+
 def board(root: Optional[str] = None) -> Dict[str, Any]:
     """Return the NPU's load and the board's temperatures, as the kernel reports them.
 

@@ -1,6 +1,7 @@
 """--then: a second model looks at each tracked object and gives way to the first one."""
 
 import json
+import os
 import threading
 from types import SimpleNamespace
 
@@ -272,6 +273,19 @@ def test_the_second_model_uses_no_more_than_its_share(opened, runtime, monkeypat
     stream.models.credit = 0.0
     stream.second.update(result(stream, 0, (1, "car", 0, 40, "red")))
     assert runtime.asked == 0 and stream.models.left_out == 1
+
+
+def test_without_an_npu_the_share_is_that_of_the_cpu_cores_which_the_process_may_use(
+    opened, runtime, monkeypatch
+):
+    runtime.ON_CPU = True
+    monkeypatch.setattr(os, "cpu_count", lambda: 1000)  # of which --bigCores leaves one
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4}, raising=False)
+    one = step()
+    models = opened(one).models
+    monkeypatch.setattr(second_model, "MAX_LOAD", 0.0)
+    models.credit, one.cpu_seconds = second_model.MAX_CREDIT, one.cpu_seconds + 10
+    assert not models.may_start()
 
 
 # ---- crops ----
