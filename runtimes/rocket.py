@@ -13,6 +13,8 @@ import os
 import sys
 from typing import Any, Counter, Dict, List, NamedTuple, Set, Tuple
 
+from vision.packages import missing_package
+
 
 class Operation(NamedTuple):
     """An operation of a graph."""
@@ -130,13 +132,24 @@ def _dangers(operations: List[Operation], pieces: List[List[int]]) -> List[int]:
     return dangers
 
 
+def plan_or_exit(path: str) -> Plan:
+    """plan(path). If there is none, print a sentence and end with exit code 2."""
+    try:
+        return plan(path)
+    except ImportError as error:
+        sentence = missing_package("runtimes/rocket.py", error)
+    except OSError as error:
+        sentence = f"{path}: cannot be read ({error.strerror})."
+    except Exception:
+        sentence = f"{path}: not a .tflite, or damaged."
+    print(sentence, file=sys.stderr)
+    sys.exit(2)
+
+
 def main() -> None:
-    for path in sys.argv[1:]:
-        if not os.path.isfile(path):
-            sys.exit(f"{path}: no such file.")
+    plans = {path: plan_or_exit(path) for path in sys.argv[1:]}
     print("| model | operations | on the NPU | partitions | on the CPU |\n|---|---|---|---|---|")
-    for path in sys.argv[1:]:
-        found = plan(path)
+    for path, found in plans.items():
         npu, on_cpu = (collections.Counter(each.name for each in found.operations
                                            if each.taken == taken) for taken in (True, False))
         on_npu, others = (", ".join(f"{count} {name}" for name, count in counts.most_common())

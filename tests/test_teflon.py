@@ -314,6 +314,22 @@ def test_the_driver_accepts_the_documented_operations_and_no_dangerous_addition(
     assert plan.dangers == [] and plan.unsigned
 
 
+def test_the_table_of_operations_ends_in_one_sentence_if_there_is_no_model(tmp_path):
+    damaged = tmp_path / "damaged.tflite"
+    damaged.write_bytes(model_path("yolov5n").with_suffix(".tflite").read_bytes()[:3000])
+    without_litert = "import sys; sys.modules['ai_edge_litert'] = None; "
+    run_it = "runpy.run_module('runtimes.rocket', run_name='__main__', alter_sys=True)"
+    for code, path, sentence in (
+        (run_it, tmp_path / "none.tflite", "none.tflite: cannot be read (No such file"),
+        (run_it, damaged, "damaged.tflite: not a .tflite, or damaged."),
+        (without_litert + run_it, damaged, "needs the package ai-edge-litert"),
+    ):
+        command = [sys.executable, "-c", "import runpy; " + code, str(path)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "") and sentence in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def model_of(name):
     content = model_path(name).with_suffix(".tflite").read_bytes()
     return schema.ModelT.InitFromPackedBuf(content)
