@@ -19,7 +19,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 
 from vision.metadata import normalisation
-from vision.model import onnx_beside, without_soc
+from vision.model import onnx_beside
 from vision.packages import pip_install
 
 # The beginning of the line that is printed once; runtimes.choose() replaces it by a better reason.
@@ -35,14 +35,9 @@ DTYPES = {"float": "float32", "double": "float64", "uint64": "uint64",
 def find_onnx(path: Any) -> str:
     """The .onnx file that runs for the model at `path`. Raises FileNotFoundError with a message.
 
-    path: an .onnx; an .rknn, for which x.onnx runs (for x-rk3588.rknn also x.onnx); or a folder
-    with one model (Ultralytics' x_rknn_model/).
+    path: an .onnx, or an .rknn, for which x.onnx runs (for x-rk3588.rknn also x.onnx).
     """
     path = os.fspath(path)
-    if isinstance(path, bytes):
-        path = os.fsdecode(path)
-    if os.path.isdir(path):
-        return _in_folder(path)
     stem, extension = os.path.splitext(path)
     if extension != ".rknn":
         if os.path.isfile(path):
@@ -53,24 +48,6 @@ def find_onnx(path: Any) -> str:
         return name
     rknn = " (only an NPU can run the .rknn)" if os.path.isfile(path) else ""
     raise FileNotFoundError(f"{name}: no such file{rknn}")
-
-
-def _in_folder(folder: str) -> str:
-    files = sorted(os.listdir(folder))
-    onnx = [name for name in files if name.endswith(".onnx")]
-    of_rknn = {without_soc(name[:-5]) + ".onnx" for name in files if name.endswith(".rknn")}
-    chosen = [name for name in onnx if name in of_rknn] or onnx
-    if len(chosen) == 1:
-        return os.path.join(folder, chosen[0])
-    if onnx:
-        raise FileNotFoundError(f"{folder}: contains several models ({', '.join(onnx)}): name one "
-                                f"of them")
-    if not of_rknn:
-        raise FileNotFoundError(f"{folder}: contains no .rknn and no .onnx")
-    beside = re.sub(r"_rknn_model$", "", os.path.normpath(folder)) + ".onnx"
-    instead = beside if os.path.isfile(beside) else "an export with format=onnx"
-    raise FileNotFoundError(f"{folder}: only an NPU can run the .rknn in it; on this CPU, run "
-                            f"{instead}")
 
 
 class _Input:

@@ -533,38 +533,11 @@ def test_the_network_gets_every_image_in_its_own_layout(
     )
 
 
-def test_an_ultralytics_folder_with_an_onnx_can_be_loaded(context, tmp_path):
-    folder = tmp_path / "yolo11n_rknn_model"
-    folder.mkdir()
-    (folder / "yolo11n-rk3588.rknn").write_bytes(b"RKNN")
-    write_model(folder, [1, 3, 4, 6], name="yolo11n.onnx")
-    for path in (folder, str(folder), f"{folder}/", folder / "yolo11n-rk3588.rknn"):
+def test_the_onnx_beside_a_rknn_of_ultralytics_runs(context, tmp_path):
+    write_model(tmp_path, [1, 3, 4, 6], name="yolo11n.onnx")
+    for path in (tmp_path / "yolo11n-rk3588.rknn", str(tmp_path / "yolo11n.rknn")):
         assert context.load_rknn(path) == context.init_runtime() == 0, context.error
         np.testing.assert_allclose(context.inference([IMAGE])[0], FED)
-    write_model(folder, [1, 3, 2, 2], name="another.onnx")
-    assert context.load_rknn(folder) == 0  # the .onnx with the name of the .rknn
-    (folder / "yolo11n-rk3588.rknn").unlink()
-    assert context.load_rknn(folder) == -1
-    assert (
-        context.error
-        == f"{folder}: contains several models (another.onnx, yolo11n.onnx): name one of them"
-    )
-
-
-def test_a_folder_without_onnx_is_refused_with_the_export_command_for_a_pc(context, tmp_path):
-    folder = tmp_path / "yolo11n_rknn_model"
-    folder.mkdir()
-    assert context.load_rknn(folder) == -1
-    assert context.error == f"{folder}: contains no .rknn and no .onnx"
-    (folder / "yolo11n-rk3588.rknn").write_bytes(b"RKNN")
-    assert context.load_rknn(folder) == -1
-    assert context.error == (
-        f"{folder}: only an NPU can run the .rknn in it; "
-        "on this CPU, run an export with format=onnx"
-    )
-    beside = write_model(tmp_path, [1, 3, 4, 6], name="yolo11n.onnx")
-    assert context.load_rknn(folder) == -1
-    assert context.error.endswith(f"on this CPU, run {beside}")
 
 
 @pytest.mark.parametrize("path", [None, 5, "", b"none.rknn", "a\0b.rknn", ["x"], Path("none.rknn")])
