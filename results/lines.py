@@ -46,23 +46,8 @@ MAX_IDENTITIES = 10000  # known at a time; the one not seen for the longest time
 # --------------------------------------------------------------------------------------------------
 
 
-def parse_line(text: str) -> Tuple[str, Points]:
-    """Parse `--line door:x1,y1,x2,y2`, or `--line gate/door:x1,y1,x2,y2` for the stream gate.
-
-    Returns the key ("door", "gate/door") and two points. Raises InputError.
-    """
-    return _parse("--line", text)
-
-
-def parse_zone(text: str) -> Tuple[str, Points]:
-    """Parse `--zone yard:x,y,x,y,x,y,...`, or `--zone gate/yard:...` for the stream gate.
-
-    Returns the key ("yard", "gate/yard") and at least three points. Raises InputError.
-    """
-    return _parse("--zone", text)
-
-
 def _parse(flag: str, text: str) -> Tuple[str, Points]:
+    """The key and the points of one --line or --zone. Raises InputError."""
     key, colon, numbers = text.rpartition(":")
     try:
         values = [float(number) for number in numbers.split(",")]
@@ -85,7 +70,10 @@ def _parse(flag: str, text: str) -> Tuple[str, Points]:
 def parse(lines: Iterable[str], zones: Iterable[str]) -> Tuple[dict, dict]:
     """Parse all `--line` and `--zone` of a command line.
 
-    Returns two dicts {key: points}. Raises InputError, also if a name is given twice.
+    lines: "door:x1,y1,x2,y2", or "gate/door:x1,y1,x2,y2" for the stream gate; zones:
+    "yard:x,y,x,y,x,y,...", at least three points, or "gate/yard:...".
+    Returns two dicts {"door" or "gate/door": points}. Raises InputError, also if a name is given
+    twice.
     """
     parsed: Tuple[dict, dict] = ({}, {})
     for flag, texts, points_of in zip(("--line", "--zone"), (lines, zones), parsed):
@@ -244,7 +232,6 @@ class Lines:
         for line, ((x1, y1), (x2, y2)) in self.line_pixels.items():
             across = (x2 - x1) * (feet[:, 1] - y1) - (y2 - y1) * (feet[:, 0] - x1)
             distances[line] = (across / math.hypot(x2 - x1, y2 - y1)).tolist()
-        time = result.time if result.time is not None else result.number / 30
         for row, (identity, (x, y)) in enumerate(zip(ids, feet.tolist())):
             if identity < 0:
                 continue
@@ -253,7 +240,7 @@ class Lines:
             for line in self.lines:
                 state = sides.setdefault(line, _Side())
                 since = self._step(state, line, x, y, distances[line][row], heights[row],
-                                   result.number, time)
+                                   result.number, result.time)
                 if since is not None:
                     # A detector may alternate between car and truck: the most frequent class.
                     what = name(max(classes_seen, key=lambda number: classes_seen[number]))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 from importlib import metadata
-from typing import Any, Iterator
-
-import numpy as np
+from typing import Any
 
 from sources.file_names import as_text
 from sources.names import (
@@ -42,7 +40,7 @@ from sources.unreadable import reason, seems_video
 from vision.errors import InputError
 
 __all__ = ["READERS", "CameraSettings", "Pictures", "Source", "SourceUnavailable", "Timeouts",
-           "Video", "check_reader", "frames_of", "list_pictures", "open_source", "parse_camera"]
+           "Video", "check_reader", "list_pictures", "open_source", "parse_camera"]
 
 READERS = "opencv", "av"
 
@@ -138,12 +136,3 @@ def has_hardware() -> bool:
         return True
     except metadata.PackageNotFoundError:
         return False
-
-
-def frames_of(capture: Any) -> Iterator[np.ndarray]:
-    """The frames of a cv2.VideoCapture, until there are no more."""
-    while True:
-        ok, frame = capture.read()
-        if not ok:
-            return
-        yield frame

@@ -31,6 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "models/demo")]
 
 from conftest import opened_demo  # noqa: E402
 from evaluate import SETTINGS, average_precision, decode, iou, matches  # noqa: E402
+from fakes import frames_in  # noqa: E402
 
 import func  # noqa: E402
 from measure import looped  # noqa: E402
@@ -38,7 +39,7 @@ from results.jsonl import JSONLines  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes.simulated import record  # noqa: E402
 from runtimes.simulated_library import simulated_library  # noqa: E402
-from sources import frames_of, open_source  # noqa: E402
+from sources import open_source  # noqa: E402
 from sources.pyav import as_picture  # noqa: E402
 from sources.yuv import frame_of_planes  # noqa: E402
 from streams import FrameTask, Stream  # noqa: E402
@@ -115,7 +116,7 @@ def process(path, runtime, as_read):
 
 def to_input(size, args):
     """A frame in YUV to the model's input: by way of BGR, and directly."""
-    picture = cv2.resize(next(frames_of(cv2.VideoCapture(DEMO))), size)
+    picture = cv2.resize(next(frames_in(DEMO)), size)
     yuv = av.VideoFrame.from_ndarray(picture, format="bgr24").reformat(format="yuv420p")
 
     def spent(convert):
@@ -132,7 +133,7 @@ def to_input(size, args):
 
 def beyond_decoding(folder, size, args):
     path = write_video(folder / f"{size[1]}.mp4", size, args.seconds)
-    frames = list(frames_of(cv2.VideoCapture(str(path))))[::25]
+    frames = list(frames_in(path))[::25]
     recorded = record(MODEL, frames, func.myFunc)
     for kind in ("wheel", "library"):
         runtime = simulated_library(kind, 0.0025, 3, recorded)
@@ -157,7 +158,7 @@ def key_frames(folder, args):
 
 def motion_jpeg(size, quality, args):
     """A JPEG to BGR, to the model's input by way of BGR, and to it directly."""
-    demo, count = frames_of(cv2.VideoCapture(DEMO)), min(20, round(args.seconds * RATE))
+    demo, count = frames_in(DEMO), min(20, round(args.seconds * RATE))
     files = [
         cv2.imencode(".jpg", cv2.resize(picture, size), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         for _, picture in zip(range(count), demo)
@@ -185,7 +186,7 @@ def accuracy(frames):
     context, results, distances = opened_demo("yolov5n"), ([], []), []
     truth = json.loads((ROOT / "models/demo.json").read_text())["frames"]
     step = len(truth) // frames
-    pictures = enumerate(frames_of(cv2.VideoCapture(DEMO)))
+    pictures = enumerate(frames_in(DEMO))
     for number, picture in itertools.islice(pictures, 0, step * (frames - 1) + 1, step):
         picture = av.VideoFrame.from_ndarray(cv2.resize(picture, FULL_HD), format="bgr24")
         yuv = picture.reformat(format="yuv420p")

@@ -8,17 +8,15 @@ least 0.5.
 import sys
 from pathlib import Path
 
-import cv2
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "models/demo")]
 from evaluate import iou  # noqa: E402
+from fakes import frames_in  # noqa: E402
 
 import func  # noqa: E402
 from funcs import yolov8  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes import cpu, teflon  # noqa: E402
-from sources import frames_of  # noqa: E402
 
 DETECT = {"yolov5n": func.detect, "yolov8n": yolov8.detect}
 
@@ -45,7 +43,7 @@ def compare(all_onnx, all_tflite):
 
 
 def main():
-    frames = list(frames_of(cv2.VideoCapture(str(ROOT / "models/demo.mp4"))))[::3]
+    frames = list(frames_in(ROOT / "models/demo.mp4"))[::3]
     for name in DETECT:
         both = (detections(name, runtime, frames) for runtime in (cpu, teflon))
         onnx, found, tflite, known = compare(*both)

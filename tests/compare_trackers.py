@@ -19,15 +19,15 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "models/demo")]
+from fakes import frames_in  # noqa: E402
+
 import func  # noqa: E402
 from results.tracking import Tracker, iou_matrix  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
-from sources import frames_of  # noqa: E402
 
 VISIBLE = 0.4  # minimum visible fraction of an object in the truth
 IOU = 0.5  # minimum IoU of a true box and its detection
@@ -202,8 +202,7 @@ def detect(frames):
 def demo(count=600, step=1):
     """Return detections and truth of every `step`-th of the demo's first `count` frames."""
     document = json.loads((ROOT / "models/demo.json").read_text())
-    video = cv2.VideoCapture(str(ROOT / "models/demo.mp4"))
-    frames = itertools.islice(frames_of(video), 0, count, step)
+    frames = itertools.islice(frames_in(ROOT / "models/demo.mp4"), 0, count, step)
     return detect(frames), truth_of(document["frames"], document["ids"])[:count:step]
 
 

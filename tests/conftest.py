@@ -16,13 +16,13 @@ import time
 from pathlib import Path
 
 import cv2
+import fakes
 import hypothesis
 import numpy as np
 import pytest
 import tqdm
 
 import rknnpool
-import sources
 from runtimes.cpu import RKNNLite
 from vision.coco import COCO_CLASSES
 from vision.model import describe
@@ -230,7 +230,7 @@ def number_in(frame):
 
 def frames_of(path):
     """All frames of a video file: a list."""
-    return list(sources.frames_of(cv2.VideoCapture(str(path))))
+    return list(fakes.frames_in(path))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,10 @@
-"""Fake streams and results for the tests of results/, without a pool; and wait_until()."""
+"""Fake streams and results for the tests of results/, without a pool; wait_until(); and
+frames_in()."""
 
 import time
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 
 from results.objects import Objects
@@ -20,6 +22,15 @@ def wait_until(condition, what="it", seconds=90):
             return value
         assert time.monotonic() < deadline, f"{what}: timed out"
         time.sleep(0.01)
+
+
+def frames_in(path):
+    """The frames of a video file, (h, w, 3) uint8 BGR, until there are no more."""
+    video = cv2.VideoCapture(str(path))
+    more, frame = video.read()
+    while more:
+        yield frame
+        more, frame = video.read()
 
 
 class Found:

@@ -23,6 +23,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+from fakes import frames_in  # noqa: E402
+
 import func  # noqa: E402
 from results import objects  # noqa: E402
 from results.mqtt import MQTT  # noqa: E402
@@ -32,7 +34,6 @@ from results.tracking import Tracker  # noqa: E402
 from results.web import Web  # noqa: E402
 from rknnpool import rknnPoolExecutor  # noqa: E402
 from runtimes.simulated import record, simulated  # noqa: E402
-from sources import frames_of  # noqa: E402
 from streams import Stream  # noqa: E402
 from vision.model import describe  # noqa: E402
 
@@ -99,7 +100,7 @@ asyncio.run(main())
 def repeated_frames():
     """Yield the frames of the demo video again and again."""
     while True:
-        yield from frames_of(cv2.VideoCapture(VIDEO))
+        yield from frames_in(VIDEO)
 
 
 class RepeatedVideo(Stream):

@@ -10,7 +10,7 @@ import pytest
 from compare_trackers import detect
 
 from results import line_drawing
-from results.lines import CONFIRM_FRAMES, Lines, for_streams, parse, parse_line, parse_zone
+from results.lines import CONFIRM_FRAMES, Lines, for_streams, parse
 from results.tracking import Tracker
 from vision import labels
 from vision.errors import InputError
@@ -420,9 +420,12 @@ def test_fractions_follow_a_camera_that_reconnects_with_another_size():
 
 
 def test_flags_define_lines_and_zones_for_all_streams_or_for_one():
-    assert parse_line("door:100,400,500.5,400") == ("door", ((100, 400), (500.5, 400)))
-    assert parse_line("gate/door: 0, 0.5 ,1,0.5") == ("gate/door", ((0, 0.5), (1, 0.5)))
-    assert parse_zone("yard:0,0,10,0,10,10") == ("yard", ((0, 0), (10, 0), (10, 10)))
+    assert parse(
+        ["door:100,400,500.5,400", "gate/door: 0, 0.5 ,1,0.5"], ["yard:0,0,10,0,10,10"]
+    ) == (
+        {"door": ((100, 400), (500.5, 400)), "gate/door": ((0, 0.5), (1, 0.5))},
+        {"yard": ((0, 0), (10, 0), (10, 10))},
+    )
     lines, zones = parse(
         ["door:0,0,9,9", "gate/door:1,1,9,9", "gate/side:0,5,9,5"], ["yard/lawn:0,0,10,0,10,10"]
     )
@@ -461,7 +464,7 @@ def test_flags_define_lines_and_zones_for_all_streams_or_for_one():
 )
 def test_an_invalid_line_is_refused_with_a_sentence(text, says):
     with pytest.raises(InputError, match=says) as refused:
-        parse_line(text)
+        parse([text], [])
     assert str(refused.value).endswith(".") and "\n" not in str(refused.value)
 
 
@@ -482,7 +485,7 @@ def test_an_invalid_line_is_refused_with_a_sentence(text, says):
 )
 def test_an_invalid_zone_is_refused_with_a_sentence(text, says):
     with pytest.raises(InputError, match=says) as refused:
-        parse_zone(text)
+        parse([], [text])
     assert str(refused.value).endswith(".")
 
 

@@ -29,7 +29,7 @@ import func  # noqa: E402
 import main  # noqa: E402
 import results  # noqa: E402
 from results import routes  # noqa: E402
-from results.lines import Lines, parse_line  # noqa: E402
+from results.lines import Lines, parse  # noqa: E402
 from results.result import FrameTask, Result  # noqa: E402
 from results.setup import Setup  # noqa: E402
 from results.snapshots import Snapshots  # noqa: E402
@@ -335,7 +335,7 @@ def test_lines_drawn_with_the_mouse_on_the_demo_count_the_truth_and_the_same_as_
 def by_flag(lines, results):
     """What main.py --line ... counts in these results."""
     flags = [f"{name}:{','.join(map(str, np.ravel(points)))}" for name, points in lines.items()]
-    counter = Lines(dict(map(parse_line, flags)))
+    counter = Lines(*parse(flags, []))
     for result in results:
         counter.update(result)
     return counter.counts

@@ -64,10 +64,6 @@ class Detections:
     def __iter__(self) -> Iterator[Any]:
         return iter((self.boxes, self.classes, self.scores))
 
-    def __getitem__(self, index: int) -> Any:
-        """boxes, classes or scores, as if this were a tuple of the three."""
-        return (self.boxes, self.classes, self.scores)[index]
-
     def name(self, number: int) -> str:
         """The name of a class, or its number as text if it has no name."""
         if isinstance(self.names, dict):
