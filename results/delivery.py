@@ -12,6 +12,7 @@ from results.console import say
 from results.protocol import Sink
 from results.queued_sink import QueuedSink
 from results.unsaved import NotSaved
+from results.wording import counted
 from vision.errors import InputError
 
 
@@ -146,6 +147,5 @@ class Delivery:
         for count, what in ((self.failed, "failed"), (self.unsaved, "not saved"),
                             (self.unshown, "not shown")):
             more += f", {count} {what}" if count else ""
-        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
-        return (f"{self.name}: {frames} in {seconds:.1f} s, "
+        return (f"{self.name}: {counted(self.count, 'frame')} in {seconds:.1f} s, "
                 f"{self.count / seconds:.1f} FPS on average{more}")

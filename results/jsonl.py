@@ -19,6 +19,7 @@ import numpy as np
 
 from results import STDOUT
 from results.unsaved import UnsavedResults
+from results.wording import counted
 from sources.file_names import as_text
 from vision.errors import InputError
 
@@ -189,9 +190,8 @@ class JSONLines:
     @property
     def saved(self) -> str:
         """What has been saved: "results.jsonl: 600 lines". Empty if it is not a file."""
-        lines = "1 line" if self.count == 1 else f"{self.count} lines"
         is_file = self.regular and self.path != "-"
-        return f"{self.path}: {lines}" if self.count and is_file else ""
+        return f"{self.path}: {counted(self.count, 'line')}" if self.count and is_file else ""
 
     def _write_line(self, file: int, line: bytes) -> None:
         end, written = os.lseek(file, 0, os.SEEK_END) if self.regular else 0, 0

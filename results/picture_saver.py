@@ -11,6 +11,7 @@ import numpy as np
 from results.save_paths import check_free, is_folder, unused
 from results.saver import Saver, check_disk
 from results.unsaved import NotSaved
+from results.wording import counted
 from sources.pictures import names_below
 from vision.errors import InputError
 
@@ -105,7 +106,7 @@ class PictureSaver(Saver):
         """What has been saved: "found/: 12 pictures". Empty before the first one."""
         if not self.count or not self.folder:
             return self.path if self.count else ""
-        return f"{self.path}: {'1 picture' if self.count == 1 else f'{self.count} pictures'}"
+        return f"{self.path}: {counted(self.count, 'picture')}"
 
     def close(self) -> None:
         """Raises InputError if the last pictures are missing."""

@@ -26,6 +26,7 @@ import numpy as np
 from results.saver import check_disk, check_writable
 from results.status import without_image
 from results.unsaved import UnsavedResults
+from results.wording import counted
 from sources.file_names import as_text, on_disk
 from vision.errors import InputError
 
@@ -232,8 +233,7 @@ class Snapshots:
     @property
     def saved(self) -> str:
         """What has been saved: "snapshots: 12 pictures". Empty before the first one."""
-        pictures = "1 picture" if self.count == 1 else f"{self.count} pictures"
-        return f"{self.given}: {pictures}" if self.count else ""
+        return f"{self.given}: {counted(self.count, 'picture')}" if self.count else ""
 
 
 def cut_out(frame: np.ndarray, box: List[float]) -> np.ndarray:

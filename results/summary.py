@@ -14,6 +14,7 @@ from typing import Any, Mapping
 
 from results.console import say
 from results.status import count_objects
+from results.wording import counted
 from sources.file_names import as_text
 
 MAX_IDENTITIES = 10000  # whose classes are known at a time
@@ -78,13 +79,12 @@ class Findings:
                              for line, ways in counter.items() for way, counts in ways.items())
         elif self.is_classifier:
             what = "picture" if self.pictures else "frame"
-            text = ", ".join(f"{name} in {count} {what}{'s' * (count > 1)}"
+            text = ", ".join(f"{name} in {counted(count, what)}"
                              for name, count in self.best.most_common(MAX_CLASSES))
         elif self.stream.tracker is not None and not self.loop:
             classes = self.forgotten + Counter(map(usual, self.identities.values()))
             total = sum(classes.values())
-            text = f"{total} tracked object{'s' * (total != 1)}" if total else ""
-            text += f": {listed(classes)}" if total else ""
+            text = f"{counted(total, 'tracked object')}: {listed(classes)}" if total else ""
         else:
             what = "picture" if self.pictures else "frame"
             text = f"at most {listed(self.largest)} in one {what}" if self.largest else ""
@@ -119,8 +119,8 @@ def report(streams: list[Any], shared: list[Any], quiet: bool) -> None:
         count = sum(stream.count for stream in streams)
         end = max(stream.ended or time.perf_counter() for stream in streams)
         seconds = end - min(stream.began for stream in streams)
-        frames = "1 frame" if count == 1 else f"{count} frames"
-        say(f"in all: {frames} in {seconds:.1f} s, {count / seconds:.1f} FPS on average")
+        say(f"in all: {counted(count, 'frame')} in {seconds:.1f} s, {count / seconds:.1f} FPS on "
+            "average")
     if not quiet:
         lines = [line for stream in streams if stream.findings for line in stream.findings.lines()]
         lines += [line for sink in shared for line in getattr(sink, "found", [])]

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from results.wording import counted
 from sources.file_names import as_text
 from vision.errors import InputError
 
@@ -42,8 +43,7 @@ class UnsavedResults:
             raise InputError(text)
 
     def _count(self) -> str:
-        many = f"{self.missing} {self.unit}s are"
-        return f"1 {self.unit} is" if self.missing == 1 else many
+        return f"{counted(self.missing, self.unit)} {'is' if self.missing == 1 else 'are'}"
 
 
 def name(result: Any) -> str:

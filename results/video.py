@@ -21,6 +21,7 @@ from results.picture_saver import PictureSaver
 from results.save_paths import is_folder, unused
 from results.saver import Saver, check_disk, check_writable
 from results.video_writers import ConstantRateWriter, H264Writer, open_h264
+from results.wording import counted
 from sources.names import is_picture
 from vision.errors import InputError
 
@@ -98,9 +99,8 @@ class VideoSaver(Saver):
         """What has been saved: "out.mp4: 600 frames, 10.0 s". Empty before the first picture."""
         if not self.count:
             return ""
-        frames = "1 frame" if self.count == 1 else f"{self.count} frames"
         seconds = self.seconds + (self.last + 1 / self.fps if self.file_count else 0)
-        return f"{', '.join(self.files)}: {frames}, {seconds:.1f} s"
+        return f"{', '.join(self.files)}: {counted(self.count, 'frame')}, {seconds:.1f} s"
 
     def _open(self, path: str, picture: np.ndarray, seconds: float
               ) -> Union[H264Writer, ConstantRateWriter]:
