@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from fakes import wait_until  # noqa: E402
+from fakes import frames_in, wait_until  # noqa: E402
 
 import sources  # noqa: E402
 import sources.pyav  # noqa: E402
@@ -139,7 +139,7 @@ def main():
     cv2.setNumThreads(1)  # as in main.py
     sources.Video, sources.pyav.AVVideo = OpenCVCamera, PyAVCamera
     inference, cores = parse_simulate(NPU)
-    frames = itertools.islice(sources.frames_of(cv2.VideoCapture(DEMO)), 0, 8 * args.frames, 8)
+    frames = itertools.islice(frames_in(DEMO), 0, 8 * args.frames, 8)
     runtime = simulated(inference, cores, record(MODEL, frames, yolov8.myFunc))
     titles = (
         "cameras",
