@@ -14,6 +14,7 @@ from sources import READERS, check_reader, parse_camera
 from sources.names import group_pictures, hide, split_name
 from vision.command_line import Parser
 from vision.errors import InputError
+from vision.packages import beside_main
 
 MAX_THREADS = 64
 EPILOG = """\
@@ -237,10 +238,3 @@ def check(args: argparse.Namespace) -> None:
         raise InputError(f"--max-snapshots {args.max_snapshots}: must be at least 1.")
     if check_reader(args.reader) == "av":
         results.import_optional("sources.pyav", "--reader av")
-
-
-def beside_main(path: str) -> str:
-    """The path. If there is no such file, the same path relative to main.py's folder, so that the
-    settings work in every working directory."""
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), path)
-    return beside if os.path.exists(beside) and not os.path.exists(path) else path

@@ -21,6 +21,7 @@ from results import STDOUT
 from results.unsaved import UnsavedResults
 from results.wording import counted
 from sources.file_names import as_text
+from vision.detections import attributes_as_json
 from vision.errors import InputError
 
 CLOSE_SECONDS = 2  # how long close() waits for a line that another thread is writing
@@ -81,8 +82,7 @@ def objects(detections: Any) -> List[Dict[str, Any]]:
         elif polygons is not None:
             one["polygon"] = polygons[index]
         if attributes is not None and attributes[index]:
-            one["attributes"] = {key: [text, round(score, 4)]
-                                 for key, (text, score) in attributes[index].items()}
+            one["attributes"] = attributes_as_json(attributes[index])
         converted.append(one)
     return converted
 

@@ -14,6 +14,8 @@ from typing import Any, Dict, Iterable, List, Optional
 
 import numpy as np
 
+from vision.detections import attributes_as_json
+
 # An object ends if it is not seen for this many seconds of the stream's time, and in this many
 # frames. Must be more than the tracker waits for a lost object (LOST_SECONDS, LOST_FRAMES).
 END_SECONDS, END_FRAMES = 2.5, 3
@@ -139,9 +141,7 @@ class _Object:
     def attributes(self) -> Dict[str, List[Any]]:
         """What second models say about the object, as in --json."""
         every = getattr(self.detections, "attributes", None)
-        if not every:
-            return {}
-        return {key: [text, round(score, 4)] for key, (text, score) in every[self.index].items()}
+        return attributes_as_json(every[self.index]) if every else {}
 
     def has_other_attributes(self) -> bool:
         """Whether they say something else than in the last event; other scores do not count."""

@@ -20,8 +20,8 @@ import runtimes
 from funcs import resnet
 from vision.coco import COCO_CLASSES
 from vision.errors import InputError, nearest
-from vision.frame import Frame, Picture
-from vision.packages import ROOT
+from vision.frame import Frame, Picture, clipped
+from vision.packages import beside_main
 
 MARGIN = 0.05    # around a box, as a fraction of its side, in a crop for a model that reads text
 
@@ -89,10 +89,7 @@ def _split(text: str) -> Tuple[str, Optional[Set[str]]]:
     if not path:
         raise InputError(f"--then {text}: names no model. Write MODEL, or MODEL@CLASS,CLASS.")
     classes = {word.strip() for word in words.split(",") if word.strip()}
-    beside = os.path.join(ROOT, path)  # as --model: the settings work in every working directory
-    if not os.path.exists(path) and os.path.exists(beside):
-        path = beside
-    return path, classes or None
+    return beside_main(path), classes or None
 
 
 def _parent(text: str, classes: Optional[Set[str]], first: Set[str], steps: List[Step]
@@ -140,8 +137,9 @@ def cut(IMG: Picture, box: np.ndarray, func: Any) -> np.ndarray:
     else:
         width, height = width * (1 + 2 * MARGIN), height * (1 + 2 * MARGIN)
     h, w = IMG.shape[:2]
-    left, right = _span((x1 + x2) / 2, width, w)
-    top, bottom = _span((y1 + y2) / 2, height, h)
+    middle_x, middle_y = (x1 + x2) / 2, (y1 + y2) / 2
+    left, right = clipped(middle_x - width / 2, middle_x + width / 2, w)
+    top, bottom = clipped(middle_y - height / 2, middle_y + height / 2, h)
     if not isinstance(IMG, Frame):
         return IMG[top:bottom, left:right].copy()
     # Frame.crop() takes even numbers, because in YUV pairs of pixels share their colours.
@@ -150,10 +148,3 @@ def cut(IMG: Picture, box: np.ndarray, func: Any) -> np.ndarray:
     rgb = np.empty(part.shape, np.uint8)
     part.scale_into(rgb)  # converts only this part, at its own size
     return cv2.cvtColor(rgb[top - y:bottom - y, left - x:right - x], cv2.COLOR_RGB2BGR)
-
-
-def _span(middle: float, length: float, end: int) -> Tuple[int, int]:
-    """The first pixel of a crop's side, and the one after its last: within 0..end, and at least one
-    pixel long."""
-    start = min(max(0, round(middle - length / 2)), end - 1)
-    return start, max(start + 1, min(end, round(middle + length / 2)))

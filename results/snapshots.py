@@ -29,6 +29,7 @@ from results.unsaved import UnsavedResults
 from results.wording import counted
 from sources.file_names import as_text, on_disk
 from vision.errors import InputError
+from vision.frame import clipped
 
 EVENTS = "appears", "crosses", "enters"
 SURROUNDINGS = 0.4   # on each side, as a fraction of the object's longer side
@@ -245,20 +246,14 @@ def cut_out(frame: np.ndarray, box: List[float]) -> np.ndarray:
     x1, y1, x2, y2 = box
     longer = max(x2 - x1, y2 - y1)
     margin = max(SURROUNDINGS * longer, (MIN_SIDE - longer) / 2)
-    left, right = span(x1 - margin, x2 + margin, width)
-    top, bottom = span(y1 - margin, y2 + margin, height)
+    left, right = clipped(x1 - margin, x2 + margin, width)
+    top, bottom = clipped(y1 - margin, y2 + margin, height)
     picture = frame[top:bottom, left:right]
     scale = MAX_SIDE / max(picture.shape)
     if scale >= 1:
         return picture.copy()
     size = max(1, round((right - left) * scale)), max(1, round((bottom - top) * scale))
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-
-
-def span(start: float, end: float, side: int) -> Tuple[int, int]:
-    """The first pixel, and the one after the last, of a part of a frame's side: at least one."""
-    first = int(min(max(start, 0), side - 1))
-    return first, int(min(max(end, first + 1), side))
 
 
 def facts_of(event: Dict[str, Any]) -> Dict[str, Any]:

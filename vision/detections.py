@@ -91,6 +91,12 @@ class Detections:
         return self if inside.all() else self.select(inside)
 
 
+def attributes_as_json(attributes: Dict[str, Tuple[str, float]]) -> Dict[str, List[Any]]:
+    """What second models say of one object, as --json and MQTT write it: {"plates": ["B 1", 0.9]}.
+    """
+    return {key: [text, round(score, 4)] for key, (text, score) in attributes.items()}
+
+
 def _converted(name: str, values: Any, dtype: type, row: tuple) -> np.ndarray:
     """`values` as an array (n, *row), None in `row` for any length. Raises ModelError if it is
     not one."""

@@ -46,6 +46,13 @@ class Frame:
         return Frame((y2 - y1, x2 - x1, 3), lambda: self.bgr()[y1:y2, x1:x2])
 
 
+def clipped(start: float, end: float, side: int) -> tuple[int, int]:
+    """The first pixel, and the one after the last, of a crop's side from `start` to `end`: inside
+    the frame, whose side this is, and at least one pixel long."""
+    first = min(max(round(start), 0), side - 1)
+    return first, min(max(round(end), first + 1), side)
+
+
 Picture = Union[np.ndarray, Frame]
 
 

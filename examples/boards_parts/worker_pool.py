@@ -24,6 +24,7 @@ import runtimes
 from results.console import say
 from results.result import FrameTask, Result
 from vision.errors import InputError
+from vision.packages import beside_main
 
 TRIAL_SECONDS = 0.5  # how long capacity() measures
 # main.py's arguments that open_pool() needs and boards.py does not set. A board writes JSON.
@@ -68,7 +69,7 @@ def shared_pool(settings: dict[str, Any]) -> Iterator[SharedPool]:
     If it must be opened, unused pools with other settings are closed first. Raises InputError or
     ModelError if it cannot be opened.
     """
-    model = arguments.beside_main(settings["model"])
+    model = beside_main(settings["model"])
     modified = os.path.getmtime(model) if os.path.exists(model) else 0
     key = json.dumps([settings, modified], sort_keys=True)
     with _pools_lock:
