@@ -15,8 +15,8 @@ import rknnpool
 from doctor.line import Line
 from doctor.software import GET_LIBRARY
 from vision.model import Model
+from vision.packages import ROOT
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 LIMIT_SECONDS = 60  # for a test,
 MORE_SECONDS = 10   # and for each of its contexts: the driver gives up a run after 6 to 10 seconds
 UPDATE_KERNEL = ("update the kernel (sudo apt-get update && sudo apt-get upgrade, or the board "

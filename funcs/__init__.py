@@ -13,6 +13,10 @@ A func file defines myFunc(rknn_lite, IMG), which returns the picture to show. I
                                unletterbox() do, which is less work than a BGR array. func.py does
                                not set it: it is made for editing, and cv2 needs an array
     BOXES = False              its Detections have no boxes, as those of a classifier
+    IMG_SIZE = 640             side or (width, height) of the input, for --tiles, if the model does
+                               not state it
+    OBJ_THRESH = 0.25          minimum score of a detection without --conf; --setup shows it
+    SQUARE = False             with --then, it gets what is inside a box, not a square around it
     CLASSES                    the class names of models without names
     NAMES_BY_COUNT             the same, {number of classes: names}
 
@@ -33,9 +37,7 @@ from typing import Any, Dict, List, Optional, Set
 
 from vision.errors import InputError, nearest
 from vision.model import Model, check_names, describe, onnx_beside, read_names
-
-ROOT = Path(__file__).resolve().parents[1]
-
+from vision.packages import ROOT
 
 # ---- find and load ----
 

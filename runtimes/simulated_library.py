@@ -21,7 +21,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
@@ -31,8 +30,8 @@ from runtimes.rknn_api import KINDS as KINDS_OF_VALUES
 from runtimes.rknn_api import NHWC, Input, Output
 from runtimes.simulated import ALL_CORES_SPEEDUP, Recording, SimulatedNPU, fingerprint, simulated
 from vision.errors import InputError
+from vision.packages import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 SOURCES = "runtimes/simulated_library.c", "tests/board/librknnrt.c"
 MAX_TENSORS = 16  # as link.h has it
 KINDS = "wheel", "wheel-2.3.2", "library", "no-copies"
@@ -194,45 +193,26 @@ class Wheel:
         self.context.release()
 
 
-class OldWheel:
+class OldWheel(Wheel):
     """What rknn-toolkit-lite2 2.3.2 does: in each call new, zeroed buffers for the input and all
     outputs, and then a copy of what the library allocated. It does not know reuse_outputs."""
 
-    NPU_CORE_AUTO, NPU_CORE_0, NPU_CORE_1, NPU_CORE_2 = 0, 1, 2, 4
-    NPU_CORE_0_1, NPU_CORE_0_1_2, NPU_CORE_ALL = 3, 7, 0xffff
-
-    def __init__(self, verbose: bool = False, verbose_file: Optional[str] = None) -> None:
-        self.wheel = Wheel()
-
-    @property
-    def error(self) -> Optional[str]:
-        return self.wheel.error
-
-    def load_rknn(self, path: str) -> int:
-        return self.wheel.load_rknn(path)
-
-    def init_runtime(self, target: Any = None, device_id: Any = None, async_mode: bool = False,
-                     core_mask: int = NPU_CORE_AUTO) -> int:
-        return self.wheel.init_runtime(core_mask=core_mask)
-
-    def inference(self, inputs: Any, data_type: Any = None, data_format: Any = None,
-                  inputs_pass_through: Any = None, get_frame_id: bool = False) \
+    def inference(  # type: ignore[override]
+            self, inputs: Any, data_type: Any = None, data_format: Any = None,
+            inputs_pass_through: Any = None, get_frame_id: bool = False) \
             -> Optional[List[np.ndarray]]:
-        image, wheel = inputs[0], self.wheel
-        if image.shape != wheel.context._inputs[0].shape:
+        image = inputs[0]
+        if image.shape != self.context._inputs[0].shape:
             return None
         stored = image.tobytes()
         buffer = (ctypes.c_uint8 * len(stored))()
         ctypes.memmove(buffer, stored, len(stored))
-        empty = [np.empty(shape, np.float32) for shape in wheel.shapes]
+        empty = [np.empty(shape, np.float32) for shape in self.shapes]
         unused = [(ctypes.c_float * array.size)() for array in empty]
         outputs = (Output * len(unused))()
-        wheel.run(buffer, outputs)
+        self.run(buffer, outputs)
         found = [np.array(np.ctypeslib.as_array(
             ctypes.cast(output.buf, ctypes.POINTER(ctypes.c_float)), shape))
-            for output, shape in zip(outputs, wheel.shapes)]
-        wheel.library.rknn_outputs_release(wheel.handle, len(outputs), outputs)
+            for output, shape in zip(outputs, self.shapes)]
+        self.library.rknn_outputs_release(self.handle, len(outputs), outputs)
         return found
-
-    def release(self) -> None:
-        self.wheel.release()
