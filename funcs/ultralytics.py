@@ -34,6 +34,7 @@ from vision.coco import COCO_CLASSES
 from vision.detections import Detections
 from vision.drawing import draw
 from vision.frame import Picture
+from vision.heads import cell_count
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import (
     Placement,
@@ -245,8 +246,7 @@ def _kind_of(shape: Shape, size: Tuple[int, int], names: Optional[int]) -> Tuple
 
 def _cells(size: Tuple[int, int]) -> Sequence[int]:
     """How many cells the heads of a model can have."""
-    return [sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)
-            for strides in STRIDES]
+    return [cell_count(size, strides) for strides in STRIDES]
 
 
 def _guess_task(kind: str, values: int, names: Optional[int], points: Optional[Tuple[int, int]]

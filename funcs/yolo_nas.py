@@ -20,7 +20,7 @@ import numpy as np
 from vision.detections import Detections
 from vision.drawing import draw
 from vision.frame import Picture
-from vision.heads import STRIDES, Shapes
+from vision.heads import Shapes, cell_count
 from vision.inference import infer_raw, unknown_outputs
 from vision.letterbox import letterbox, unletterbox
 from vision.nms import nms
@@ -108,8 +108,3 @@ def boxes_among(shapes: Shapes) -> Sequence[int]:
     if shapes[0][1] != shapes[1][1] or 0 in shapes[0] + shapes[1]:  # 0: an open dimension
         return []
     return [index for index, shape in enumerate(shapes) if shape[2] == 4]
-
-
-def cell_count(size: Tuple[int, int]) -> int:
-    """How many cells all strides have for an input of this size (width, height)."""
-    return sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in STRIDES)

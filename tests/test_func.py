@@ -2,6 +2,7 @@
 
 import threading
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -373,6 +374,16 @@ def test_the_models_iou_threshold_is_used():
     ] == [1, 1, 2]
 
 
+@pytest.mark.parametrize("opencv", ["this one", "4.6"])
+@pytest.mark.parametrize("conf", [0.3, 0.5, 0.7, 1.0])
+def test_nms_keeps_scores_of_at_least_the_minimum(monkeypatch, opencv, conf):
+    if opencv == "4.6":
+        monkeypatch.delattr(cv2.dnn, "NMSBoxesBatched", raising=False)
+    scores = np.array([conf, conf - 0.01, 1.0], np.float32)
+    boxes = np.array([[x, 0, x + 10, 10] for x in (0, 50, 100)], np.float32)
+    assert sorted(nms(boxes, np.zeros(3, int), scores, Settings((640, 640), conf))) == [0, 2]
+
+
 @pytest.mark.parametrize("classes", [1, 3, 20, 300])
 def test_nms_of_many_boxes_equals_plain_nms(classes):
     random = np.random.default_rng(classes)
@@ -389,7 +400,7 @@ def test_nms_of_many_boxes_equals_plain_nms(classes):
         stay = []
         for place in np.argsort(-scores, kind="stable"):
             same = [other for other in stay if numbers[which[other]] == numbers[which[place]]]
-            if scores[place] > np.float32(conf) and all(
+            if scores[place] >= np.float32(conf) and all(
                 ratio_of(boxes[place], boxes[other]) <= iou for other in same
             ):
                 stay.append(place)

@@ -19,6 +19,11 @@ STRIDES = (8, 16, 32)
 Shapes = Sequence[Tuple[int, ...]]
 
 
+def cell_count(size: Tuple[int, int], strides: Sequence[int] = STRIDES) -> int:
+    """How many cells all strides have for an input of this size (width, height)."""
+    return sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)
+
+
 class Groups(NamedTuple):
     """Outputs grouped by stride."""
     channels: Tuple[int, ...]    # of the outputs of one stride, the same for each

@@ -18,12 +18,13 @@ def nms(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Se
     """The indices of the boxes that are kept, at most MAX_BOXES, best first: (k,) int64.
 
     boxes: (n, 4) xyxy; classes, scores: (n,). Boxes of different classes do not suppress each
-    other. Boxes whose values are not finite, and those of other classes than settings.class_ids,
-    are left out.
+    other. Left out are boxes whose values are not finite, those with a score below settings.conf,
+    and those of other classes than settings.class_ids.
     """
     index = usable(boxes, classes, scores, settings)
     if len(index) > MAX_CANDIDATES:
         index = best_first(boxes, classes, scores, settings)
+    index = index[scores[index] >= settings.conf]  # OpenCV would keep only higher ones
     if len(index) == 0:
         return index
     xywh, classes = boxes[index].astype(np.float64), classes[index].astype(np.int32)
@@ -31,10 +32,10 @@ def nms(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Se
     scores = scores[index].astype(np.float32)
     dnn: Any = cv2.dnn  # reads a list of boxes in half the time of an array
     if hasattr(dnn, "NMSBoxesBatched"):
-        keep = dnn.NMSBoxesBatched(xywh.tolist(), scores, classes, settings.conf, settings.iou)
+        keep = dnn.NMSBoxesBatched(xywh.tolist(), scores, classes, 0.0, settings.iou)
     else:  # OpenCV 4.6: shift the classes so that they do not overlap
         xywh[:, 0] += classes * (np.ptp(xywh[:, 0]) + xywh[:, 2].max() + 1)
-        keep = dnn.NMSBoxes(xywh.tolist(), scores, settings.conf, settings.iou)
+        keep = dnn.NMSBoxes(xywh.tolist(), scores, 0.0, settings.iou)
     return index[np.array(keep, np.int64).ravel()[:MAX_BOXES]]
 
 
