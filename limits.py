@@ -49,7 +49,7 @@ class Figures:
     software: bool = False        # the CPU decodes a video that the board's decoder could
     shortest: float = 0.0         # the shortest inference so far
 
-    # since() subtracts these:
+    # Sums (SUMS below):
     seconds: float = 0.0          # length of this part of the run
     frames: float = 0             # that func processed
     dropped: int = 0              # of live sources: replaced by newer ones
@@ -71,10 +71,8 @@ class Figures:
 
     def since(self, earlier: Figures) -> Figures:
         """What was measured after `earlier`."""
-        names = [field.name for field in dataclasses.fields(self)]
-        sums = names[names.index("seconds"):]
         return dataclasses.replace(
-            self, **{name: minus(getattr(self, name), getattr(earlier, name)) for name in sums})
+            self, **{name: minus(getattr(self, name), getattr(earlier, name)) for name in SUMS})
 
     @property
     def npu_busy(self) -> float:
@@ -96,6 +94,11 @@ class Figures:
         """How busy the NPU is, or the CPU if it runs the model: a clause."""
         return f"the NPU is {percent(self.npu_busy)} busy" if self.cores else \
             f"the CPU is {percent(self.cpu_busy)} busy"
+
+
+# The fields of Figures that grow during a run; the others are states.
+SUMS = ("seconds", "frames", "dropped", "wait", "func", "cpu", "inference", "runs", "in_flight",
+        "failures", "process_cpu", "streams", "files", "read", "outputs")
 
 
 def minus(now: Any, before: Any) -> Any:

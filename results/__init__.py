@@ -230,18 +230,18 @@ def displays(args: Any, shared: list[Sink]) -> list[Any]:
     return [] if elsewhere else [sink for sink in shared if getattr(sink, "display", False)]
 
 
-def keep_open(displays: list[Any], window: Any, streams: list[Any], signals: list[int]) -> None:
+def keep_open(shown: list[Any], window: Any, streams: list[Any], signals: list[int]) -> None:
     """Show the last results until a key in the window, its close button, or a signal.
 
-    displays: what displays() returned; window: the Window, or None.
+    shown: what displays() returned; window: the Window, or None.
     """
-    if not displays or not any(stream.count for stream in streams):
+    if not shown or not any(stream.count for stream in streams):
         return
     if window:
         window.step(0)  # the last result
     if signals or window and not window.stays:
         return
-    pages = ", ".join(display.url for display in displays if display is not window)
+    pages = ", ".join(display.url for display in shown if display is not window)
     ended = "All streams have ended" if len(streams) > 1 else "The stream has ended"
     if not pages:
         what = "Press a key in the window, or close it, to end"

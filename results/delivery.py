@@ -81,10 +81,10 @@ class Delivery:
         """Call, and add the time to `spent`. The first sink that asks for the picture causes the
         drawing, which counts as "draw"."""
         result, began = arguments[-1], time.perf_counter()
-        drawn = result.drawing
+        drawing_before = result.drawing
         call(*arguments)
         took = time.perf_counter() - began
-        drawn = min(took, result.drawing - drawn)
+        drawn = min(took, result.drawing - drawing_before)
         self.spent[type(part).__name__] += took - drawn
         self.spent["draw"] += drawn
 

@@ -124,8 +124,8 @@ class HTTPPictures:
 
     def __init__(self, source: str, answer: Any, timeouts: Timeouts):
         self.source, self.timeouts, self.time, self.fps = source, timeouts, 0.0, 0.0
-        self.picture: bytes | None = None  # the one grabbed last, and the one before
-        self.last: bytes | None = None
+        self.picture: bytes | None = None  # grabbed last
+        self.last: bytes | None = None     # the one before
         self.due = time.monotonic()  # when to ask for the next single picture
         self._use(answer)
 

@@ -36,10 +36,10 @@ def _options(runtime: Any) -> Dict[str, bool]:
     return {"reuse_outputs": True} if "reuse_outputs" in known else {}
 
 
-def _run(rknn_lite: Any, infer: Any, image: np.ndarray, options: Dict[str, bool]) -> list:
+def _run(rknn_lite: Any, inference: Any, image: np.ndarray, options: Dict[str, bool]) -> list:
     batch = image[np.newaxis]
     try:
-        outputs = infer([batch], **options)
+        outputs = inference([batch], **options)
     except ValueError as error:  # a context of the pool raises if the runtime refuses the input
         raise ModelError(str(error)) from None
     if outputs is None:  # a context without a pool does not raise

@@ -156,7 +156,8 @@ class Videos:
                                          key=f"video-{self.run_id}-{self.attempts}", **where)
 
     def _report_failure(self, name: str, reply: dict[str, Any]) -> None:
-        self.code = 1 if 1 in (self.code, reply["code"]) else reply["code"] or 2
+        if self.code != 1:  # an error in the func file is the most serious: its 1 stays
+            self.code = reply["code"] or 2
         board = f" (board {self.boards.name(reply['board'])})" if "board" in reply else ""
         error = reply["error"]
         if not error.startswith(f"{name}:"):
