@@ -29,7 +29,7 @@ class Result:
     detections: what the func file's detect() returned, else None.
     crossings, lines, zones: set by results/lines.py. events: set by results/objects.py.
     overlay: functions (picture) -> None that draw on the picture after the func file's draw().
-    drawing: seconds that all this took, 0 before.
+    drawing: seconds that draw() and `overlay` took; 0 until the picture is drawn.
     plain: a copy of the picture before `overlay`, made only while stream.keeps_plain; else None.
     """
 

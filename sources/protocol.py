@@ -52,7 +52,10 @@ class Source(Protocol):
 
     def frame(self) -> np.ndarray | Frame | None:
         """The frame grabbed last, without further decoding or conversion. If it is a Frame, its
-        bgr() returns what retrieve() does, and raises Undecodable where retrieve() returns None."""
+        bgr() returns what retrieve() does, and raises Undecodable where retrieve() returns None.
+
+        None and InputError as for retrieve().
+        """
 
     def read(self) -> np.ndarray | None:
         """grab() and retrieve() in one: the next picture, or None at the end."""

@@ -19,7 +19,7 @@ class Frame:
     """A frame that becomes BGR when bgr() is first called.
 
     shape: (height, width, 3) of that picture. make_bgr: returns it as a new array (h, w, 3) uint8.
-    It is called once, in any thread.
+    It is called in any thread: once, unless it raises Undecodable.
     """
 
     def __init__(self, shape: Sequence[int], make_bgr: Callable[[], np.ndarray]):
