@@ -228,17 +228,13 @@ class SecondModel:
         these the largest."""
         now = result.received if self.stream.live else result.time
         busy = {id(crop.votes) for _, crop in self.started}  # objects whose answer has not come yet
-        due = [(step, index, side)
-               for step, index, side in self._candidates(result.detections, votes)
-               if id(votes[index]) not in busy and is_due(step, votes[index], now, side)]
-
-        def order(candidate: Tuple[Step, int, float]) -> Tuple[int, float]:
-            step, index, side = candidate
-            own = votes[index][step]
-            return 0 if own.has_grown(side) else own.crops, -side
-
-        for step, index, side in sorted(due, key=order):
-            own = votes[index][step]
+        due = []
+        for step, index, side in self._candidates(result.detections, votes):
+            if id(votes[index]) not in busy and is_due(step, votes[index], now, side):
+                own = votes[index][step]
+                crops = 0 if own.has_grown(side) else own.crops
+                due.append(((crops, -side), step, index, side, own))
+        for _, step, index, side, own in sorted(due, key=lambda each: each[0]):
             if self.models.may_start():
                 own.add_crop(now, side)
                 self._start(self._crop(result, index, step, votes[index], side))

@@ -54,31 +54,34 @@ class Setup:
         self.versions = dict.fromkeys(names, random.randrange(2**40))  # not those of an earlier run
         # What flags set for each stream: {"gate": {"conf": ("--conf", 0.4)}}
         self.fixed = {name: self._flags(name, names, args) for name in names}
-        content = setup_file.read(path)
-        for key in content:
-            if key in setup_file.KEYS and key not in names:
-                raise InputError(f"{path}: {key} must be in the settings of a stream: "
-                                 f'{{"{names[0]}": {{"{key}": ...}}}}.')
+        self.content = self._read_or_create(names)  # of the file, as far as known
         # The settings of each stream: in the file; with the changes of the page; and with the
         # flags, as the stream uses them.
-        self.saved = {name: self._parsed(name, content.get(name, {})) for name in names}
+        self.saved = {name: self._parsed(name, self.content.get(name, {})) for name in names}
         self.edited = dict(self.saved)
         self.settings = {name: self._with_flags(name) for name in names}
-        self.others = [name for name in content if name not in names]
-        if not os.path.exists(path):
-            content = {name: Settings().json() for name in names}
-            with setup_file.locked(path):
-                setup_file.write(path, content)
-        self.content = content  # of the file, as far as known
         self._set_conf()
         base = os.path.splitext(path)[0]
         self.store = CountStore(f"{base}.counts.sqlite3", names if args.reset_counts else ())
 
+    def _read_or_create(self, names: Sequence[str]) -> Dict[str, Any]:
+        content = setup_file.read(self.path)
+        for key in content:
+            if key in setup_file.KEYS and key not in names:
+                raise InputError(f"{self.path}: {key} must be in the settings of a stream: "
+                                 f'{{"{names[0]}": {{"{key}": ...}}}}.')
+        if not os.path.exists(self.path):
+            content = {name: Settings().json() for name in names}
+            with setup_file.locked(self.path):
+                setup_file.write(self.path, content)
+        return content
+
     def attach(self, streams: Sequence[Any]) -> CountStore:
         """Give each stream its lines. Returns the sink that keeps the counts."""
-        if self.others:
-            verb = "do" if len(self.others) > 1 else "does"
-            say(f"{self.path}: also contains {', '.join(self.others)}, which {verb} not run.",
+        others = [name for name in self.content if name not in self.saved]
+        if others:
+            verb = "do" if len(others) > 1 else "does"
+            say(f"{self.path}: also contains {', '.join(others)}, which {verb} not run.",
                 sys.stderr)
         for stream in streams:
             stream.setup = StreamSetup(self, stream)
