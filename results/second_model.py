@@ -176,7 +176,7 @@ def _detect(context: Any, crop: Crop) -> Detections:
             step.runs += 1
             step.cpu_seconds += cpu
             step.npu_seconds = min(step.npu_seconds, waited)
-            step.on_cpu = getattr(context, "ON_CPU", False)
+            step.on_cpu = getattr(context, "cpu_only", False)
 
 
 # ---- of one stream ----

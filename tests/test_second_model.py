@@ -278,7 +278,7 @@ def test_the_second_model_uses_no_more_than_its_share(opened, runtime, monkeypat
 def test_without_an_npu_the_share_is_that_of_the_cpu_cores_which_the_process_may_use(
     opened, runtime, monkeypatch
 ):
-    runtime.ON_CPU = True
+    runtime.cpu_only = True
     monkeypatch.setattr(os, "cpu_count", lambda: 1000)  # of which --bigCores leaves one
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4}, raising=False)
     one = step()
