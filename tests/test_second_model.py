@@ -400,7 +400,7 @@ def test_main_names_the_objects_of_pictures(main_py, tmp_path, demo_frames):
 
 @pytest.mark.slow
 def test_the_demos_classifier_names_nine_of_ten_objects(opened, demo_truth, monkeypatch):
-    """The demo video at 6 frames a second, with its true boxes."""
+    """The demo video at 4 frames a second, with its true boxes."""
     from funcs import resnet
     from results.tracking import Tracker
     from runtimes import cpu
@@ -411,10 +411,11 @@ def test_the_demos_classifier_names_nine_of_ten_objects(opened, demo_truth, monk
     stream = SimpleNamespace(name="demo", live=False)
     one = Step(SECOND, SECOND, describe(SECOND), resnet, None, None)
     models = SecondModels([one], [stream], type("CPU", (cpu.RKNNLite,), {"NPU_CORES": 4}))
+    models.cores = 100  # no crop is left out, however slow this machine is
     tracker, video, right = Tracker(), cv2.VideoCapture(str(ROOT / "models/demo.mp4")), {}
     for number, truth in enumerate(demo_truth["frames"]):
         video.grab()
-        if number % 10:
+        if number % 15:
             continue
         rows = [row for row in truth if row[5] > 0.3]
         found = Detections(
