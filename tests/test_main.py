@@ -782,6 +782,7 @@ def test_a_missing_folder_of_the_project_is_reported_in_one_sentence(clip, tmp_p
         "console.py",
         "status.py",
         "summary.py",
+        "wording.py",
     ):
         (tmp_path / "results" / name).symlink_to(ROOT / "results" / name)
     flags = {
