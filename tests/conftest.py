@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import gc
 import importlib
 import json
 import os
@@ -147,6 +148,8 @@ def no_thread_left():
     """Fails the test if a thread that it started does not end."""
     before = set(threading.enumerate())
     yield
+    if sys.version_info < (3, 10):
+        gc.collect()  # the frame of an exception's traceback may still refer to a pool
     started = [thread for thread in threading.enumerate() if thread not in before]
     for thread in started:
         thread.join(10)
