@@ -180,7 +180,7 @@ def add_result_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) 
         help="open no window (default: one window per stream if there is a display). When all "
         "files have ended, a window stays until a key is pressed, unless results are saved or sent")
     add("--quiet", action="store_true",
-        help="print only a summary of each stream at the end, and errors")
+        help="print only the frame rate of each stream at the end, and errors")
 
 
 def add_performance_flags(parser: argparse.ArgumentParser, settings: dict[str, Any]) -> None:

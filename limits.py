@@ -183,9 +183,11 @@ def npu(f: Figures) -> str:
 def model_on_cpu(f: Figures) -> str:
     if f.cores or f.inference < 0.5 * f.func or f.contexts_busy < CONTEXTS and f.cpu_busy < CPU:
         return ""
+    more = f"--threads {f.cpus} would help. " if f.threads < f.cpus else ""
+    threads = "the only thread" if f.threads == 1 else f"each of {f.threads} threads"
     return (f"Limited by the CPU, which runs the model: inference takes "
-            f"{ms(f.inference, f.frames)} ms per frame in each of {f.threads} threads. An NPU or a "
-            f"smaller model would help.")
+            f"{ms(f.inference, f.frames)} ms per frame in {threads}. {more}An NPU or a smaller "
+            f"model would help.")
 
 
 def python(f: Figures) -> str:

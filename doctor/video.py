@@ -145,8 +145,8 @@ def display() -> Line:
     """Whether main.py can open a window."""
     shown = os.environ.get("DISPLAY")
     if not shown:
-        return Line("display", "none: main.py opens no window. --web 0.0.0.0:8000 shows a page "
-                               "instead")
+        return Line("display", "none: main.py opens no window. --web shows a page instead "
+                               "(docs/results.md)")
     return Line("display", shown) if window.can_show() else Line(
         "display", shown, "OpenCV cannot open a window there: reinstall opencv-python, not the "
         "headless one; over ssh, check DISPLAY and XAUTHORITY.")

@@ -80,8 +80,8 @@ def check_func(args: Any, func: Any) -> None:
     if flag and not has_detections:
         raise InputError(
             f"{flag} needs detections, but the myFunc of {func.__file__} returns only pictures. "
-            f"Define detect(rknn_lite, IMG), which returns Detections, and draw(IMG, detections) "
-            f"there too.")
+            f"Define detect(rknn_lite, IMG), which returns vision.detections.Detections, and "
+            f"draw(IMG, detections) there too, as funcs/resnet.py does.")
 
 
 def needs_boxes(args: Any) -> str:
@@ -214,7 +214,8 @@ def open_window(args: Any, streams: list[Any]) -> Any:
     if module.can_show():
         return module.Window(streams)
     hint = ("" if args.save or args.web else
-            " --save out.mp4 saves what it would show, --web 0.0.0.0:8000 shows it in a browser.")
+            " --save out.mp4 saves what it would show; --web shows it in a browser "
+            "(docs/results.md).")
     display = os.environ.get("DISPLAY")
     why = f"OpenCV opens no window on DISPLAY={display} (see main.py --doctor)" if display else \
         "No display"

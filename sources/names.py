@@ -176,7 +176,7 @@ def check_given(sources: list[tuple[str | None, Any]]) -> None:
     given = [name for name, _ in sources if name is not None]
     for name, source in sources:
         if not source:
-            raise InputError(f"{name or 'A stream'}: has no source.")
+            raise InputError(f"{name}: has no source." if name else "A source is empty.")
     for name in given:
         if not re.fullmatch(r"[\w.() -]*\w[\w.() -]*", name):
             raise InputError(f"{name!r} cannot be the name of a stream. Use only letters, digits, "

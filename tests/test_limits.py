@@ -136,6 +136,11 @@ SENTENCES = {
         "Limited by the CPU, which runs the model: inference takes 82 ms per frame in each of 2 "
         "threads. An NPU or a smaller model would help.",
     ),
+    "no NPU, one thread": (
+        change(NO_NPU, threads=1),
+        "Limited by the CPU, which runs the model: inference takes 82 ms per frame in the only "
+        "thread. --threads 2 would help. An NPU or a smaller model would help.",
+    ),
     "all CPU cores": (
         change(GIL, cpu=9.0, process_cpu=12.0),
         "Limited by the CPU: the process uses 2.0 of 2 cores, func 13 of 17 ms per frame; the NPU "

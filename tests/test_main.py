@@ -63,7 +63,7 @@ def test_without_a_display_main_prints_one_line_and_continues(main_py, clip, pla
     assert done.returncode == 0
     printed = [line for line in done.stderr.splitlines() if line.startswith("No display")]
     (line,) = printed
-    assert "--save out.mp4" in line and "--web 0.0.0.0:8000" in line
+    assert "--save out.mp4" in line and "--web" in line
 
 
 def test_a_display_that_does_not_answer_counts_as_none_and_is_named(monkeypatch, printed):
@@ -71,7 +71,7 @@ def test_a_display_that_does_not_answer_counts_as_none_and_is_named(monkeypatch,
     assert results.open_window(SimpleNamespace(save=None, web=None), []) is None
     (line,) = printed
     assert line.startswith("OpenCV opens no window on DISPLAY=:987 (see main.py --doctor): running")
-    assert "--save out.mp4" in line and "--web 0.0.0.0:8000" in line
+    assert "--save out.mp4" in line and "--web" in line
 
 
 @needs_no_npu
@@ -95,6 +95,7 @@ def test_without_an_npu_one_line_says_what_runs_instead(main_py, clip, plain_fun
         (["rtsp://user:secret@/live"], "rtsp://user:***@/live: the URL names no host"),
         (["rtsp://127.0.0.1:port/live"], "rtsp://127.0.0.1:port/live: not a valid URL"),
         (["gate="], "gate: has no source"),
+        ([""], "A source is empty"),
         (["gate=0", "gate=1"], "gate: two streams have this name"),
         (["--classes", "person", "models/demo.mp4"], "write sources before --classes"),
         (["a/b=models/demo.mp4"], "a/b=models/demo.mp4: no such file"),
