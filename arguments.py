@@ -14,7 +14,7 @@ from sources import READERS, check_reader, parse_camera
 from sources.names import group_pictures, hide, split_name
 from vision.command_line import Parser
 from vision.errors import InputError
-from vision.packages import beside_main
+from vision.paths import beside_main
 
 MAX_THREADS = 64
 EPILOG = """\

@@ -127,8 +127,8 @@ class Stream(Delivery):
         return again and self.connection.restart()
 
     def result_of(self, moment: float, received: float) -> Result | None:
-        """The Result that takes the frame just grabbed through the pool. None if a file ends here:
-        a frame of it cannot be decoded."""
+        """The Result that takes the frame just grabbed through the pool. None if it is a file's
+        and cannot be decoded: the file ends here."""
         frame, error = None, None
         try:
             frame = self.source.frame()

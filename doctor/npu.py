@@ -15,7 +15,7 @@ import rknnpool
 from doctor.line import Line
 from doctor.software import GET_LIBRARY
 from vision.model import Model
-from vision.packages import ROOT
+from vision.paths import ROOT
 
 LIMIT_SECONDS = 60  # for a test,
 MORE_SECONDS = 10   # and for each of its contexts: the driver gives up a run after 6 to 10 seconds

@@ -37,7 +37,7 @@ from typing import Any, Dict, List, Optional, Set
 
 from vision.errors import InputError, nearest
 from vision.model import Model, check_names, describe, onnx_beside, read_names
-from vision.packages import ROOT
+from vision.paths import ROOT
 
 # ---- find and load ----
 

@@ -23,7 +23,8 @@ from whole_file import replacing
 
 from vision.errors import InputError
 from vision.model import Model, describe
-from vision.packages import ROOT, new_environment
+from vision.packages import new_environment
+from vision.paths import ROOT
 
 # onnx2tf downloads images to try the model on, unless a file with this name lies in the working
 # directory.

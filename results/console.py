@@ -13,7 +13,7 @@ from typing import Any, Callable
 from tqdm import tqdm
 
 from sources.names import hide
-from vision.packages import ROOT
+from vision.paths import ROOT
 
 # An error in the user's code passes through these files and folders, and through libraries; its
 # traceback leaves them out. A user's file may lie in the root, in funcs/ or in examples/.

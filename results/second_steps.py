@@ -21,7 +21,7 @@ from funcs import resnet
 from vision.coco import COCO_CLASSES
 from vision.errors import InputError, nearest
 from vision.frame import Frame, Picture, clipped
-from vision.packages import beside_main
+from vision.paths import beside_main
 
 MARGIN = 0.05    # around a box, as a fraction of its side, in a crop for a model that reads text
 

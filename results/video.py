@@ -4,8 +4,8 @@
     saver.write(result)
     saver.close()
 
-A video has the original duration, also if frames were dropped. But in an .avi, and without PyAV, a
-gap longer than MAX_GAP_SECONDS (video_writers.py), such as a camera's outage, is cut to it.
+A video has the original duration, also if frames were dropped. Exception: in an .avi, and without
+PyAV, a longer gap, such as a camera's outage, is shortened to MAX_GAP_SECONDS (video_writers.py).
 """
 from __future__ import annotations
 

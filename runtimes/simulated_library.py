@@ -30,7 +30,7 @@ from runtimes.rknn_api import KINDS as KINDS_OF_VALUES
 from runtimes.rknn_api import NHWC, Input, Output
 from runtimes.simulated import ALL_CORES_SPEEDUP, Recording, SimulatedNPU, fingerprint, simulated
 from vision.errors import InputError
-from vision.packages import ROOT
+from vision.paths import ROOT
 
 SOURCES = "runtimes/simulated_library.c", "tests/board/librknnrt.c"
 MAX_TENSORS = 16  # as link.h has it

@@ -54,7 +54,7 @@ class Source(Protocol):
         """The frame grabbed last, without further decoding or conversion. If it is a Frame, its
         bgr() returns what retrieve() does, and raises Undecodable where retrieve() returns None.
 
-        None and InputError as for retrieve().
+        Returns None, and raises InputError, as retrieve() does.
         """
 
     def read(self) -> np.ndarray | None:

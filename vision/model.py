@@ -25,7 +25,7 @@ from vision.metadata import TASKS
 from vision.model_files import Contents, Tensor, mapped
 from vision.names_file import read_names
 from vision.onnx_file import not_onnx
-from vision.packages import ROOT
+from vision.paths import ROOT
 
 __all__ = ["FAMILIES", "LIBRARY", "TASKS", "Model", "check_kind", "check_names", "describe",
            "family", "for_npu", "library_version", "not_onnx", "onnx_beside", "problems",

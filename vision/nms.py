@@ -18,8 +18,8 @@ def nms(boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray, settings: Se
     """The indices of the boxes that are kept, at most MAX_BOXES, best first: (k,) int64.
 
     boxes: (n, 4) xyxy; classes, scores: (n,). Boxes of different classes do not suppress each
-    other. Left out are boxes whose values are not finite, those with a score below settings.conf,
-    and those of other classes than settings.class_ids.
+    other. Boxes with values that are not finite, with a score below settings.conf, or of a class
+    that is not in settings.class_ids are left out.
     """
     index = usable(boxes, classes, scores, settings)
     if len(index) > MAX_CANDIDATES:

@@ -1,5 +1,4 @@
-"""The project's folder; and a sentence for a package that is not installed, with a command that
-installs it."""
+"""A sentence for a package that is not installed, with a command that installs it."""
 from __future__ import annotations
 
 import contextlib
@@ -13,17 +12,11 @@ import threading
 from pathlib import Path
 from typing import Iterator
 
-ROOT = Path(__file__).resolve().parents[1]
+from vision.paths import ROOT
+
 # What pip calls a package, where it is not named like its module.
 PIP_NAMES = {"PIL": "pillow", "ai_edge_litert": "ai-edge-litert", "cv2": "opencv-python",
              "paho": "paho-mqtt", "rknn": "rknn-toolkit2", "yaml": "pyyaml"}
-
-
-def beside_main(path: str) -> str:
-    """The path. If there is no such file, the same path relative to main.py's folder, so that the
-    settings work in every working directory."""
-    beside = os.path.join(ROOT, path)
-    return beside if os.path.exists(beside) and not os.path.exists(path) else path
 
 
 def pip_install(*arguments: str) -> str:

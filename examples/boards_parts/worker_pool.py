@@ -24,7 +24,7 @@ import runtimes
 from results.console import say
 from results.result import FrameTask, Result
 from vision.errors import InputError
-from vision.packages import beside_main
+from vision.paths import beside_main
 
 TRIAL_SECONDS = 0.5  # how long capacity() measures
 # main.py's arguments that open_pool() needs and boards.py does not set. A board writes JSON.
